@@ -1,0 +1,223 @@
+"""Files that are whole or absent: atomic writes, checkpoints, and weights that others published.
+
+A checkpoint is a folder `step_00001000/` of safetensors files (model, ema, optimizer) and a manifest,
+`checkpoint.json`, with the step, the size and SHA-256 of every file, and what the run wants remembered. It is written
+beside its final name, synced and renamed, so a folder with the final name is complete. No file of ours is a pickle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+SCHEMA_VERSION = 1
+MANIFEST = "checkpoint.json"
+State = dict[str, Tensor]
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_dir(path: Path | str) -> Iterator[Path]:
+    """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not.
+
+    A folder that stood at `path` before is replaced only by the complete new one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            _sync(file)
+        _sync(temporary)
+        old = None
+        if path.exists():
+            old = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.old"
+            path.rename(old)
+        temporary.rename(path)
+        _sync(path.parent)
+        if old is not None:
+            shutil.rmtree(old)
+    finally:
+        if temporary.exists():
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_atomic(path: Path | str, content: str | bytes) -> Path:
+    """Write one file whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        temporary.write_bytes(data)
+        _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was saved at `step`: named groups of tensors and the manifest's notes."""
+
+    step: int
+    groups: dict[str, State]
+    notes: dict[str, Any]
+
+
+class CheckpointStore:
+    """The checkpoints of one run, newest last; keeps the newest `keep`."""
+
+    def __init__(self, root: Path | str, keep: int = 2):
+        if keep < 1:
+            raise ValueError(f"trainer.keep_checkpoints must be at least 1, got {keep}")
+        self.root, self.keep = Path(root), keep
+
+    def paths(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted(path for path in self.root.glob("step_*") if (path / MANIFEST).is_file())
+
+    def latest(self) -> Path | None:
+        """The newest complete checkpoint, or None."""
+        paths = self.paths()
+        return paths[-1] if paths else None
+
+    def save(self, step: int, groups: Mapping[str, State], notes: Mapping[str, Any]) -> Path:
+        """Write the checkpoint of `step`; the one before it stays until this one is complete."""
+        path = self.root / f"step_{step:08d}"
+        with atomic_dir(path) as temporary:
+            files = {}
+            for name, state in groups.items():
+                file = temporary / f"{name}.safetensors"
+                save_file({key: value.detach().contiguous().cpu() for key, value in state.items()}, file)
+                files[file.name] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+            manifest = {"schema_version": SCHEMA_VERSION, "step": step, "files": files, "notes": dict(notes)}
+            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        for old in self.paths()[: -self.keep]:
+            shutil.rmtree(old)
+        return path
+
+
+def read_checkpoint(path: Path | str, only: tuple[str, ...] | None = None) -> Checkpoint:
+    """Load a checkpoint folder, all groups or those in `only`; raises ValueError for a damaged one."""
+    path = Path(path)
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a complete checkpoint: {error}") from error
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        version = manifest.get("schema_version")
+        raise ValueError(f"{path} has checkpoint schema {version}; this version reads {SCHEMA_VERSION}")
+    groups = {}
+    for name, facts in manifest["files"].items():
+        group = name.removesuffix(".safetensors")
+        if only is None or group in only:
+            groups[group] = _read_verified(path / name, facts)
+    return Checkpoint(manifest["step"], groups, manifest["notes"])
+
+
+def _read_verified(file: Path, facts: Mapping[str, Any]) -> State:
+    size = file.stat().st_size if file.is_file() else None
+    if size != facts["bytes"]:
+        raise ValueError(f"checkpoint file {file} is damaged: {size} bytes, {facts['bytes']} were written")
+    if sha256_file(file) != facts["sha256"]:
+        raise ValueError(f"checkpoint file {file} is damaged: its SHA-256 differs from the manifest")
+    return load_file(file)
+
+
+def load_weights(path: Path | str, prefer: str = "ema") -> State:
+    """Weights from a checkpoint folder, a `.safetensors` file, or a published `.pt` / `.pth` / `.ckpt` / `.tar`.
+
+    `prefer` is "ema" or "model": which set to take where the file holds both. A published training checkpoint is a dict
+    with `model`, `ema`, `opt` and `args` (an argparse.Namespace); a bare state dict is taken as it is. Pickles are read
+    with weights_only=True: a file that holds more than tensors and plain values is refused, nothing in it is executed.
+    Raises ValueError for a missing, damaged or refused file.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"no checkpoint at {path}")
+    if path.is_dir():
+        groups = read_checkpoint(path, only=(prefer,)).groups
+        if prefer not in groups:
+            raise ValueError(f"checkpoint {path} holds no '{prefer}' weights")
+        return groups[prefer]
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"weights file {path} is damaged: {error}") from error
+    return _select_state(_load_pickle(path), prefer, path)
+
+
+def _load_pickle(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is refused, it holds more than tensors and plain values: {reason}") from error
+    except (RuntimeError, EOFError, OSError, KeyError) as error:
+        raise ValueError(f"checkpoint {path} is damaged or not a PyTorch file: {error}") from error
+
+
+def _select_state(content: Any, prefer: str, path: Path) -> State:
+    if isinstance(content, Mapping):
+        for name in (prefer, "ema", "model", "state_dict"):
+            if isinstance(content.get(name), Mapping):
+                content = content[name]
+                break
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(f"{path} holds no state dict (tensors by name), neither at its top nor under 'ema' or 'model'")
+    return {name.removeprefix("module."): value for name, value in content.items()}
+
+
+def load_into(model: nn.Module, state: State, source: str) -> None:
+    """Copy `state` into `model`; raises ValueError that tells another architecture's checkpoint by its differences."""
+    own = model.state_dict()
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [
+        f"{name} is {tuple(state[name].shape)}, the model has {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & state.keys())
+        if own[name].shape != state[name].shape
+    ]
+    problems = [f"missing {_some(missing)}"] * bool(missing) + [f"unexpected {_some(unexpected)}"] * bool(unexpected)
+    problems += [_some(shapes)] * bool(shapes)
+    if problems:
+        raise ValueError(f"{source} is of another architecture than the configured backbone: {'; '.join(problems)}")
+    model.load_state_dict(state)
+
+
+def _some(names: list[str], limit: int = 3) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

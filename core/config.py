@@ -1,0 +1,112 @@
+"""From the command line to a checked dataclass, and from an exception to one clear line.
+
+Every entry (`python -m image.train`, ...) is `run_entry(main, ...)`: hydra composes the YAML files and the overrides,
+`core.schema.strict` turns the result into the entry's dataclass, `main(config)` does the work. Nothing is written and
+the working directory does not change.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import resources
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from core.schema import strict
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+DEBUG_VARIABLE = "LAYERSYNC_DEBUG"
+
+
+def compose_config(config_module: str, config_name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The merged config as nested dicts, interpolations resolved.
+
+    Raises ValueError naming the key, its value and the allowed set for an override that does not fit.
+    """
+    GlobalHydra.instance().clear()
+    with initialize_config_module(config_module=config_module, version_base="1.3"):
+        try:
+            config = compose(config_name=config_name, overrides=list(overrides))
+            values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ValueError(_explain(error)) from error
+    return values
+
+
+def run_entry(
+    main: Callable[[Any], Any],
+    *,
+    config_module: str,
+    config_name: str,
+    schema: type,
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Run `main(config)` with the config of the command line; exits 2 with one line on bad input, 130 on Ctrl-C."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if {"-h", "--help"} & set(args):
+            return _print(help_text(main, config_module, config_name))
+        printing = "--print-config" in args
+        overrides = [arg for arg in args if arg != "--print-config"]
+        values = compose_config(config_module, config_name, overrides)
+        config = strict(schema, values)
+        if printing:
+            return _print(OmegaConf.to_yaml(values))
+        main(config)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except (ValueError, OSError, ArithmeticError) as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            traceback.print_exc()
+        _print(f"error: {error}\n({DEBUG_VARIABLE}=1 shows where)", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+
+
+def help_text(main: Callable, config_module: str, config_name: str) -> str:
+    """What `--help` prints: purpose, usage, the groups with their choices, the default config."""
+    entry = main.__module__ if main.__module__ != "__main__" else f"{config_module.split('.')[0]}.{config_name}"
+    groups = config_groups(config_module)
+    values = compose_config(config_module, config_name)
+    lines = [textwrap.dedent(main.__doc__ or "").strip(), "", "usage:", f"  python -m {entry} [key=value ...]", ""]
+    used = {name: names for name, names in groups.items() if name in values or name == "experiment"}
+    if used:
+        lines += ["choices (group=name):"]
+        lines += [f"  {name}={' | '.join(names)}" for name, names in used.items()] + [""]
+    lines += ["--print-config shows the resolved config and stops. Keys and their defaults:", ""]
+    return "\n".join(lines) + "\n" + textwrap.indent(OmegaConf.to_yaml(values), "  ")
+
+
+def config_groups(config_module: str) -> dict[str, list[str]]:
+    """Config groups of a domain and of core, with the names in each."""
+    groups: dict[str, list[str]] = {}
+    for module in ("core.conf", config_module):
+        for folder in resources.files(module).iterdir():
+            if folder.is_dir() and not folder.name.startswith("_"):
+                names = sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+                if names:
+                    groups.setdefault(folder.name, []).extend(names)
+    return dict(sorted(groups.items()))
+
+
+def _explain(error: BaseException) -> str:
+    """One line for a hydra or omegaconf error, with the allowed keys where the error knows them."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    key, parent = getattr(cause, "full_key", None), getattr(cause, "parent_node", None)
+    if key and isinstance(parent, DictConfig) and getattr(cause, "key", None) not in parent:
+        return f"unknown config key '{key}'; allowed: {', '.join(sorted(str(name) for name in parent))}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return "; ".join(line for line in lines if not line.startswith(("object_type", "Set the environment", "full_key")))
+
+
+def _print(text: str, file=None) -> None:
+    (file or sys.stdout).write(text.rstrip("\n") + "\n")

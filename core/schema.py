@@ -1,0 +1,143 @@
+"""Strict conversion of a plain mapping into a dataclass: no unknown key, no wrong type, no missing value.
+
+A config file is refused with the key, the value and the allowed set, wherever the typo stands. The dataclass beside
+each component is the schema; `choice` marks a field whose `name` selects one of several dataclasses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+def choice(options: Mapping[str, type], **kwargs: Any) -> Any:
+    """A dataclass field holding one of `options`, selected by the `name` in the config node."""
+    return dataclasses.field(metadata={"choices": dict(options)}, **kwargs)
+
+
+def strict(schema: type[T], node: Mapping[str, Any], key: str = "") -> T:
+    """Build `schema` from `node`; `key` is the dotted path of the node, for the error.
+
+    Raises ValueError for an unknown key, a missing key, a value of the wrong type or outside a Literal's set.
+    """
+    if not isinstance(node, Mapping):
+        raise ValueError(f"config key '{key}' must be a mapping of {_names(schema)}, got {node!r}")
+    fields = {field.name: field for field in dataclasses.fields(schema)}
+    hints = get_type_hints(schema)
+    values = {}
+    for name, value in node.items():
+        path = f"{key}.{name}" if key else str(name)
+        if name not in fields:
+            raise ValueError(f"unknown config key '{path}' (value {value!r}); allowed: {_names(schema)}")
+        choices = fields[name].metadata.get("choices")
+        values[name] = _choose(choices, value, path) if choices else _convert(hints[name], value, path)
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise ValueError(f"missing config key '{key + '.' if key else ''}{name}'; needed: {_names(schema)}")
+    return schema(**values)
+
+
+def plain(config: Any) -> Any:
+    """A dataclass as nested dicts and lists, as `strict` reads it; a choice keeps the `name` that selected it."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        out = {}
+        for field in dataclasses.fields(config):
+            value = getattr(config, field.name)
+            out[field.name] = plain(value)
+            for name, option in field.metadata.get("choices", {}).items():
+                if type(value) is option:
+                    out[field.name] = {"name": name, **out[field.name]}
+        return out
+    if isinstance(config, Mapping):
+        return {key: plain(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [plain(value) for value in config]
+    return config
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], key: str = "") -> list[str]:
+    """Dotted keys at which two plain configs differ, sorted."""
+    found = []
+    for name in sorted(set(old) | set(new)):
+        path = f"{key}.{name}" if key else name
+        a, b = old.get(name, dataclasses.MISSING), new.get(name, dataclasses.MISSING)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += changed_keys(a, b, path)
+        elif a != b:
+            found.append(path)
+    return found
+
+
+def _names(schema: type) -> str:
+    return ", ".join(field.name for field in dataclasses.fields(schema)) or "nothing"
+
+
+def _choose(choices: Mapping[str, type], node: Any, key: str) -> Any:
+    if not isinstance(node, Mapping) or "name" not in node:
+        raise ValueError(f"config key '{key}' needs a 'name', one of {sorted(choices)}; got {node!r}")
+    if node["name"] not in choices:
+        raise ValueError(f"config key '{key}.name' is {node['name']!r}; allowed: {sorted(choices)}")
+    rest = {name: value for name, value in node.items() if name != "name"}
+    return strict(choices[node["name"]], rest, key)
+
+
+def _convert(hint: Any, value: Any, key: str) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return strict(hint, value, key)
+    if origin is Literal:
+        if value not in args:
+            raise ValueError(f"config key '{key}' is {value!r}; allowed: {list(args)}")
+        return value
+    if origin in (Union, types.UnionType):
+        return _convert_union(args, value, key)
+    if origin in (tuple, list) and isinstance(value, (list, tuple)):
+        return _convert_sequence(origin, args, value, key)
+    return _convert_scalar(hint, value, key)
+
+
+def _convert_scalar(hint: Any, value: Any, key: str) -> Any:
+    if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        return _number(value, key)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise ValueError(f"config key '{key}' is {value!r} of type {type(value).__name__}; needed: {_type_name(hint)}")
+
+
+def _convert_union(args: tuple, value: Any, key: str) -> Any:
+    if value is None and type(None) in args:
+        return None
+    for option in args:
+        try:
+            return _convert(option, value, key)
+        except ValueError:
+            continue  # the next member of the union may fit; the error below names them all
+    raise ValueError(f"config key '{key}' is {value!r}; needed: {' or '.join(_type_name(option) for option in args)}")
+
+
+def _convert_sequence(origin: Any, args: tuple, value: Any, key: str) -> Any:
+    if origin is list or (len(args) == 2 and args[1] is Ellipsis):
+        return origin(_convert(args[0], item, f"{key}[{i}]") for i, item in enumerate(value))
+    if len(value) != len(args):
+        raise ValueError(f"config key '{key}' is {list(value)!r}; needed: {len(args)} values")
+    return tuple(_convert(arg, item, f"{key}[{i}]") for i, (arg, item) in enumerate(zip(args, value, strict=True)))
+
+
+def _number(value: Any, key: str) -> float:
+    try:  # YAML reads 1e-4 (without a dot) as a string
+        return float(value)
+    except ValueError:
+        raise ValueError(f"config key '{key}' is {value!r}; needed: a number") from None
+
+
+def _type_name(hint: Any) -> str:
+    if hint is type(None):
+        return "null"
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")

@@ -1,0 +1,399 @@
+"""Labelled images: handwritten digits that need no download, class folders, and parquet shards.
+
+Every data set gives square images in [-1, 1] and takes its one augmentation, the horizontal flip, from the generator
+that is handed in. A file that cannot be decoded is an error, or is counted and left out if `data.max_broken` allows it;
+no image ever stands in for another.
+
+Letters: n images of a data set, C channels, H height, W width in pixels.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import io
+import logging
+import os
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from core.draws import fold_seed
+
+log = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
+SPLITS = ("train", "heldout", "all")
+HELDOUT_SHARE = 0.2
+EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+# What Pillow raises for bytes that are no image, or only the beginning of one.
+DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+NUM_LISTED = 5  # how many offenders an error message lists
+
+
+@dataclass(frozen=True)
+class DigitsConfig:
+    """scikit-learn's handwritten digits: 1797 real grey images of 8x8 pixels, a small stand-in that needs no download.
+
+    split  "train" (80 %), "heldout" (20 % of each digit) or "all"
+    """
+
+    split: Literal["train", "heldout", "all"] = "train"
+
+    def __post_init__(self):
+        if self.split not in SPLITS:
+            raise ValueError(f"data.split is {self.split!r}; allowed: {list(SPLITS)}")
+
+
+@dataclass(frozen=True)
+class _FilesConfig:
+    """Encoded images of any size.
+
+    root        the folder that holds them
+    size        side of the square image, pixels
+    channels    3 for RGB, 1 for grey
+    flip        mirror an image with probability 1/2
+    max_broken  0: a broken image is an error when it is read. Above 0: every process decodes all images once when it
+                builds the data set (a core-hour per million) and leaves out so many at most; each is logged, so that
+                the files can be mended and the option taken back
+    """
+
+    root: str
+    size: int = 256
+    channels: Literal[1, 3] = 3
+    flip: bool = True
+    max_broken: int = 0
+
+    def __post_init__(self):
+        if not self.root:
+            raise ValueError(f"data.root is {self.root!r}; needed: the folder that holds the images")
+        if self.size < 1:
+            raise ValueError(f"data.size is {self.size!r}; allowed: 1 pixel or more")
+        if self.channels not in (1, 3):
+            raise ValueError(f"data.channels is {self.channels!r}; allowed: 1 (grey) or 3 (RGB)")
+        if self.max_broken < 0:
+            raise ValueError(f"data.max_broken is {self.max_broken!r}; allowed: 0 (a broken image is an error) or more")
+
+
+@dataclass(frozen=True)
+class FolderConfig(_FilesConfig):
+    """One folder per class, as in ImageNet: `root/<class>/**/<image>.{jpeg,jpg,png,webp}`, in either case.
+
+    Hidden files, other kinds of files and files beside the class folders are passed over.
+    """
+
+
+@dataclass(frozen=True)
+class ParquetConfig(_FilesConfig):
+    """ImageNet as the hub stores it: shards `root/**/<split>*.parquet` with the columns `image` and `label`.
+
+    split      how the names of the shards begin; * and ? are wildcards
+    cache_dir  where the `datasets` library keeps its Arrow copy, as large as the shards; null: the library's default
+    """
+
+    split: str = "train"
+    cache_dir: str | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.split or "/" in self.split:
+            raise ValueError(f"data.split is {self.split!r}; allowed: the first letters of the shards' file names")
+
+
+DATASETS: dict[str, type] = {"digits": DigitsConfig, "folder": FolderConfig, "parquet": ParquetConfig}
+
+
+class ImageDataset:
+    """What all image data sets share; fulfils `core.contracts.Dataset`.
+
+    media_shape  (C, H, W)
+    class_names  one name per label
+    labels       (n,) int64
+    flip         True when `item` mirrors at random, so that a cache needs both `pixels(i, False)` and `pixels(i, True)`
+    num_broken   images that were left out because they could not be decoded
+    """
+
+    num_broken = 0
+
+    def __init__(self, media_shape: tuple[int, int, int], class_names: list[str], labels: Tensor, flip: bool):
+        self.media_shape, self.class_names = media_shape, class_names
+        self.labels, self.flip = labels, flip
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pixels(self, index: int, mirror: bool = False) -> Tensor:
+        """Image `index` (C, H, W) float32 in [-1, 1]; ValueError, naming the file, when it cannot be decoded."""
+        raise NotImplementedError
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """`media` (C, H, W) float32 in [-1, 1] and `condition`, the int label; `rng` decides the flip."""
+        mirror = self.flip and bool(rng.random() < 0.5)
+        return {"media": self.pixels(index, mirror), "condition": int(self.labels[index])}
+
+
+def build_dataset(config: DigitsConfig | FolderConfig | ParquetConfig) -> ImageDataset:
+    """The data set that `config` describes; ValueError, naming the config key, for a root that does not hold one."""
+    if isinstance(config, DigitsConfig):
+        return DigitsDataset(config)
+    if isinstance(config, FolderConfig):
+        return FileDataset(FolderSource(_existing(config.root)), config)
+    if isinstance(config, ParquetConfig):
+        return FileDataset(ParquetSource(_existing(config.root), config.split, config.cache_dir), config)
+    raise ValueError(f"data is a {type(config).__name__}; allowed: {', '.join(DATASETS)}")
+
+
+class DigitsDataset(ImageDataset):
+    """Digits of 8x8 pixels, all of a split in memory: `images` (n, 1, 8, 8) in [-1, 1] and `labels` (n,).
+
+    No flip: a mirrored digit is no digit. The same people wrote both splits, so `heldout` measures new images, not new
+    hands.
+    """
+
+    def __init__(self, config: DigitsConfig):
+        from sklearn.datasets import load_digits  # a second to import, and of no use to the other data sets
+
+        digits = load_digits()
+        rows = _digit_rows(digits.target, config.split)
+        self.images = torch.from_numpy(digits.images[rows]).float()[:, None] / 8 - 1  # 0..16 -> [-1, 1]
+        labels = torch.from_numpy(digits.target[rows]).long()
+        super().__init__((1, 8, 8), [str(name) for name in digits.target_names], labels, flip=False)
+
+    def pixels(self, index: int, mirror: bool = False) -> Tensor:
+        """Image `index`, a (1, 8, 8) copy."""
+        return self.images[index].flip(-1) if mirror else self.images[index].clone()
+
+
+def _digit_rows(labels: np.ndarray, split: str) -> np.ndarray:
+    """Rows of a split in ascending order; which rows are held out depends on hashes, not on a library's generator."""
+    heldout = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        rows = sorted(np.flatnonzero(labels == label).tolist(), key=lambda row: fold_seed("digits heldout", row))
+        heldout[rows[: round(HELDOUT_SHARE * len(rows))]] = True
+    return np.flatnonzero({"train": ~heldout, "heldout": heldout, "all": np.full_like(heldout, True)}[split])
+
+
+class FileDataset(ImageDataset):
+    """Encoded images of a source, decoded when they are asked for; `decode_image` says how.
+
+    A source gives `class_names`, `labels` (n,) int64, the bytes of a row and the place where a person finds it.
+    """
+
+    def __init__(self, source: FolderSource | ParquetSource, config: FolderConfig | ParquetConfig):
+        self._source, self._size = source, config.size
+        self._rows = np.arange(len(source.labels))
+        labels = torch.from_numpy(source.labels)
+        super().__init__((config.channels, config.size, config.size), source.class_names, labels, config.flip)
+        if config.max_broken:
+            self._leave_out(self.find_broken(), config.max_broken)
+
+    def pixels(self, index: int, mirror: bool = False) -> Tensor:
+        """Image `index`, decoded and cropped."""
+        row = int(self._rows[index])
+        try:
+            image = decode_image(self._source.read(row), self.media_shape[0])
+        except ValueError as error:
+            raise ValueError(f"broken image {self._source.where(row)} (index {index}): {error}") from error
+        media = to_media(center_crop(image, self._size))
+        return media.flip(-1) if mirror else media
+
+    def find_broken(self) -> dict[int, str]:
+        """Decode every image, on all cores: what is wrong with the broken ones, by index; OSError if the disk fails."""
+        log.info("decoding %d images to find broken ones", len(self))
+        broken = {}
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(self), 4096):  # not at once: a million queued calls take a gigabyte
+                indices = range(start, min(start + 4096, len(self)))
+                defects = pool.map(self._defect, indices)
+                broken |= {index: why for index, why in zip(indices, defects, strict=True) if why}
+        return broken
+
+    def _defect(self, index: int) -> str | None:
+        try:
+            self.pixels(index)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def _leave_out(self, broken: dict[int, str], max_broken: int) -> None:
+        if len(broken) > max_broken:
+            first = "\n  ".join(list(broken.values())[:NUM_LISTED])
+            raise ValueError(f"{len(broken)} broken images, data.max_broken is {max_broken}; the first are\n  {first}")
+        for why in broken.values():
+            log.warning("left out: %s", why)
+        keep = np.setdiff1d(np.arange(len(self)), list(broken))
+        lost = set(self.labels.tolist()) - set(self.labels[keep].tolist())
+        if lost:
+            raise ValueError(f"every image is broken in the classes {[self.class_names[label] for label in lost]}")
+        self._rows, self.labels, self.num_broken = self._rows[keep], self.labels[keep], len(broken)
+
+
+class FolderSource:
+    """Images in class folders: labels follow the sorted folder names, rows the sorted paths.
+
+    Raises ValueError for a root without class folders and for a class without an image.
+    """
+
+    def __init__(self, root: Path):
+        self._root = root
+        self.class_names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and entry.name[0] != ".")
+        if not self.class_names:
+            raise ValueError(f"data.root is {str(root)!r}, which holds no folders; needed: one folder per class")
+        paths = [_files_under(root / name, IMAGE_SUFFIXES) for name in self.class_names]
+        empty = [name for name, found in zip(self.class_names, paths, strict=True) if not found]
+        if empty:
+            such = f"({', '.join(IMAGE_SUFFIXES)}) in {len(empty)} class folders, such as {empty[:NUM_LISTED]}"
+            raise ValueError(f"data.root is {str(root)!r}: no image {such}")
+        self.labels = np.repeat(np.arange(len(paths), dtype=np.int64), [len(found) for found in paths])
+        # One array of bytes: a list of a million strings would be copied into every worker as its counts are touched.
+        self._paths = np.array([os.fsencode(path.relative_to(root)) for found in paths for path in found])
+
+    def read(self, row: int) -> bytes:
+        """All bytes of a file."""
+        return Path(self.where(row)).read_bytes()
+
+    def where(self, row: int) -> str:
+        """The path of a file."""
+        return os.path.join(self._root, os.fsdecode(self._paths[row]))
+
+
+class ParquetSource:
+    """Rows of parquet shards, read through the `datasets` library from its memory-mapped Arrow copy.
+
+    Classes are the names of the ClassLabel feature. Without one they are the distinct labels, sorted, so that two
+    splits agree only where both hold every label. Raises ValueError for shards that are missing, damaged or laid out
+    otherwise, ImportError without the `hf` extra.
+    """
+
+    def __init__(self, root: Path, split: str, cache_dir: str | None = None):
+        try:
+            import datasets
+        except ImportError:
+            raise ImportError("data.name=parquet needs the extra 'hf': pip install 'layersync[hf]'") from None
+        pattern = f"{split}*.parquet"
+        self._shards = [path for path in _files_under(root, (".parquet",)) if fnmatch.fnmatch(path.name, pattern)]
+        self._first_rows = np.cumsum([0, *(_num_rows(shard) for shard in self._shards)])
+        if not self._first_rows[-1]:
+            raise ValueError(f"data.root is {str(root)!r}, data.split is {split!r}: no file {pattern} with rows there")
+        shards = [glob.escape(str(shard)) for shard in self._shards]  # the library reads its paths as patterns
+        table = datasets.load_dataset("parquet", data_files=shards, split="train", cache_dir=cache_dir)
+        missing = {"image", "label"} - set(table.column_names)
+        if missing:
+            raise ValueError(f"data.root is {str(root)!r}: {pattern} lacks the columns {sorted(missing)}")
+        self._images = table.select_columns("image").cast_column("image", datasets.Image(decode=False))
+        feature = table.features["label"]
+        names = feature.names if isinstance(feature, datasets.ClassLabel) else None
+        self.class_names, self.labels = _classes(table.data.column("label"), names)
+
+    def read(self, row: int) -> bytes:
+        """The bytes in a row; ValueError for a row that holds none, or only a path on its maker's machine."""
+        image = self._images[row]["image"]
+        if not image or not image["bytes"]:
+            raise ValueError("the row holds no bytes")
+        return image["bytes"]
+
+    def where(self, row: int) -> str:
+        """The shard and the row within it, from 0."""
+        shard = int(np.searchsorted(self._first_rows, row, side="right")) - 1
+        return f"{self._shards[shard]}, row {row - self._first_rows[shard]}"
+
+
+def decode_image(data: bytes, channels: int) -> Image.Image:
+    """PNG, JPEG, WebP or what else Pillow reads -> an 8-bit image of mode "L" (channels 1) or "RGB" (channels 3).
+
+    Transparent pixels, also those of a palette, are laid over white. 16-bit grey is rescaled to 8 bits, CMYK converted
+    without its colour profile, RGB made grey by Rec. 601 luma. The EXIF orientation is not applied: ImageNet results,
+    from the ADM pipeline on, are for the pixels as they are stored. Of an animation, the first frame is taken.
+
+    Raises ValueError with the reason for bytes that are no whole image, and for 32-bit and float images.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            rgb = _to_rgb(image)
+    except UnidentifiedImageError:  # whose own message is the address of a buffer
+        raise ValueError(f"no image format that Pillow knows, in {len(data)} bytes") from None
+    except DECODE_ERRORS as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+    return rgb.convert("L") if channels == 1 else rgb
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
+        eight_bits = (np.asarray(image).astype(np.uint32) + 128) // 257  # 65535 = 255 * 257, rounded to nearest
+        return Image.fromarray(eight_bits.astype(np.uint8)).convert("RGB")
+    if image.mode not in EIGHT_BIT_MODES:
+        raise ValueError(f"pixel format {image.mode!r} has no known range; allowed: 8 bits, or 16-bit grey")
+    if image.has_transparency_data:
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def center_crop(image: Image.Image, size: int) -> Image.Image:
+    """The central square of an image at `size` pixels, resampled as ADM did, which FID references assume.
+
+    Halve with a box filter while the shorter side is at least twice `size`, bring it to `size` with a bicubic one, cut.
+    """
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def to_media(image: Image.Image) -> Tensor:
+    """An image of mode "L" or "RGB" -> (C, H, W) float32 in [-1, 1]."""
+    array = np.atleast_3d(np.asarray(image, dtype=np.float32)) / np.float32(127.5) - 1
+    return torch.from_numpy(np.ascontiguousarray(rearrange(array, "h w c -> c h w")))
+
+
+def _existing(root: str) -> Path:
+    path = Path(root).expanduser()
+    if not path.is_dir():
+        raise ValueError(f"data.root is {root!r}, which is {'not a folder' if path.exists() else 'not there'}")
+    return path
+
+
+def _files_under(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Sorted files at any depth, links followed, hidden ones left out; OSError for a folder that cannot be read."""
+
+    def fail(error: OSError):
+        raise error
+
+    found = []
+    for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        folders[:] = [name for name in folders if name[0] != "."]
+        found += [Path(parent, name) for name in files if name[0] != "." and name.lower().endswith(suffixes)]
+    return sorted(found)
+
+
+def _num_rows(shard: Path) -> int:
+    from pyarrow import ArrowInvalid, parquet  # comes with `datasets`
+
+    try:
+        return parquet.read_metadata(shard).num_rows
+    except ArrowInvalid as error:
+        raise ValueError(f"damaged parquet file {shard}: {error}") from error
+
+
+def _classes(column: Any, names: list[str] | None) -> tuple[list[str], np.ndarray]:
+    """Class names and labels (n,) int64 from an Arrow column of numbers, which may have `names`, or of strings."""
+    values = column.to_numpy()
+    if column.null_count or values.dtype.kind == "f":
+        raise ValueError("column 'label' has empty rows or fractions; needed: a class in every row")
+    if names is None:
+        distinct, labels = np.unique(values, return_inverse=True)
+        return [str(name) for name in distinct], labels.astype(np.int64)
+    outside = values[(values < 0) | (values >= len(names))]
+    if len(outside):
+        raise ValueError(f"column 'label' holds {outside[0]} (no labels published?); allowed: 0..{len(names) - 1}")
+    return list(names), values.astype(np.int64)

@@ -1,0 +1,105 @@
+"""`python -m image.train`: train a SiT with LayerSync on images, sample it and measure it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from core.config import EXIT_INTERRUPTED, run_entry
+from core.contracts import Domain
+from core.draws import fold_seed
+from core.rundir import RunDirectory
+from core.schema import choice, plain
+from core.trainer import RunConfig, Trainer, pick_device
+from image.backbone import BACKBONES, SiTConfig
+from image.conditioning import LabelConditioning, LabelConfig
+from image.data import DATASETS, build_dataset
+from image.metrics import EVALUATIONS, DigitsEvaluationConfig, NoEvaluationConfig
+from image.preview import ImagePreview
+from image.tokenizer import TOKENIZERS, build_tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig(RunConfig):
+    """A run on images."""
+
+    data: object = choice(DATASETS)
+    tokenizer: object = choice(TOKENIZERS)
+    backbone: SiTConfig = choice(BACKBONES)
+    conditioning: LabelConfig
+    evaluation: DigitsEvaluationConfig | NoEvaluationConfig = choice(EVALUATIONS)
+
+    def __post_init__(self) -> None:
+        if self.conditioning.drop > 0 and not self.backbone.null_label:
+            raise ValueError("conditioning.drop is above 0 but backbone.null_label is false: there is no null label")
+        if self.sampler.guidance_scale != 1 and self.conditioning.drop == 0:
+            raise ValueError("sampler.guidance_scale is not 1 but conditioning.drop is 0: no unconditional model")
+
+
+def build_domain(config: ImageConfig, device: torch.device, *, evaluate: bool) -> Domain:
+    """The components of an image run; the backbone's first weights are a function of the seed."""
+    dataset = build_dataset(config.data)
+    tokenizer = build_tokenizer(config.tokenizer, device)
+    num_classes = len(dataset.class_names)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(fold_seed(config.seed, "weights"))
+        backbone = config.backbone.build(tuple(tokenizer.latent_shape(dataset.media_shape)), num_classes)
+    return Domain(
+        name="image",
+        unit="image",
+        dataset=dataset,
+        tokenizer=tokenizer,
+        backbone=backbone,
+        conditioning=LabelConditioning(config.conditioning, num_classes),
+        preview=ImagePreview(),
+        evaluator=config.evaluation.build(Path(config.runs_dir) / "cache", device) if evaluate else None,
+    )
+
+
+def main(config: ImageConfig) -> None:
+    """Train a SiT with LayerSync on images, then sample and measure it.
+
+    Without arguments: handwritten digits, about two minutes on two CPU cores. The same command again continues a
+    run that was interrupted, or says that it is complete. experiment=NAME selects a row of the paper.
+    """
+    device = pick_device(config.device)
+    run = RunDirectory.create(config.runs_dir, "image", config.name)
+    run.claim(plain(config))
+    summary = run.summary()
+    if summary is not None and summary["steps"] == config.trainer.steps:
+        print(f"{run.shown()} is complete after {summary['steps']} steps; name=... starts another run")
+        print(report(run, summary))
+        return
+    trainer = Trainer(config, build_domain(config, device, evaluate=True), run, device)
+    if not trainer.fit():
+        print(f"stopped after step {trainer.step} of {config.trainer.steps}; the same command continues {run.shown()}")
+        raise SystemExit(EXIT_INTERRUPTED)
+    print(report(run, trainer.finish()))
+
+
+def report(run: RunDirectory, summary: dict) -> str:
+    """What a run prints at its end: numbers, places, next commands."""
+    lines = []
+    if "frechet_distance" in summary:
+        lines += [
+            f"Fréchet distance  {summary['frechet_distance']:.2f}   (held-out real digits: "
+            f"{summary['frechet_floor']:.2f}; {summary['num_samples']} samples, EMA weights)",
+            f"class accuracy    {100 * summary['class_accuracy']:.1f} %   (share of samples that the classifier takes "
+            f"for the digit asked for; it gets {100 * summary['classifier_accuracy']:.1f} % of real held-out digits right)",
+        ]
+    last_preview = max(run.previews.glob("step_*.png"), default=run.previews)
+    where = RunDirectory(last_preview).shown()
+    lines += [
+        f"speed             {summary['images_per_second']:.0f} images/s, {summary['wall_seconds']:.0f} s in all, "
+        f"{summary['parameters']:,} parameters, {summary['steps']} steps on {summary['device']}",
+        f"run directory     {run.shown()} (samples: {where}, curve: loss_curve.png, numbers: summary.json)",
+        f"sample            python -m image.sample run={run.shown()} labels=3 num=64",
+        "resume            the same command again, if a run was interrupted",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_entry(main, config_module="image.conf", config_name="train", schema=ImageConfig)
