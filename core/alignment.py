@@ -49,7 +49,9 @@ class WeightSchedule:
     end_step: int | None = None
 
     def __post_init__(self) -> None:
-        key = "alignment.schedule"
+        key, kinds = "alignment.schedule", ("constant", "warmup", "cosine", "stop")
+        if self.kind not in kinds:
+            raise ValueError(f"{key}.kind is {self.kind!r}; allowed: {', '.join(kinds)}")
         if self.warmup_steps < 0:
             raise ValueError(f"{key}.warmup_steps is {self.warmup_steps}; it must not be negative")
         if self.kind == "warmup" and self.warmup_steps == 0:
@@ -168,6 +170,8 @@ class LayerSync:
     ):
         if not pairs:
             raise ValueError("alignment.pairs is empty; give at least one (weak, strong) pair of layers")
+        if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
+            raise ValueError(f"alignment.pairs is {pairs!r}; it holds (weak, strong) pairs of layers: [(8, 16)]")
         if not (math.isfinite(weight) and weight > 0):
             raise ValueError(f"alignment.weight is {weight}; it must be above 0 (alignment=none is the baseline)")
         self.model, self.weight, self.stop_gradient = model, weight, stop_gradient
@@ -211,7 +215,8 @@ class LayerSync:
         similarity, losses = {}, []
         for label, (weak, strong) in zip(self.labels, self.pairs, strict=True):
             self._check_tokens(tokens[weak], tokens[strong], label)
-            cosine = token_cosine(tokens[weak], tokens[strong].detach() if self.stop_gradient else tokens[strong])
+            a, b = (hide_padding(tokens[name], mask) for name in (weak, strong))
+            cosine = token_cosine(a, b.detach() if self.stop_gradient else b)
             per_sample = masked_token_mean(cosine, mask)
             similarity[label] = per_sample.detach().mean().clamp(-1, 1)
             if self.time_weight is not None:
@@ -224,6 +229,8 @@ class LayerSync:
         if t is None:
             raise ValueError("this LayerSync weighs by time: pass the flow times, sync(t=t)")
         weight = self.time_weight(t.float())
+        if weight.numel() == cosine.numel():
+            return weight.reshape(cosine.shape)
         return weight.reshape(weight.shape + (1,) * (cosine.ndim - weight.ndim))
 
     def _check_tokens(self, weak: Tensor, strong: Tensor, label: str) -> None:
@@ -254,6 +261,13 @@ def token_cosine(a: Tensor, b: Tensor) -> Tensor:
     with torch.autocast(a.device.type, enabled=False):
         a, b = (x.float() if x.dtype.itemsize < 4 else x for x in (a, b))
         return (F.normalize(a, dim=-1) * F.normalize(b, dim=-1)).sum(-1)
+
+
+def hide_padding(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """Tokens (..., D) with zeros where the mask is false: a NaN there would come back through the gradient."""
+    if mask is None or mask.flatten(1).shape != tokens[..., 0].flatten(1).shape:
+        return tokens  # masked_token_mean refuses a mask of another length
+    return torch.where(mask.bool().reshape(tokens.shape[:-1]).unsqueeze(-1), tokens, 0)
 
 
 def masked_token_mean(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ the working directory does not change.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import textwrap
@@ -19,7 +20,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from core.schema import strict
 
@@ -28,8 +29,10 @@ EXIT_INTERRUPTED = 130
 DEBUG_VARIABLE = "LAYERSYNC_DEBUG"
 
 
-def compose_config(config_module: str, config_name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The merged config as nested dicts, interpolations resolved.
+def compose_config(
+    config_module: str, config_name: str, overrides: Sequence[str] = (), *, complete: bool = True
+) -> dict[str, Any]:
+    """The merged config as nested dicts, interpolations resolved; with complete=False, "???" may stand in it.
 
     Raises ValueError naming the key, its value and the allowed set for an override that does not fit.
     """
@@ -37,7 +40,7 @@ def compose_config(config_module: str, config_name: str, overrides: Sequence[str
     with initialize_config_module(config_module=config_module, version_base="1.3"):
         try:
             config = compose(config_name=config_name, overrides=list(overrides))
-            values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            values = OmegaConf.to_container(config, resolve=True, throw_on_missing=complete)
         except (HydraException, OmegaConfBaseException) as error:
             raise ValueError(_explain(error)) from error
     return values
@@ -68,7 +71,7 @@ def run_entry(
     except (ValueError, OSError, ArithmeticError) as error:
         if os.environ.get(DEBUG_VARIABLE):
             traceback.print_exc()
-        _print(f"error: {error}\n({DEBUG_VARIABLE}=1 shows where)", file=sys.stderr)
+        _print(f"error: {error} ({DEBUG_VARIABLE}=1 shows where)", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
 
 
@@ -76,8 +79,8 @@ def help_text(main: Callable, config_module: str, config_name: str) -> str:
     """What `--help` prints: purpose, usage, the groups with their choices, the default config."""
     entry = main.__module__ if main.__module__ != "__main__" else f"{config_module.split('.')[0]}.{config_name}"
     groups = config_groups(config_module)
-    values = compose_config(config_module, config_name)
-    lines = [textwrap.dedent(main.__doc__ or "").strip(), "", "usage:", f"  python -m {entry} [key=value ...]", ""]
+    values = compose_config(config_module, config_name, complete=False)
+    lines = [inspect.cleandoc(main.__doc__ or ""), "", "usage:", f"  python -m {entry} [key=value ...]", ""]
     used = {name: names for name, names in groups.items() if name in values or name == "experiment"}
     if used:
         lines += ["choices (group=name):"]
@@ -102,10 +105,13 @@ def _explain(error: BaseException) -> str:
     """One line for a hydra or omegaconf error, with the allowed keys where the error knows them."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key, parent = getattr(cause, "full_key", None), getattr(cause, "parent_node", None)
+    if isinstance(cause, MissingMandatoryValue):
+        return f"missing config key '{key}'; it has no default, give it as {key}=..."
     if key and isinstance(parent, DictConfig) and getattr(cause, "key", None) not in parent:
         return f"unknown config key '{key}'; allowed: {', '.join(sorted(str(name) for name in parent))}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "; ".join(line for line in lines if not line.startswith(("object_type", "Set the environment", "full_key")))
+    noise = ("object_type", "Set the environment", "full_key", "Config search path", "provider=")
+    return "; ".join(line for line in lines if not line.startswith(noise)).replace(":; ", ": ")
 
 
 def _print(text: str, file=None) -> None:

@@ -298,8 +298,9 @@ class Sampler:
         form = config.diffusion_form if config.solver in SDE_SOLVERS else None
         last = config.last_step_size if config.last_step != "none" else 0.0
         margin = config.margin
-        if margin is None:
-            margin = interpolant.default_margin(prediction, training=False, form=form)
+        if margin is None:  # without a last step, Heun's second slope takes the score at the end of the interval
+            needed = "score" if config.solver == "heun_maruyama" and not last else prediction
+            margin = interpolant.default_margin(needed, training=False, form=form)
         self.interval = interpolant.time_interval(prediction, margin, form=form, last_step_size=last)
 
     @torch.no_grad()

@@ -80,7 +80,7 @@ def _names(schema: type) -> str:
 def _choose(choices: Mapping[str, type], node: Any, key: str) -> Any:
     if not isinstance(node, Mapping) or "name" not in node:
         raise ValueError(f"config key '{key}' needs a 'name', one of {sorted(choices)}; got {node!r}")
-    if node["name"] not in choices:
+    if not isinstance(node["name"], str) or node["name"] not in choices:
         raise ValueError(f"config key '{key}.name' is {node['name']!r}; allowed: {sorted(choices)}")
     rest = {name: value for name, value in node.items() if name != "name"}
     return strict(choices[node["name"]], rest, key)
@@ -91,7 +91,7 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return strict(hint, value, key)
     if origin is Literal:
-        if value not in args:
+        if not any(value == option and type(value) is type(option) for option in args):  # True is not 1
             raise ValueError(f"config key '{key}' is {value!r}; allowed: {list(args)}")
         return value
     if origin in (Union, types.UnionType):
@@ -114,6 +114,9 @@ def _convert_scalar(hint: Any, value: Any, key: str) -> Any:
 def _convert_union(args: tuple, value: Any, key: str) -> Any:
     if value is None and type(None) in args:
         return None
+    schemas = [option for option in args if dataclasses.is_dataclass(option)]
+    if isinstance(value, Mapping) and len(schemas) == 1:
+        return strict(schemas[0], value, key)  # outside the loop, for its own error
     for option in args:
         try:
             return _convert(option, value, key)

@@ -30,8 +30,8 @@ def moments(features: np.ndarray) -> Moments:
 def frechet_distance(a: Moments, b: Moments) -> float:
     """|mean difference|^2 + trace(A + B - 2 (A B)^(1/2)), the squared 2-Wasserstein distance of two Gaussians.
 
-    The trace of the root is the sum of the roots of the eigenvalues of A^(1/2) B A^(1/2), which is symmetric and positive
-    semi-definite: no complex root, no trouble with deficient rank, never negative.
+    The trace of the root is the sum of the roots of the eigenvalues of A^(1/2) B A^(1/2), which is symmetric and
+    positive semi-definite: no complex root, no trouble with deficient rank, never negative.
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"features of width {a.mean.size} and {b.mean.size} cannot be compared")

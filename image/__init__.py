@@ -1,0 +1,1 @@
+"""Images: digits, folders and ImageNet with SiT."""

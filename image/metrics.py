@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 class DigitsEvaluationConfig:
     """Options of the default's evaluation.
 
-    num_samples: generated images; null takes as many as the held-out split has, so that the distance and its floor carry
-    the same bias of small samples. classifier_steps, classifier_seed: training of the classifier, cached in
+    num_samples: generated images; null takes as many as the held-out split has, so that the distance and its floor
+    carry the same bias of small samples. classifier_steps, classifier_seed: training of the classifier, cached in
     <runs_dir>/cache.
     """
 
@@ -62,7 +62,7 @@ EVALUATIONS = {"digits": DigitsEvaluationConfig, "none": NoEvaluationConfig}
 
 
 class DigitClassifier(nn.Module):
-    """Two convolutions and two linear layers for images (1, 8, 8); the 64 numbers before the last layer are features."""
+    """Two convolutions and two linear layers for images (1, 8, 8); the 64 numbers before the last are features."""
 
     def __init__(self) -> None:
         super().__init__()

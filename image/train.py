@@ -86,8 +86,8 @@ def report(run: RunDirectory, summary: dict) -> str:
         lines += [
             f"Fréchet distance  {summary['frechet_distance']:.2f}   (held-out real digits: "
             f"{summary['frechet_floor']:.2f}; {summary['num_samples']} samples, EMA weights)",
-            f"class accuracy    {100 * summary['class_accuracy']:.1f} %   (share of samples that the classifier takes "
-            f"for the digit asked for; it gets {100 * summary['classifier_accuracy']:.1f} % of real held-out digits right)",
+            f"class accuracy    {100 * summary['class_accuracy']:.1f} %   (samples that the classifier takes for the "
+            f"digit asked for; of real held-out digits it gets {100 * summary['classifier_accuracy']:.1f} % right)",
         ]
     last_preview = max(run.previews.glob("step_*.png"), default=run.previews)
     where = RunDirectory(last_preview).shown()

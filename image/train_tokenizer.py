@@ -142,7 +142,7 @@ def output_directory(config: TrainTokenizerConfig) -> Path:
     found = {file.name for file in directory.iterdir()} if directory.is_dir() else {directory.name}
     strangers = sorted(found - OUTPUT_FILES)
     if strangers:
-        raise ValueError(f"{directory} holds '{strangers[0]}', which is not from here; choose another name")
+        raise ValueError(f"{directory} is in use for something else ('{strangers[0]}'); choose another name")
     if found == OUTPUT_FILES and not config.overwrite:
         raise ValueError(
             f"{directory} holds a trained tokenizer and is left as it is: overwrite=true replaces it, name=NAME makes "
@@ -193,14 +193,14 @@ def fit(network: ConvKL, train: Images, config: TrainTokenizerConfig) -> float:
         optimizer.zero_grad()
         loss.total.backward()
         norm = nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT_NORM)
-        if not math.isfinite(float(loss.total.detach() + norm)):
+        if not math.isfinite(loss.total.item() + norm.item()):
             raise NonFiniteError(
-                f"step {step + 1}: loss {float(loss.total):g}, gradient norm {float(norm):g}; lower lr"
+                f"step {step + 1}: loss {loss.total.item():g}, gradient norm {norm.item():g}; lower lr"
             )
         optimizer.step()
         schedule.step()
         if step % STEPS_PER_DISPLAY == 0:
-            bar.set_postfix(loss=f"{float(loss.total):.4f}", kl=f"{float(loss.kl):.1f}", refresh=False)
+            bar.set_postfix(loss=f"{loss.total.item():.4f}", kl=f"{loss.kl.item():.1f}", refresh=False)
     return time.perf_counter() - started
 
 

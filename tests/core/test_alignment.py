@@ -16,7 +16,7 @@ from core.alignment import (
     token_cosine,
 )
 from core.schema import strict
-from tests.core.stand_in import DEPTH, WIDTH, Block, gradients, media, recorded, transformer
+from tests.core.stand_in import DEPTH, WIDTH, Block, Player, gradients, media, transformer
 from tests.golden_files import load_golden
 
 GOLDEN, CONFIG = load_golden("layersync_loss")
@@ -28,7 +28,7 @@ def close(actual, expected, tolerance=1e-6):
 
 def played(pairs, *tokens, **options):
     """LayerSync on a model whose block i (from 1) emits tokens[i - 1], after a forward."""
-    model = recorded(*tokens)
+    model = Player(tokens)
     sync = LayerSync(model, pairs, **options)
     model(torch.zeros(1))
     return sync
@@ -128,8 +128,7 @@ def test_strong_tokens_get_a_gradient_only_without_stop_gradient():
 
 
 def test_several_pairs_are_the_mean_of_single_pairs_in_gradient_too():
-    pairs = [(1, 3), (2, 5), ("blocks.1", "head_input")]
-    pairs = pairs[:2] + [("blocks.0", "blocks.5")]
+    pairs = [(1, 3), (2, 5), ("blocks.0", "blocks.5")]
     together = sync_gradients(pairs)
     apart = [sync_gradients([pair]) for pair in pairs]
     for name in ("embed.weight", "blocks.0.linear.weight", "blocks.1.linear.weight"):
@@ -409,6 +408,14 @@ def test_a_block_that_does_not_exist_is_refused_with_the_range(pair):
 def test_no_pair_is_refused():
     with pytest.raises(ValueError, match=r"alignment\.pairs is empty"):
         LayerSync(transformer(), [])
+
+
+@pytest.mark.parametrize("pairs", [(2, 4), [(2, 4, 5)], [(1, 2, 3), (4, 5, 6)], [2], ["24"]])
+def test_pairs_of_another_form_are_refused(pairs):
+    model = transformer()
+    with pytest.raises(ValueError, match=r"alignment\.pairs is .*\(weak, strong\) pairs"):
+        LayerSync(model, pairs)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 @pytest.mark.parametrize("pairs", [[(1, 3), (2, 4), (1, 3)], [(1, 3), ("blocks.0", "blocks.2")]])

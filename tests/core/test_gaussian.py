@@ -123,3 +123,69 @@ def extrapolated(config, path, prediction):
         results.append((offset, jacobian @ jacobian.T))
     (coarse_mean, coarse), (mean, covariance) = results
     return (2 * mean - coarse_mean, 2 * covariance - coarse), (mean, covariance)
+
+
+def check_sde(settings, path, prediction):
+    """Compare the limit of an SDE solver with the law that it should have reached."""
+    config = SamplerConfig(num_steps=60, last_step_size=1 / 120, margin=0.1, **settings)
+    (mean, covariance), finest = extrapolated(config, path, prediction)
+    if config.last_step == "none":
+        exact_mean, variances = law(path, 1 - config.margin)
+        exact = function_of_covariance(variances)
+    else:
+        exact_mean, exact = MEAN, COVARIANCE
+    close(mean, exact_mean, 2e-3)
+    close(covariance, exact, 6e-3)
+    close(finest[0], exact_mean, 1e-2)
+    close(finest[1], exact, 3e-2)
+
+
+@every_path
+@every_prediction
+@pytest.mark.parametrize("solver", SDE_SOLVERS)
+def test_sde_reaches_mean_and_covariance_with_every_prediction(path, prediction, solver):
+    check_sde({"solver": solver}, path, prediction)
+
+
+@every_path
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("solver", SDE_SOLVERS)
+@pytest.mark.parametrize("last_step", ["mean", "none"])
+def test_sde_reaches_mean_and_covariance_with_every_diffusion(path, form, solver, last_step):
+    settings = {"solver": solver, "diffusion_form": form, "last_step": last_step, "diffusion_norm": 0.7}
+    check_sde(settings, path, "velocity")
+
+
+@every_path
+@every_prediction
+@pytest.mark.parametrize("last_step", ["euler", "tweedie", "none"])
+def test_sde_reaches_mean_and_covariance_with_every_last_step(path, prediction, last_step):
+    check_sde({"solver": "euler_maruyama", "last_step": last_step}, path, prediction)
+
+
+@every_path
+@pytest.mark.parametrize("prediction", ["velocity", "data"])
+@pytest.mark.parametrize("form", ["constant", "sbdm", "sigma"])
+@pytest.mark.parametrize("last_step", ["mean", "none"])
+@pytest.mark.parametrize("solver", SDE_SOLVERS)
+def test_default_margins_give_the_data_from_plain_noise(path, prediction, form, last_step, solver):
+    """Everything as a user gets it; a few steps at the singular end of sbdm are what the wide tolerance is for."""
+    config = SamplerConfig(solver=solver, num_steps=60, diffusion_form=form, last_step=last_step, last_step_size=0.01)
+    offset, jacobian = affine_map(Sampler(config, Interpolant(path), prediction), path)
+    close(offset, MEAN, 3e-2)
+    close(jacobian @ jacobian.T, COVARIANCE, 8e-2)
+
+
+# Tweedie's last step is the posterior mean itself
+
+
+@every_path
+@every_prediction
+def test_tweedie_ends_at_the_posterior_mean(path, prediction):
+    config = SamplerConfig(solver="euler_maruyama", num_steps=4, last_step="tweedie", last_step_size=0.3)
+    states, labels = [], torch.zeros(9)
+    network = best_predictor(path, prediction)
+    sampler = Sampler(config, Interpolant(path), prediction)
+    samples = sampler(network, (9, 2), labels, labels, Impulses(), lambda step, x: states.append(x))
+    t = torch.full((9,), 0.7, dtype=torch.float64)
+    close(samples, best_predictor(path, "data")(states[-1], t, labels), 1e-9)

@@ -1,0 +1,266 @@
+"""From a config node to a dataclass: everything that does not fit is refused by key, value and allowed set."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+
+from core.schema import changed_keys, choice, plain, strict
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    rate: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    def __post_init__(self):
+        if self.rate <= 0:
+            raise ValueError(f"optimizer.rate is {self.rate}; it must be above 0")
+
+
+@dataclass(frozen=True)
+class Small:
+    width: int = 8
+
+
+@dataclass(frozen=True)
+class Large:
+    width: int = 64
+    heads: int = 4
+
+
+@dataclass(frozen=True)
+class Nothing:
+    pass
+
+
+NETWORKS = {"small": Small, "large": Large, "nothing": Nothing}
+
+
+@dataclass(frozen=True)
+class Run:
+    steps: int
+    name: str = "run"
+    fast: bool = False
+    ratio: float | None = None
+    path: Literal["linear", "gvp"] = "linear"
+    size: Literal[256, 512] = 256
+    layer: int | str = 1
+    pairs: list[tuple[int | str, int | str]] = field(default_factory=list)
+    shape: tuple[int, ...] = ()
+    tags: list[str] = field(default_factory=list)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    resumed: Optimizer | None = None
+    network: Small | Large | Nothing = choice(NETWORKS, default_factory=Small)
+
+
+def refused(node, *parts, schema=Run):
+    """The message for `node`, which must name every one of `parts`."""
+    with pytest.raises(ValueError) as caught:
+        strict(schema, node)
+    message = str(caught.value)
+    assert all(str(part) in message for part in parts), message
+    return message
+
+
+# what fits
+
+
+def test_defaults_and_given_values():
+    run = strict(Run, {"steps": 3, "optimizer": {"rate": 0.5}, "network": {"name": "large", "heads": 2}})
+    assert run == Run(steps=3, optimizer=Optimizer(rate=0.5), network=Large(heads=2))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("ratio", 1, 1.0),
+        ("ratio", "1e-4", 1e-4),
+        ("ratio", "2.5E+3", 2500.0),
+        ("ratio", None, None),
+        ("steps", 1e3, 1000),
+        ("layer", 8, 8),
+        ("layer", "blocks.7", "blocks.7"),
+        ("layer", "8", "8"),
+        ("path", "gvp", "gvp"),
+        ("size", 512, 512),
+        ("pairs", [[2, 4], ["a", 6]], [(2, 4), ("a", 6)]),
+        ("shape", [3, 4, 5], (3, 4, 5)),
+        ("shape", [], ()),
+        ("tags", ["a"], ["a"]),
+        ("tags", ("a", "b"), ["a", "b"]),
+        ("resumed", {"rate": "1e-3"}, Optimizer(rate=1e-3)),
+        ("network", {"name": "nothing"}, Nothing()),
+    ],
+)
+def test_values_that_fit(key, value, expected):
+    got = getattr(strict(Run, {"steps": 1, key: value}), key)
+    assert got == expected
+    assert type(got) is type(expected)
+
+
+def test_a_number_in_scientific_notation_is_read_in_nested_nodes():
+    run = strict(Run, {"steps": 1, "optimizer": {"rate": "1e-5", "betas": ["9e-1", 1]}})
+    assert run.optimizer == Optimizer(rate=1e-5, betas=(0.9, 1.0))
+
+
+# what does not
+
+
+def test_an_unknown_key_is_named_with_its_value_and_the_allowed_ones():
+    message = refused({"steps": 1, "stps": 7}, "'stps'", "7")
+    assert all(name in message for name in ("steps", "name", "optimizer", "network"))
+
+
+@pytest.mark.parametrize(
+    ("node", "key"),
+    [
+        ({"optimizer": {"rat": 1}}, "optimizer.rat"),
+        ({"network": {"name": "small", "heads": 2}}, "network.heads"),
+        ({"resumed": {"rat": 1}}, "resumed.rat"),
+    ],
+)
+def test_an_unknown_key_of_a_nested_node_is_named_in_full(node, key):
+    refused({"steps": 1, **node}, f"unknown config key '{key}'", "allowed: ")
+
+
+def test_the_dotted_path_starts_where_the_caller_says():
+    with pytest.raises(ValueError, match=r"'trainer\.optimizer\.rat'"):
+        strict(Run, {"steps": 1, "optimizer": {"rat": 1}}, "trainer")
+
+
+def test_a_missing_key_is_named():
+    assert "needed: steps, name" in refused({}, "missing config key 'steps'")
+    with pytest.raises(ValueError, match=r"missing config key 'trainer\.steps'"):
+        strict(Run, {}, "trainer")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "needed"),
+    [
+        ("steps", "3", "int"),
+        ("steps", 2.5, "int"),
+        ("steps", None, "int"),
+        ("steps", True, "int"),
+        ("steps", [3], "int"),
+        ("steps", float("inf"), "int"),
+        ("name", 3, "str"),
+        ("name", None, "str"),
+        ("fast", 1, "bool"),
+        ("fast", "true", "bool"),
+        ("ratio", True, "float or null"),
+        ("ratio", "fast", "float or null"),
+        ("layer", 1.5, "int or str"),
+        ("layer", False, "int or str"),
+        ("layer", None, "int or str"),
+        ("path", "vp", "['linear', 'gvp']"),
+        ("path", None, "['linear', 'gvp']"),
+        ("path", ["linear"], "['linear', 'gvp']"),
+        ("size", 128, "[256, 512]"),
+        ("size", "256", "[256, 512]"),
+        ("shape", 3, "tuple[int, ...]"),
+        ("shape", "34", "tuple[int, ...]"),
+        ("tags", "a", "list[str]"),
+        ("tags", {"a": 1}, "list[str]"),
+        ("optimizer", None, "rate, betas"),
+        ("optimizer", 0.1, "rate, betas"),
+        ("optimizer", [1], "rate, betas"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused(key, value, needed):
+    refused({"steps": 1, key: value}, f"'{key}'", repr(value), needed)
+
+
+@pytest.mark.parametrize(
+    ("node", "parts"),
+    [
+        ({"tags": ["a", 2]}, ("'tags[1]'", "2", "str")),
+        ({"shape": [1, 2, "x"]}, ("'shape[2]'", "'x'", "int")),
+        ({"shape": [1, True]}, ("'shape[1]'", "True", "int")),
+        ({"pairs": [[2, 4], [1, 2, 3]]}, ("'pairs[1]'", "[1, 2, 3]", "2 values")),
+        ({"pairs": [[2, 4.5]]}, ("'pairs[0][1]'", "4.5", "int or str")),
+        ({"pairs": [2, 4]}, ("'pairs[0]'", "2", "tuple")),
+        ({"optimizer": {"betas": [0.9]}}, ("'optimizer.betas'", "[0.9]", "2 values")),
+        ({"optimizer": {"betas": [0.9, "x"]}}, ("'optimizer.betas[1]'", "'x'", "a number")),
+    ],
+)
+def test_a_wrong_value_within_a_sequence_is_named_by_its_place(node, parts):
+    refused({"steps": 1, **node}, *parts)
+
+
+@dataclass(frozen=True)
+class Level:
+    level: Literal[0, 1, 2] = 0
+
+
+@pytest.mark.parametrize("value", [True, False, 1.0])
+def test_true_is_not_the_one_of_a_literal(value):
+    refused({"level": value}, "'level'", repr(value), "[0, 1, 2]", schema=Level)
+    assert strict(Level, {"level": 1}) == Level(1)
+
+
+def test_what_the_dataclass_itself_refuses_comes_through():
+    refused({"steps": 1, "optimizer": {"rate": -1.0}}, "optimizer.rate is -1.0; it must be above 0")
+    refused({"steps": 1, "resumed": {"rate": -1.0}}, "optimizer.rate is -1.0; it must be above 0")
+
+
+@pytest.mark.parametrize("node", [None, 3, "steps", ["steps"]])
+def test_a_node_must_be_a_mapping(node):
+    with pytest.raises(ValueError, match=r"'trainer' must be a mapping of steps, name"):
+        strict(Run, node, "trainer")
+
+
+@pytest.mark.parametrize(
+    ("node", "parts"),
+    [
+        ({"name": "medium"}, ("'network.name'", "'medium'", "['large', 'nothing', 'small']")),
+        ({"name": None}, ("'network.name'", "None", "['large', 'nothing', 'small']")),
+        ({"name": ["small"]}, ("'network.name'", "['small']", "['large', 'nothing', 'small']")),
+        ({"width": 3}, ("'network'", "'name'", "['large', 'nothing', 'small']")),
+        ("small", ("'network'", "'name'", "'small'")),
+        (None, ("'network'", "'name'", "None")),
+    ],
+)
+def test_a_choice_needs_a_known_name(node, parts):
+    refused({"steps": 1, "network": node}, *parts)
+
+
+# there and back
+
+
+RUN = Run(
+    steps=5,
+    ratio=0.25,
+    layer="blocks.3",
+    pairs=[(2, 4), ("a", 6)],
+    shape=(3, 4),
+    tags=["x"],
+    optimizer=Optimizer(rate=3e-4, betas=(0.5, 0.9)),
+    resumed=Optimizer(),
+    network=Large(heads=8),
+)
+
+
+@pytest.mark.parametrize("run", [Run(steps=1), RUN, Run(steps=2, network=Nothing())])
+def test_plain_is_read_back_as_the_same_config(run):
+    assert strict(Run, plain(run)) == run
+
+
+def test_plain_holds_only_plain_values_and_the_name_of_a_choice():
+    node = plain(RUN)
+    assert node["network"] == {"name": "large", "width": 64, "heads": 8}
+    assert node["pairs"] == [[2, 4], ["a", 6]]
+    assert node["optimizer"] == {"rate": 3e-4, "betas": [0.5, 0.9]}
+    assert plain({"a": (1, RUN.optimizer)}) == {"a": [1, node["optimizer"]]}
+
+
+def test_changed_keys_are_dotted_and_sorted():
+    old = {"steps": 1, "optimizer": {"rate": 1.0, "betas": [0.9, 0.99]}, "gone": {"a": 1}, "kept": {"b": [1, {"c": 2}]}}
+    new = {"steps": 2, "optimizer": {"rate": 1.0, "betas": [0.9, 0.9]}, "came": None, "kept": {"b": [1, {"c": 2}]}}
+    assert changed_keys(old, new) == ["came", "gone", "optimizer.betas", "steps"]
+    assert changed_keys(old, old) == []
+
+
+def test_changed_keys_of_another_choice():
+    old, new = plain(RUN), plain(Run(**{**RUN.__dict__, "network": Small()}))
+    assert changed_keys(old, new) == ["network.heads", "network.name", "network.width"]

@@ -1,0 +1,451 @@
+import json
+import os
+import socket
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from core.draws import SampleRandom, StepRandom
+from core.schema import strict
+from image.autoencoder import AutoencoderConfig, ConvKL, kl_divergence, load_autoencoder, save_autoencoder
+from image.tokenizer import (
+    TOKENIZERS,
+    AutoencoderKLConfig,
+    ConvKLConfig,
+    PixelsConfig,
+    build_tokenizer,
+    weights_sha256,
+)
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, which only the fixtures below do
+
+SCALE, SHIFT = 0.3, 0.1
+HEIGHT, WIDTH = 16, 8
+AKL_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+
+
+def tiny_autoencoder_kl(seed: int = 0, widths: tuple[int, ...] = (8, 8, 8), **config) -> nn.Module:
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(seed)
+    options = {"scaling_factor": SCALE, "shift_factor": SHIFT, "norm_num_groups": 4, "latent_channels": 4, **config}
+    down, up = ("DownEncoderBlock2D",) * len(widths), ("UpDecoderBlock2D",) * len(widths)
+    return diffusers.AutoencoderKL(
+        block_out_channels=widths, down_block_types=down, up_block_types=up, **options
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def akl():
+    return tiny_autoencoder_kl()
+
+
+@pytest.fixture(scope="module")
+def akl_path(akl, tmp_path_factory):
+    path = tmp_path_factory.mktemp("vae") / "tiny"
+    akl.save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture
+def media():
+    return torch.rand(5, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("the network was touched")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def build(path: str, **options):
+    return build_tokenizer(AutoencoderKLConfig(path=path, **options), "cpu")
+
+
+def test_every_tokenizer_is_selected_by_its_name():
+    assert set(TOKENIZERS) == {"pixels", "autoencoder_kl", "conv_kl"}
+    for schema in TOKENIZERS.values():
+        assert strict(schema, {}) == schema()
+
+
+def test_a_foreign_config_is_refused():
+    with pytest.raises(ValueError, match="AutoencoderConfig; allowed: pixels, autoencoder_kl, conv_kl"):
+        build_tokenizer(AutoencoderConfig(), "cpu")
+
+
+# --- pixels
+
+
+def test_pixels_are_the_identity():
+    tokenizer = build_tokenizer(PixelsConfig(), "cpu")
+    media = torch.rand(2, 1, 8, 8) * 2 - 1
+    latents = tokenizer.encode(media, StepRandom(0, 0))
+    assert torch.equal(latents, media)
+    assert torch.equal(tokenizer.decode(latents), media)
+    assert tokenizer.latent_shape((1, 8, 8)) == (1, 8, 8)
+    assert tokenizer.constants() == {
+        "kind": "pixels",
+        "path": None,
+        "scale": 1.0,
+        "shift": 0.0,
+        "downsample": 1,
+        "sha256": None,
+    }
+
+
+def test_pixels_outside_the_range_are_clamped():
+    assert build_tokenizer(PixelsConfig(), "cpu").decode(torch.tensor([-1.5, 0.5, 1.5])).tolist() == [-1, 0.5, 1]
+
+
+# --- AutoencoderKL
+
+
+def test_shift_and_scale_are_applied_once(akl, akl_path, media):
+    latents = build(akl_path, posterior="mean").encode(media, StepRandom(0, 0))
+    with torch.no_grad():
+        mean = akl.encode(media).latent_dist.mean
+    torch.testing.assert_close(latents, (mean - SHIFT) * SCALE)
+    assert latents.shape == (5, 4, HEIGHT // 4, WIDTH // 4)
+
+
+def test_decode_undoes_shift_and_scale(akl, akl_path):
+    z = torch.randn(3, 4, 4, 2)
+    with torch.no_grad():
+        expected = akl.decode(z).sample.clamp(-1, 1)
+    torch.testing.assert_close(build(akl_path).decode((z - SHIFT) * SCALE), expected)
+
+
+def test_a_missing_shift_is_zero(tmp_path, media):
+    model = tiny_autoencoder_kl(shift_factor=None)
+    model.save_pretrained(tmp_path)
+    tokenizer = build(str(tmp_path), posterior="mean")
+    with torch.no_grad():
+        mean = model.encode(media).latent_dist.mean
+    torch.testing.assert_close(tokenizer.encode(media, StepRandom(0, 0)), mean * SCALE)
+    assert tokenizer.constants()["shift"] == 0.0
+
+
+def test_the_posterior_is_sampled_with_its_stream(akl_path, media):
+    tokenizer = build(akl_path)
+    mean, std = tokenizer.moments(media)
+    noise = StepRandom(3, 7).normal("posterior", tuple(mean.shape))
+    torch.testing.assert_close(tokenizer.encode(media, StepRandom(3, 7)), (mean + std * noise - SHIFT) * SCALE)
+
+
+def test_the_posterior_is_a_function_of_seed_and_step(akl_path, media):
+    tokenizer = build(akl_path)
+    first = tokenizer.encode(media, StepRandom(0, 1))
+    assert torch.equal(first, tokenizer.encode(media, StepRandom(0, 1)))
+    assert not torch.equal(first, tokenizer.encode(media, StepRandom(0, 2)))
+    assert not torch.equal(first, tokenizer.encode(media, StepRandom(1, 1)))
+
+
+def test_cached_moments_give_the_latents_of_encode(akl_path, media):
+    tokenizer = build(akl_path)
+    latents = tokenizer.from_moments(*tokenizer.moments(media), StepRandom(0, 4))
+    assert torch.equal(latents, tokenizer.encode(media, StepRandom(0, 4)))
+
+
+@pytest.mark.parametrize("random", [StepRandom(0, 5), SampleRandom(0, range(5))], ids=["step", "sample"])
+def test_slices_change_nothing(akl_path, media, random):
+    noise = random.normal("posterior", (5, 4, 4, 2))
+
+    class Fixed:
+        def normal(self, stream, shape):
+            assert (stream, shape) == ("posterior", (5, 4, 4, 2))
+            return noise
+
+    whole, sliced = build(akl_path), build(akl_path, encode_batch=2, decode_batch=1)
+    latents = whole.encode(media, Fixed())
+    torch.testing.assert_close(sliced.encode(media, Fixed()), latents, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(sliced.decode(latents), whole.decode(latents), atol=1e-5, rtol=1e-5)
+
+
+def test_autocast_around_the_tokenizer_does_not_reach_it(akl_path, media):
+    tokenizer = build(akl_path)
+    plain = tokenizer.encode(media, StepRandom(0, 0))
+    with torch.autocast("cpu", torch.bfloat16):
+        latents = tokenizer.encode(media, StepRandom(0, 0))
+        decoded = tokenizer.decode(latents)
+    assert torch.equal(latents, plain)
+    assert torch.equal(decoded, tokenizer.decode(plain))
+
+
+def test_bfloat16_is_near_and_keeps_the_constants(akl_path, media):
+    exact, short = build(akl_path), build(akl_path, dtype="bfloat16")
+    latents = short.encode(media, StepRandom(0, 0))
+    assert latents.dtype == torch.float32
+    torch.testing.assert_close(latents, exact.encode(media, StepRandom(0, 0)), atol=0.05, rtol=0.05)
+    assert not torch.equal(latents, exact.encode(media, StepRandom(0, 0)))
+    assert short.constants() == exact.constants()
+
+
+def test_nothing_is_trained(akl_path, media):
+    tokenizer = build(akl_path)
+    media.requires_grad_()
+    latents = tokenizer.encode(media, StepRandom(0, 0))
+    assert not latents.requires_grad
+    assert not tokenizer.decode(latents.requires_grad_()).requires_grad
+
+
+def test_a_model_without_downsampling(tmp_path):
+    tiny_autoencoder_kl(widths=(8,)).save_pretrained(tmp_path)
+    tokenizer = build(str(tmp_path))
+    assert tokenizer.latent_shape((3, 5, 7)) == (4, 5, 7)
+    assert tokenizer.constants()["downsample"] == 1
+
+
+def test_sizes_that_do_not_fit_are_refused(akl_path):
+    tokenizer = build(akl_path)
+    for shape in [(3, 10, 8), (3, 8, 10)]:
+        with pytest.raises(ValueError, match="multiples of 4"):
+            tokenizer.latent_shape(shape)
+        with pytest.raises(ValueError, match="multiples of 4"):
+            tokenizer.encode(torch.zeros(1, *shape), StepRandom(0, 0))
+    with pytest.raises(ValueError, match="1 channels; the tokenizer takes 3"):
+        tokenizer.latent_shape((1, 8, 8))
+
+
+def test_constants_name_the_weights(akl, akl_path, tmp_path):
+    constants = build(akl_path).constants()
+    assert constants == json.loads(json.dumps(constants))
+    assert constants == {
+        "kind": "autoencoder_kl",
+        "path": "tiny",
+        "scale": SCALE,
+        "shift": SHIFT,
+        "downsample": 4,
+        "sha256": weights_sha256(akl),
+    }
+    tiny_autoencoder_kl(seed=1).save_pretrained(tmp_path / "tiny")
+    changed = build(str(tmp_path / "tiny")).constants()
+    assert changed.pop("sha256") != constants.pop("sha256")
+    assert changed == constants
+
+
+def test_one_changed_weight_changes_the_hash():
+    network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).bfloat16()  # a 0-d integer among the entries
+    before = weights_sha256(network)
+    assert weights_sha256(network) == before
+    with torch.no_grad():
+        network[0].bias[1] += 1
+    assert weights_sha256(network) != before
+
+
+def test_a_directory_is_read_without_the_network(akl_path, no_network):
+    build(akl_path)
+
+
+def test_the_autoencoder_of_a_pipeline(akl, tmp_path):
+    akl.save_pretrained(tmp_path / "pipe" / "vae")
+    tokenizer = build(str(tmp_path / "pipe"), subfolder="vae")
+    assert tokenizer.constants()["path"] == "pipe/vae"
+    with pytest.raises(ValueError, match="subfolder=vae"):
+        build(str(tmp_path / "pipe"))
+
+
+@pytest.mark.parametrize("lost", AKL_FILES)
+def test_a_directory_that_lacks_a_file_is_refused(akl, tmp_path, lost):
+    akl.save_pretrained(tmp_path)
+    (tmp_path / lost).unlink()
+    with pytest.raises(ValueError, match=rf"tokenizer\.path '.*' lacks {lost}"):
+        build(str(tmp_path))
+
+
+@pytest.mark.parametrize("damaged", AKL_FILES)
+def test_a_damaged_file_is_refused(akl, tmp_path, damaged):
+    akl.save_pretrained(tmp_path)
+    (tmp_path / damaged).write_bytes(b"{")
+    with pytest.raises(ValueError, match=r"tokenizer\.path '.*' holds no readable AutoencoderKL"):
+        build(str(tmp_path))
+
+
+def test_weights_that_would_stay_random_are_refused(akl, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    akl.save_pretrained(tmp_path)
+    file = tmp_path / AKL_FILES[1]
+    state = load_file(file)
+    del state["decoder.conv_in.bias"]
+    save_file(state, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"the weights lack decoder\.conv_in\.bias"):
+        build(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [({"latents_mean": [0.0] * 4, "latents_std": [1.0] * 4}, "each channel"), ({"scaling_factor": 0.0}, "factor 0.0")],
+)
+def test_another_normalisation_is_refused(tmp_path, config, message):
+    tiny_autoencoder_kl(**config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        build(str(tmp_path))
+
+
+def test_a_path_that_is_nothing_is_refused(tmp_path):
+    pytest.importorskip("diffusers")
+    with pytest.raises(ValueError, match="no such directory, and not a hub id"):
+        build(str(tmp_path / "absent"))
+
+
+def test_a_hub_that_cannot_be_reached_says_what_to_do(no_network, monkeypatch, tmp_path):
+    pytest.importorskip("diffusers")
+    with pytest.raises(ValueError, match=r"hf download someone/vae --local-dir DIR.*tokenizer\.path=DIR"):
+        build("someone/vae")
+
+
+def test_an_absent_extra_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(ImportError, match=r"pip install 'layersync\[vae\]'"):
+        build("someone/vae")
+
+
+@pytest.mark.parametrize(
+    "options", [{"path": ""}, {"posterior": "mode"}, {"dtype": "float16"}, {"encode_batch": 0}, {"decode_batch": 0}]
+)
+def test_bad_options_are_refused(options):
+    with pytest.raises(ValueError, match=rf"tokenizer\.{next(iter(options))} is"):
+        AutoencoderKLConfig(**options)
+
+
+# --- ConvKL
+
+
+def conv_kl(seed: int = 0, in_channels: int = 1, **options) -> ConvKL:
+    torch.manual_seed(seed)
+    return ConvKL(AutoencoderConfig(**{"width": 8, **options}), in_channels)
+
+
+@pytest.mark.parametrize(("downsample", "shape"), [(1, (3, 16, 8)), (2, (3, 8, 4)), (8, (3, 2, 1))])
+def test_conv_kl_shapes(downsample, shape):
+    network = conv_kl(downsample=downsample, latent_channels=3, in_channels=2)
+    mean, std = network.moments(torch.zeros(4, 2, HEIGHT, WIDTH))
+    assert mean.shape == std.shape == (4, *shape)
+    assert network.latent_shape((2, HEIGHT, WIDTH)) == shape
+    assert network.decode(mean).shape == (4, 2, HEIGHT, WIDTH)
+
+
+def test_conv_kl_default_size():
+    parameters = sum(parameter.numel() for parameter in ConvKL(AutoencoderConfig()).parameters())
+    assert 100_000 < parameters < 500_000
+
+
+def test_conv_kl_refuses_sizes_that_do_not_fit():
+    with pytest.raises(ValueError, match="multiples of 4"):
+        conv_kl(downsample=4).latent_shape((1, 8, 6))
+    with pytest.raises(ValueError, match="3 channels; the tokenizer takes 1"):
+        conv_kl().latent_shape((3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "options", [{"downsample": 3}, {"downsample": 0}, {"width": 0}, {"latent_channels": 0}, {"kl_weight": -1.0}]
+)
+def test_conv_kl_refuses_bad_options(options):
+    with pytest.raises(ValueError, match=rf"autoencoder\.{next(iter(options))} is"):
+        AutoencoderConfig(**options)
+
+
+def test_kl_divergence_equals_the_closed_form():
+    mean, std = torch.randn(3, 4, 2, 2), torch.rand(3, 4, 2, 2) + 0.1
+    normal = torch.distributions.Normal
+    expected = torch.distributions.kl_divergence(normal(mean, std), normal(0.0, 1.0)).sum((1, 2, 3))
+    torch.testing.assert_close(kl_divergence(mean, std), expected)
+    assert torch.equal(kl_divergence(torch.zeros(2, 3), torch.ones(2, 3)), torch.zeros(2))
+
+
+def test_conv_kl_loss_is_its_parts_and_reaches_every_weight():
+    network = conv_kl(kl_weight=0.5)
+    loss = network.loss(torch.rand(4, 1, 8, 8) * 2 - 1, StepRandom(0, 0))
+    torch.testing.assert_close(loss.total, loss.reconstruction + 0.5 * loss.kl / (4 * 4 * 4))
+    loss.total.backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_the_kl_gradient_stays_out_of_the_decoder():
+    network = conv_kl()
+    network.loss(torch.rand(4, 1, 8, 8), StepRandom(0, 0)).kl.backward()
+    assert all(parameter.grad is None for parameter in network.decoder.parameters())
+    assert all(parameter.grad is not None for parameter in network.encoder.parameters())
+
+
+def test_a_heavier_kl_term_gives_a_smaller_kl():
+    media = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def trained(kl_weight: float) -> float:
+        network = conv_kl(kl_weight=kl_weight)
+        optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
+        for step in range(40):
+            optimizer.zero_grad()
+            loss = network.loss(media, StepRandom(0, step))
+            loss.total.backward()
+            optimizer.step()
+        return loss.kl.item()
+
+    assert trained(10.0) < 0.1 * trained(0.0)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    directory = tmp_path / "mine"
+    directory.mkdir()
+    save_autoencoder(directory, conv_kl(), latent_mean=0.5, latent_std=2.0)
+    return directory
+
+
+def test_conv_kl_files_hold_the_network(saved):
+    network, description = load_autoencoder(saved)
+    assert (description.latent_mean, description.latent_std) == (0.5, 2.0)
+    assert network.config == AutoencoderConfig(width=8)
+    assert weights_sha256(network) == weights_sha256(conv_kl())
+
+
+def test_conv_kl_standardises_its_latents(saved):
+    tokenizer = build_tokenizer(ConvKLConfig(path=str(saved), posterior="mean"), "cpu")
+    media, network = torch.rand(3, 1, 8, 8), conv_kl()
+    with torch.no_grad():
+        mean, _ = network.moments(media)
+        expected = network.decode(mean).clamp(-1, 1)
+    latents = tokenizer.encode(media, StepRandom(0, 0))
+    torch.testing.assert_close(latents, (mean - 0.5) / 2)
+    torch.testing.assert_close(tokenizer.decode(latents), expected)
+    constants = tokenizer.constants()
+    assert constants.pop("sha256") == weights_sha256(network)
+    assert constants == {"kind": "conv_kl", "path": "mine", "scale": 0.5, "shift": 0.5, "downsample": 2}
+
+
+def test_conv_kl_without_files_names_the_command(saved, tmp_path):
+    with pytest.raises(ValueError, match=r"tokenizer\.path is '.*absent', .*python -m image\.train_tokenizer"):
+        build_tokenizer(ConvKLConfig(path=str(tmp_path / "absent")), "cpu")
+    (saved / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"lacks model\.safetensors; `python -m image\.train_tokenizer`"):
+        build_tokenizer(ConvKLConfig(path=str(saved)), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: {"_class_name": "AutoencoderKL"}, "does not describe a 'conv_kl'"),
+        (lambda content: [content], "does not describe a 'conv_kl'"),
+        (lambda content: {**content, "latent_std": 0.0}, "latent_std > 0"),
+        (lambda content: {**content, "widht": 3}, "unknown config key .*widht"),
+        (lambda content: {**content, "in_channels": 3}, "does not fit config.json"),
+    ],
+)
+def test_conv_kl_refuses_another_config(saved, change, message):
+    file = saved / "config.json"
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+    with pytest.raises(ValueError, match=message):
+        load_autoencoder(saved)
+
+
+@pytest.mark.parametrize("damaged", ["config.json", "model.safetensors"])
+def test_conv_kl_refuses_a_damaged_file(saved, damaged):
+    file = saved / damaged
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(ValueError, match=f"{damaged} is damaged"):
+        load_autoencoder(saved)
