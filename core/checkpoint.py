@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -57,7 +58,12 @@ def atomic_dir(path: Path | str) -> Iterator[Path]:
         if path.exists():
             old = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.old"
             path.rename(old)
-        temporary.rename(path)
+        try:
+            temporary.rename(path)
+        except BaseException:
+            if old is not None:
+                old.rename(path)
+            raise
         _sync(path.parent)
         if old is not None:
             shutil.rmtree(old)
@@ -120,12 +126,14 @@ class CheckpointStore:
             files = {}
             for name, state in groups.items():
                 file = temporary / f"{name}.safetensors"
-                save_file({key: value.detach().contiguous().cpu() for key, value in state.items()}, file)
+                copies = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in state.items()}
+                save_file(copies, file)  # copies, since it refuses tied weights
                 files[file.name] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
             manifest = {"schema_version": SCHEMA_VERSION, "step": step, "files": files, "notes": dict(notes)}
             (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
         for old in self.paths()[: -self.keep]:
-            shutil.rmtree(old)
+            if old != path:  # an earlier step than those that stand there, after a resume from an older one
+                shutil.rmtree(old)
         return path
 
 
@@ -134,11 +142,13 @@ def read_checkpoint(path: Path | str, only: tuple[str, ...] | None = None) -> Ch
     path = Path(path)
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError) as error:
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise ValueError(f"{path} is not a complete checkpoint: {error}") from error
-    if manifest.get("schema_version") != SCHEMA_VERSION:
-        version = manifest.get("schema_version")
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if version != SCHEMA_VERSION:
         raise ValueError(f"{path} has checkpoint schema {version}; this version reads {SCHEMA_VERSION}")
+    if not {"step", "files", "notes"} <= manifest.keys():
+        raise ValueError(f"{path / MANIFEST} is damaged: it holds only {sorted(manifest)}")
     groups = {}
     for name, facts in manifest["files"].items():
         group = name.removesuffix(".safetensors")
@@ -185,10 +195,12 @@ def _load_pickle(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is refused, it holds more than tensors and plain values: {reason}") from error
-    except (RuntimeError, EOFError, OSError, KeyError) as error:
-        raise ValueError(f"checkpoint {path} is damaged or not a PyTorch file: {error}") from error
+        foreign = re.search(r"GLOBAL (\S+)", str(error))  # of torch's long message, which advises to load it regardless
+        if foreign is None:
+            raise ValueError(f"checkpoint {path} is damaged or not a PyTorch file") from error
+        raise ValueError(f"{path} is refused, it holds more than tensors and plain values: {foreign[1]}") from error
+    except Exception as error:  # a damaged pickle can fail in any way: IndexError, AssertionError, struct.error, ...
+        raise ValueError(f"checkpoint {path} is damaged or not a PyTorch file: {error!r}") from error
 
 
 def _select_state(content: Any, prefer: str, path: Path) -> State:
@@ -197,9 +209,13 @@ def _select_state(content: Any, prefer: str, path: Path) -> State:
             if isinstance(content.get(name), Mapping):
                 content = content[name]
                 break
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, Mapping) or not content or not all(_is_named_tensor(item) for item in content.items()):
         raise ValueError(f"{path} holds no state dict (tensors by name), neither at its top nor under 'ema' or 'model'")
     return {name.removeprefix("module."): value for name, value in content.items()}
+
+
+def _is_named_tensor(item: tuple[Any, Any]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
 
 
 def load_into(model: nn.Module, state: State, source: str) -> None:

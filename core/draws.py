@@ -58,9 +58,11 @@ class StepRandom:
 
     def _draw(self, draw, stream: str, shape: tuple[int, ...]) -> Tensor:
         generator = torch.Generator(self.device).manual_seed(fold_seed(self.seed, self.step, stream))
-        rows = self.global_rows if self.global_rows is not None else self.first_row + shape[0]
-        full = draw((rows, *shape[1:]), generator=generator, device=self.device)
-        return full[self.first_row : self.first_row + shape[0]]
+        end = self.first_row + shape[0]
+        rows = self.global_rows if self.global_rows is not None else end
+        if end > rows:
+            raise ValueError(f"rows {self.first_row} to {end} of a global batch of {rows} do not exist")
+        return draw((rows, *shape[1:]), generator=generator, device=self.device)[self.first_row : end]
 
     def normal(self, stream: str, shape: tuple[int, ...]) -> Tensor:
         """Standard normal numbers (B, ...) of this step's `stream`."""

@@ -9,16 +9,17 @@ Letters: B batch, C channels, K stages of a Runge-Kutta rule.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from core.draws import Random
-from core.interpolant import DiffusionForm, Interpolant, Prediction, broadcast_time
+from core.interpolant import DiffusionForm, Interpolant, Prediction, broadcast_time, check_choice
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -96,10 +97,17 @@ class SamplerConfig:
     guidance_channels: int | None = None
 
     def __post_init__(self) -> None:
+        check_choice("sampler.solver", self.solver, Solver)
+        check_choice("sampler.diffusion_form", self.diffusion_form, DiffusionForm)
+        check_choice("sampler.last_step", self.last_step, LastStep)
         if self.num_steps < 1 + (self.solver in SDE_SOLVERS and self.last_step != "none"):
             raise ValueError(f"sampler.num_steps is {self.num_steps}; it must be at least 1, 2 for an SDE's last step")
         if self.atol <= 0 or self.rtol <= 0:
             raise ValueError(f"sampler.atol and rtol are {self.atol} and {self.rtol}; both must be positive")
+        if self.margin is not None and not 0 <= self.margin < 0.5:
+            raise ValueError(f"sampler.margin is {self.margin}; it must lie in [0, 0.5)")
+        if self.diffusion_norm < 0:
+            raise ValueError(f"sampler.diffusion_norm is {self.diffusion_norm}; it must not be negative")
         if not 0 < self.last_step_size < 1:
             raise ValueError(f"sampler.last_step_size is {self.last_step_size}; it must lie in (0, 1)")
         low, high = self.guidance_interval
@@ -142,7 +150,7 @@ def dopri5(
 
     Error norm, initial step and controller (safety 0.9, factor within 0.2 and 10) follow Hairer, Norsett and Wanner,
     Solving Ordinary Differential Equations I, sections II.4 and II.5. Rows that have arrived wait, their state frozen.
-    Raises ArithmeticError when a row needs more than `max_steps` steps.
+    Raises ArithmeticError when a row needs more than `max_steps` steps, or no step is small enough.
     """
     start, end = interval
     t = torch.full((len(x),), start, device=x.device, dtype=torch.float64)
@@ -154,7 +162,7 @@ def dopri5(
             return x
         size = torch.where(active, torch.minimum(size, end - t), torch.zeros_like(size))
         new, last, error = _dopri5_step(velocity, x, t, size, first)
-        ratio = _error_norm(error, atol + rtol * torch.maximum(x.abs(), new.abs()))
+        ratio = _error_norm(error, atol + rtol * torch.maximum(x.abs(), new.abs())).nan_to_num(nan=math.inf)
         accept = active & (ratio <= 1)
         x, first = _rows(accept, new, x), _rows(accept, last, first)
         arrived = size >= end - t  # set t to the end itself: adding the step may round to just before it
@@ -162,6 +170,8 @@ def dopri5(
         lowest = torch.where(ratio <= 1, torch.ones_like(ratio), torch.full_like(ratio, 0.2))
         factor = (0.9 * ratio.clamp(min=1e-10) ** -0.2).clamp(max=10).maximum(lowest)
         size = torch.where(active, size * factor, size)
+        if bool((active & ~accept & ~(size > 1e-12 * (end - start))).any()):
+            raise ArithmeticError("dopri5 finds no step that is small enough; is the network's output finite?")
     raise ArithmeticError(f"dopri5 did not arrive within {max_steps} steps; sampler.atol or rtol may be too small")
 
 
@@ -291,8 +301,6 @@ class Sampler:
     """A `SamplerConfig` bound to a path and a prediction: noise and conditions in, latents out."""
 
     def __init__(self, config: SamplerConfig, interpolant: Interpolant, prediction: Prediction):
-        if config.solver not in get_args(Solver):
-            raise ValueError(f"sampler.solver is {config.solver!r}; allowed: {list(get_args(Solver))}")
         self.config, self.interpolant, self.prediction = config, interpolant, prediction
         self.sde = SDE(interpolant, config.diffusion_form, config.diffusion_norm)
         form = config.diffusion_form if config.solver in SDE_SOLVERS else None
@@ -302,6 +310,8 @@ class Sampler:
             needed = "score" if config.solver == "heun_maruyama" and not last else prediction
             margin = interpolant.default_margin(needed, training=False, form=form)
         self.interval = interpolant.time_interval(prediction, margin, form=form, last_step_size=last)
+        if self.interval[0] >= self.interval[1]:
+            raise ValueError(f"sampler.margin {margin} and sampler.last_step_size {last} leave no time between them")
 
     @torch.no_grad()
     def __call__(

@@ -31,7 +31,7 @@ class SampleConfig:
     run         the run's folder: its config says what the model is
     checkpoint  weights to use instead of the run's newest: a checkpoint folder, .safetensors, or a published .pt
     labels      a class, a list of classes to cycle through, or null for the run's own rule over all classes
-    sampler     keys of the run's sampler to change
+    sampler     keys of the run's sampler to change; null leaves the run's own
     out         output folder; null: <run>/samples/<weights>_<labels>_seed<seed>
     """
 
@@ -43,7 +43,7 @@ class SampleConfig:
     seed: int = 0
     batch_size: int = 256
     device: str = "auto"
-    sampler: dict[str, Any]
+    sampler: dict
     out: str | None = None
     overwrite: bool = False
 
@@ -53,12 +53,9 @@ class SampleConfig:
 
 
 def run_config(run: RunDirectory, sampler: dict[str, Any]) -> ImageConfig:
-    """The config of a run, with some keys of its sampler changed."""
+    """The config of a run, with the keys of its sampler changed that are not null."""
     values = run.config()
-    unknown = set(sampler) - set(values["sampler"])
-    if unknown:
-        raise ValueError(f"unknown config key 'sampler.{min(unknown)}'; allowed: {', '.join(values['sampler'])}")
-    values["sampler"] |= sampler
+    values["sampler"] |= {key: value for key, value in sampler.items() if value is not None}
     return strict(ImageConfig, values)
 
 

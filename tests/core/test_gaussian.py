@@ -48,6 +48,15 @@ def best_predictor(path, prediction):
     return network
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny tensors: a second thread only waits for the first."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class Impulses:
     """Random numbers: row 0 none, rows 1 and 2 a unit of `start`, each next pair a unit of the next draw."""
 

@@ -96,9 +96,9 @@ def test_recorded_diffusion(name, form, norm):
 
 
 # recorded time intervals: a row is one setting of the published program. `train_eps_arg` and `sample_eps_arg` are what
-# its caller passed, `train_eps` and `sample_eps` what it then held. Rows with finite t0, t1 must be reproduced with that
-# held margin; `reverse` rows are the same interval on the reversed axis. Rows with NaN are settings in which the source
-# left its sampling margin unset and failed; there ours must be usable with its own default margin.
+# its caller passed, `train_eps` and `sample_eps` what it then held. Rows with finite t0 and t1 must be reproduced with
+# the held margin; `reverse` rows are the same interval on the reversed axis. Rows with NaN are settings in which the
+# source left its sampling margin unset and failed; there ours must be usable with its own default margin.
 
 
 def interval_rows(name, prediction):

@@ -27,7 +27,7 @@ SMALL = AutoencoderConfig(width=8)
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """At this size a second thread gains nothing, and on a busy machine threads that wait for each other lose minutes."""
+    """At this size a second thread gains nothing; on a busy machine, threads that wait for each other lose minutes."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
