@@ -128,6 +128,7 @@ class CheckpointStore:
                 file = temporary / f"{name}.safetensors"
                 copies = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in state.items()}
                 save_file(copies, file)  # copies, since it refuses tied weights
+                file.chmod(temporary.stat().st_mode & 0o666)  # safetensors lets only the owner read
                 files[file.name] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
             manifest = {"schema_version": SCHEMA_VERSION, "step": step, "files": files, "notes": dict(notes)}
             (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))

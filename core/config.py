@@ -68,7 +68,7 @@ def run_entry(
         main(config)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
-    except (ValueError, OSError, ArithmeticError) as error:
+    except (ValueError, OSError, ArithmeticError, ImportError) as error:
         if os.environ.get(DEBUG_VARIABLE):
             traceback.print_exc()
         _print(f"error: {error} ({DEBUG_VARIABLE}=1 shows where)", file=sys.stderr)

@@ -97,7 +97,7 @@ class Images:
 def main(config: TrainTokenizerConfig) -> Path:
     """Train a small convolutional KL autoencoder on images, for runs with tokenizer=conv_kl.
 
-    Without arguments: handwritten digits, half a minute on two CPU cores. Writes weights, numbers and a picture of
+    Without arguments: handwritten digits, under a minute on two CPU cores. Writes weights, numbers and a picture of
     held-out images beside their reconstructions to runs_dir/tokenizer/name. It stands in for a pretrained
     autoencoder where none can be downloaded: it has no perceptual and no adversarial loss.
     """

@@ -156,6 +156,25 @@ store.save(2, {{"model": {{"w": torch.ones(3)}}, "ema": {{"w": torch.ones(3)}}}}
     assert read_checkpoint(store.latest()).step == 2
 
 
+def test_everything_is_on_disk_before_it_has_the_final_name(tmp_path, monkeypatch):
+    synced, sync, target = [], core.checkpoint._sync, tmp_path / "target"
+    monkeypatch.setattr(
+        core.checkpoint, "_sync", lambda path: synced.append((path.name, target.exists())) or sync(path)
+    )
+    with atomic_dir(target) as temporary:
+        fill(temporary, "new")
+    assert {("file", False), ("sub", False), (temporary.name, False)} <= set(synced)
+    assert synced[-1] == (tmp_path.name, True)
+
+
+def test_whoever_reads_a_file_reads_the_old_or_the_new(tmp_path):
+    file = write_atomic(tmp_path / "facts.json", "old")
+    with file.open() as reader:
+        write_atomic(file, "something new")
+        assert reader.read() == "old"
+    assert file.read_text() == "something new"
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     file = tmp_path / "deep" / "facts.json"
     assert write_atomic(file, "old") == file

@@ -6,6 +6,7 @@ import sys
 import textwrap
 
 import pytest
+from hydra import initialize_config_module
 
 from core.config import compose_config, config_groups, run_entry
 
@@ -144,6 +145,8 @@ def run(entry, capsys):
             run_entry(entry.main, config_module=MODULE, config_name=config_name, schema=schema, argv=args)
         except SystemExit as exit_:
             code = exit_.code
+        except KeyboardInterrupt:
+            pytest.fail("the interrupt came through")
         call.config = entry.seen[-1] if entry.seen else None
         return code, *capsys.readouterr()
 
@@ -219,6 +222,12 @@ def test_composing_again_starts_afresh():
     with pytest.raises(ValueError):
         compose_config(MODULE, "train", ["stps=3"])
     assert compose_config(MODULE, "train")["steps"] == 10
+
+
+@pytest.mark.usefixtures("entry")
+def test_composing_works_within_a_program_that_uses_hydra():
+    with initialize_config_module(config_module=MODULE, version_base="1.3"):
+        assert compose_config(MODULE, "train")["steps"] == 10
 
 
 @pytest.mark.usefixtures("entry")

@@ -1,5 +1,7 @@
 """Randomness as a function of (seed, what it is for)."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -62,7 +64,7 @@ def test_numpy_generators_follow_their_parts():
 @pytest.mark.parametrize("row", [(), (5,), (4, 3, 3)])
 def test_rows_of_a_split_batch_are_those_of_the_whole(kind, cuts, row):
     whole = draw(StepRandom(3, 11), kind, "noise", (8, *row))
-    for first, end in zip(cuts, cuts[1:], strict=False):
+    for first, end in pairwise(cuts):
         part = StepRandom(3, 11, global_rows=8, first_row=first)
         assert torch.equal(draw(part, kind, "noise", (end - first, *row)), whole[first:end])
 

@@ -12,6 +12,9 @@ import torch
 
 from core.interpolant import PATHS, Interpolant
 from core.sampler import SDE_SOLVERS, Sampler, SamplerConfig
+from tests.core.numerics import one_thread  # noqa: F401, a fixture
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PREDICTIONS = ["velocity", "noise", "score", "data"]
 FORMS = ["constant", "sbdm", "sigma", "linear", "decreasing", "increasing-decreasing"]
@@ -46,15 +49,6 @@ def best_predictor(path, prediction):
         return answers[prediction]
 
     return network
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny tensors: a second thread only waits for the first."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Impulses:

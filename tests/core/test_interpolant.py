@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from core.interpolant import PATHS, VP_BETA_MAX, VP_BETA_MIN, Coefficients, Interpolant, broadcast_time
+from tests.core.numerics import close
 from tests.golden_files import load_golden
 
 GOLDEN, CONFIG = load_golden("transport")
@@ -16,11 +17,6 @@ FORMS = ["constant", "sbdm", "sigma", "linear", "decreasing", "increasing-decrea
 
 every_path = pytest.mark.parametrize("path", list(PATHS))
 golden_path = pytest.mark.parametrize("name", CONFIG["paths"])
-
-
-def close(actual, expected, tolerance=1e-5):
-    """Equal to `tolerance`, absolute for small and relative for large values."""
-    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance)
 
 
 def interpolant_of(name):

@@ -10,6 +10,7 @@ import torch
 from core.draws import StepRandom
 from core.interpolant import PATHS
 from core.objective import FlowMatching, FlowMatchingResult, ObjectiveConfig, sample_mean
+from tests.core.numerics import close
 from tests.golden_files import load_golden
 
 GOLDEN, CONFIG = load_golden("transport")
@@ -19,11 +20,6 @@ WEIGHTINGS = ["none", "velocity", "likelihood"]
 every_path = pytest.mark.parametrize("path", list(PATHS))
 every_prediction = pytest.mark.parametrize("prediction", PREDICTIONS)
 every_weighting = pytest.mark.parametrize("weighting", WEIGHTINGS)
-
-
-def close(actual, expected, tolerance=1e-5):
-    """Equal to `tolerance`, absolute for small and relative for large values."""
-    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance)
 
 
 def fixed(output):

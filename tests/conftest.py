@@ -1,0 +1,10 @@
+"""One thread in every test: results do not depend on the machine, and two suites on a small machine do not fight."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # also for the processes that tests start
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+
+torch.set_num_threads(1)
