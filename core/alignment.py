@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
-import torch.nn.functional as F  # noqa: N812, the customary name
 from torch import Tensor, nn
 
 from core.hooks import Layer, LayerHooks
@@ -257,10 +256,14 @@ class LayerSync:
 
 
 def token_cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine of tokens (..., D) along D, in float32 or better whatever the autocast; norms have a floor of 1e-12."""
+    """Cosine of tokens (..., D) along D, in float32 or better whatever the autocast; norms have a floor of 1e-12.
+
+    The tokens are read, not normalised: three reductions instead of two more copies of (B, N, D).
+    """
     with torch.autocast(a.device.type, enabled=False):
         a, b = (x.float() if x.dtype.itemsize < 4 else x for x in (a, b))
-        return (F.normalize(a, dim=-1) * F.normalize(b, dim=-1)).sum(-1)
+        norms = [torch.linalg.vector_norm(x, dim=-1).clamp_min(1e-12) for x in (a, b)]
+        return torch.linalg.vecdot(a, b) / (norms[0] * norms[1])
 
 
 def hide_padding(tokens: Tensor, mask: Tensor | None) -> Tensor:

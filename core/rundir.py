@@ -87,10 +87,12 @@ class RunDirectory:
     def claim(self, config: dict[str, Any]) -> None:
         """Write the config of a new run, or check that a continued one has not changed what it computes.
 
-        Raises ValueError naming the keys that differ.
+        Raises ValueError naming the keys that differ. A run that left no checkpoint has computed nothing: its config,
+        of a first try with a wrong value perhaps, is replaced.
         """
         file = self.path / "config.yaml"
-        if file.exists():
+        begun = self.summary_file.exists() or any(self.checkpoints.glob("step_*"))
+        if begun and file.exists():
             differing = [key for key in changed_keys(self.config(), config) if not _is_free(key, config)]
             if differing:
                 raise ValueError(

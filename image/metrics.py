@@ -140,7 +140,8 @@ class DigitsEvaluator:
             try:
                 network.load_state_dict(load_file(file))
             except (SafetensorError, RuntimeError) as error:
-                raise ValueError(f"the cached classifier {file} is damaged, delete it: {error}") from error
+                reason = str(error).splitlines()[0]
+                raise ValueError(f"the cached classifier {file} is damaged, delete it: {reason}") from error
             return network
         network = train_classifier(images, labels, config.classifier_steps, config.classifier_seed)
         write_atomic(file, save(network.state_dict()))

@@ -173,6 +173,12 @@ def test_similarity_lies_within_one(dtype, scale):
         close(similarity.abs().double(), torch.ones((), dtype=torch.float64), tolerance=1e-5)
 
 
+def test_similarity_is_not_rounded_above_one():
+    vectors = [tokens_like(1, 1, 16, seed=seed) for seed in range(40)]
+    assert any(token_cosine(a, a) > 1 for a in vectors)  # as the rounding of float32 would have it
+    assert all(played([(1, 2)], a, a).terms().similarity["1->2"] <= 1 for a in vectors)
+
+
 def nearly_parallel():
     """Two sets of bfloat16 tokens whose cosine is 0.9998, and that cosine from float64."""
     a = tokens_like(4, 9, 64)
@@ -392,11 +398,12 @@ def test_weak_must_come_before_strong(pair):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-def test_the_tenth_block_comes_after_the_ninth():
+def test_block_11_comes_after_block_10():
     model = transformer(blocks=[Block() for _ in range(12)])
-    LayerSync(model, [(9, 10), (2, 11)])
-    with pytest.raises(ValueError, match="before the strong"):
-        LayerSync(model, [(11, 2)])
+    LayerSync(model, [(10, 11), (2, 11)])  # modules "blocks.9" and "blocks.10"
+    for pair in ((11, 10), (11, 2)):
+        with pytest.raises(ValueError, match="before the strong"):
+            LayerSync(model, [pair])
 
 
 @pytest.mark.parametrize("pair", [(0, 2), (2, DEPTH + 1), (-1, 3)])

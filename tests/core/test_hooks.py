@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from core.alignment import LayerSync
 from core.hooks import LayerHooks, find_blocks, resolve_layer
@@ -419,9 +419,20 @@ def test_activation_checkpointing_changes_nothing(way):
     call = way(model)
     for _ in range(2):
         assert_same_step(run(call, sync, x), reference)
-        assert not any(sync.hooks.tokens.values())  # the blocks ran again in backward
+        assert not any(sync.hooks.tokens.values())
     with pytest.raises(RuntimeError, match="did not fire"):
         sync()
+
+
+def test_a_block_run_again_in_backward_is_not_heard():
+    x, again = media(), []
+    reference = run(eager := transformer(), LayerSync(eager, [(2, 4)]), x)
+    sync = LayerSync(model := transformer(Checkpointed), [(2, 4)])
+    model.blocks[1].register_forward_hook(lambda module, args, out: again.append(out.shape))
+    with set_checkpoint_early_stop(False):  # run to the very end of the block, where its hooks are
+        assert_same_step(run(model, sync, x), reference)
+    assert len(again) == 2
+    assert not any(sync.hooks.tokens.values())
 
 
 def test_bfloat16_autocast_stays_near_float32():

@@ -1,0 +1,259 @@
+"""Shared by the benchmarks: clocks, ratios, peak memory, the facts of a machine, and the record that is written.
+
+Times are seconds where they are taken and milliseconds where they are reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from core.checkpoint import write_atomic
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+MIB = 2**20
+T = TypeVar("T")
+
+
+# Clocks
+
+
+class Clock:
+    """Marks in time on one device: CUDA events, which do not make the device wait, or the processor's clock."""
+
+    def __init__(self, device: torch.device):
+        self.on_gpu = device.type == "cuda"
+        self.device, self.marks = device, []
+
+    def start(self, *, queue: bool = False) -> None:
+        """Wait until the device is idle and set the first mark.
+
+        queue: give a GPU 10 ms or so of other work first, so that what follows is queued by the time it runs; its time
+        is then that of the kernels, as inside a step, and not of launching them.
+        """
+        self.marks = []
+        if self.on_gpu:
+            torch.cuda.synchronize(self.device)
+            if queue:
+                torch.cuda._sleep(20_000_000)  # clock cycles
+        self.mark()
+
+    def mark(self) -> None:
+        """Set a mark."""
+        if self.on_gpu:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self.marks.append(event)
+        else:
+            self.marks.append(time.perf_counter())
+
+    def intervals(self) -> list[float]:
+        """Seconds between one mark and the next."""
+        pairs = list(zip(self.marks, self.marks[1:], strict=False))
+        if not self.on_gpu:
+            return [after - before for before, after in pairs]
+        torch.cuda.synchronize(self.device)
+        return [before.elapsed_time(after) / 1000 for before, after in pairs]
+
+
+def interleave(runs: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
+    """What each run returned in each round, A B C A B C ...: a slow minute of the machine hits all of them alike."""
+    taken: dict[str, list[T]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            taken[name].append(run())
+    return taken
+
+
+def spread(values: Sequence[float], scale: float = 1.0) -> dict[str, float]:
+    """Median, lowest and highest of `values`, each times `scale`."""
+    return {
+        "median": scale * statistics.median(values),
+        "low": scale * min(values),
+        "high": scale * max(values),
+    }
+
+
+def pair_ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
+    """above / below, round by round: numbers that were taken right after each other."""
+    return [a / b for a, b in zip(above, below, strict=True)]
+
+
+# Memory
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Forget the peak so far. Linux does it for the resident set; where it does not, the peak is the process's own."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_mib(device: torch.device) -> float | None:
+    """Peak of the memory allocated on a GPU, or of this process's resident set; None where neither can be known."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / MIB
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    peaks = [line for line in lines if line.startswith("VmHWM")]  # in kB
+    return int(peaks[0].split()[1]) / 1024 if peaks else None
+
+
+# The machine and the repository
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that --device names, made the current one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f"--device is {name}, but PyTorch sees no CUDA device here")
+        torch.cuda.set_device(device.index or 0)
+    return device
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Processor, threads and, for a run on one, the GPU. Never the machine's name."""
+    facts: dict[str, Any] = {
+        "device": device.type,
+        "cpu": _cpu_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    if device.type == "cuda":
+        gpu = torch.cuda.get_device_properties(device)
+        facts |= {"gpu": gpu.name, "gpu_memory_mib": gpu.total_memory // MIB, "cuda": torch.version.cuda}
+    return facts
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def revision() -> dict[str, Any]:
+    """The commit that is measured, and whether files differ from it (results do not count); nulls without git."""
+    commit = _git("rev-parse", "HEAD")
+    changes = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+# The record
+
+
+def record(benchmark: str, argv: Sequence[str], device: torch.device, settings: Any, results: Any) -> dict[str, Any]:
+    """Everything that a number needs to be believed: what ran, on what, from which commit, and what came out."""
+    return {
+        "benchmark": benchmark,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "-m", f"benchmarks.{benchmark}", *without_out(argv)]),
+        "git": revision(),
+        "torch": torch.__version__,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "hardware": hardware(device),
+        "settings": settings,
+        "results": results,
+    }
+
+
+def without_out(argv: Sequence[str]) -> list[str]:
+    """The command line without --out: a path belongs to a machine, not to a measurement."""
+    kept, skip = [], False
+    for word in argv:
+        if not skip and word != "--out" and not word.startswith("--out="):
+            kept.append(word)
+        skip = word == "--out"
+    return kept
+
+
+def write(measured: Mapping[str, Any], name: str, out: str | None) -> Path:
+    """Write the record to `out`, else to benchmarks/results/<date>-<name>-<device>.json; returns the path to show."""
+    day, device = measured["date"][:10], measured["hardware"]["device"]
+    path = Path(out) if out else RESULTS / f"{day}-{name}-{device}.json"
+    write_atomic(path, json.dumps(measured, indent=1) + "\n")
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+
+def headline(measured: Mapping[str, Any]) -> str:
+    """One line that says what was measured where."""
+    facts, git = measured["hardware"], measured["git"]
+    place = facts.get("gpu") or f"{facts['cpu']}, {facts['threads']} threads"
+    commit = (git["commit"] or "no commit")[:9] + ("+changes" if git["dirty"] else "")
+    return f"{measured['benchmark']} on {place}; torch {measured['torch']}, {commit}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows as aligned text, the first column to the left, numbers to the right."""
+    cells = [list(header), *[list(row) for row in rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    lines = []
+    for first, *others in cells:
+        padded = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *padded]))
+    return "\n".join(lines)
+
+
+def spread_cell(value: Mapping[str, float], digits: int = 2) -> str:
+    """A spread as `median (low-high)`."""
+    return f"{value['median']:.{digits}f} ({value['low']:.{digits}f}-{value['high']:.{digits}f})"
+
+
+# Options that both commands have
+
+
+def add_common_options(parser: argparse.ArgumentParser, *, rounds: int) -> None:
+    """--device, --precision, --rounds, --threads, --seed and --out."""
+    parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--precision", choices=list(DTYPES), default="fp32", help="bf16 runs the backbone under autocast (default fp32)"
+    )
+    parser.add_argument(
+        "--rounds", type=positive, default=rounds, help=f"times that every variant has its turn (default {rounds})"
+    )
+    parser.add_argument("--threads", type=positive, help="CPU threads (default: PyTorch's own choice)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, latents and noise (default 0)")
+    parser.add_argument(
+        "--out", metavar="FILE", help="the JSON (default benchmarks/results/<date>-<name>-<device>.json)"
+    )
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number

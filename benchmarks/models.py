@@ -1,0 +1,81 @@
+"""What is measured: SiT at its published sizes, with made-up latents that stay in memory.
+
+Letters: B batch, C channels, Y X latent rows and columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from core.alignment import LayerSyncConfig
+from core.contracts import Batch
+from core.draws import StepRandom, fold_seed
+from core.optimizer import OptimizerConfig
+from image.backbone import SIZES, SiT, SiTConfig
+
+PAIRS = {12: (4, 7), 24: (7, 14), 28: (8, 16)}  # (weak, strong) by depth, as in core/conf/alignment
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model and how it is trained: what stands in the YAML files of an experiment."""
+
+    backbone: SiTConfig
+    latent_shape: tuple[int, int, int]
+    num_classes: int
+    alignment: LayerSyncConfig
+    optimizer: OptimizerConfig
+    ema_decay: float = 0.9999
+
+
+def _published(size: str) -> Preset:
+    return Preset(
+        backbone=SiTConfig(patch_size=2, size=size, learn_sigma=True),
+        latent_shape=(4, 32, 32),
+        num_classes=1000,
+        alignment=LayerSyncConfig(pairs=[PAIRS[SIZES[size][0]]]),
+        optimizer=OptimizerConfig(),
+    )
+
+
+PRESETS = {
+    **{f"{size}/2": _published(size) for size in SIZES},
+    "digits": Preset(
+        backbone=SiTConfig(patch_size=2, depth=8, hidden_size=64, num_heads=4),
+        latent_shape=(1, 8, 8),
+        num_classes=10,
+        alignment=LayerSyncConfig(pairs=[(2, 5)], weight=0.05),
+        optimizer=OptimizerConfig(lr=2e-3, clip_norm=1.0),
+        ema_decay=0.995,
+    ),
+    "tiny": Preset(
+        backbone=SiTConfig(patch_size=2, depth=2, hidden_size=32, num_heads=2),
+        latent_shape=(1, 4, 4),
+        num_classes=10,
+        alignment=LayerSyncConfig(pairs=[(1, 2)]),
+        optimizer=OptimizerConfig(),
+    ),
+}
+SIZES_HELP = "S/2, B/2, L/2 and XL/2 on 4x32x32 latents; digits: the default experiment; tiny: to try the command"
+
+
+def build_backbone(preset: Preset, seed: int, device: torch.device) -> SiT:
+    """The network with weights from `seed`. Those that start at zero are drawn too, as if training had begun: a zero
+    gate would send zeros, and later denormal numbers, through most of the backward pass."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(fold_seed(seed, "weights"))
+        model = preset.backbone.build(preset.latent_shape, preset.num_classes)
+        for parameter in model.parameters():
+            if parameter.ndim > 1 and not parameter.any():
+                nn.init.normal_(parameter, std=0.02)
+    return model.to(device)
+
+
+def build_batch(preset: Preset, batch_size: int, seed: int, device: torch.device) -> Batch:
+    """Normal latents (B, C, Y, X) and labels (B,) on the device, the same for every step."""
+    latents = StepRandom(seed, 0).normal("latents", (batch_size, *preset.latent_shape))
+    rows = torch.arange(batch_size)
+    return Batch(latents, rows % preset.num_classes, rows).to(device)

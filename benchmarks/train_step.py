@@ -1,0 +1,429 @@
+"""`python -m benchmarks.train_step`: what one training step of SiT costs, with and without LayerSync.
+
+Letters: B batch, N tokens, D width.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import measure
+from benchmarks.baseline import BaselineStep
+from benchmarks.flops import forward_flops, matmul_peak, training_flops
+from benchmarks.models import PRESETS, SIZES_HELP, build_backbone, build_batch
+from core.alignment import LayerSyncConfig, NoAlignmentConfig
+from core.draws import StepRandom
+from core.ema import EMA
+from core.objective import FlowMatching, ObjectiveConfig
+from core.optimizer import Optimizer
+from core.step import TrainingLoss
+from image.backbone import SIZES, SiT
+from image.conditioning import LabelConditioning, LabelConfig
+from image.tokenizer import Pixels
+
+OURS = {  # name: (compiled, aligned)
+    "eager": (False, False),
+    "eager+layersync": (False, True),
+    "compiled": (True, False),
+    "compiled+layersync": (True, True),
+}
+VARIANTS = (*OURS, "baseline")
+PUBLISHED = [f"{size}/2" for size in SIZES]
+ALIGNMENT_AIM = 0.01  # of a step, at S/2 and larger
+SPEED_AIM = 1.2  # baseline over ours, on a CPU
+TURN_SECONDS, MOST_STEPS = 0.3, 50
+ENDLESS = 10**9  # steps of the run that these steps belong to, for the learning rate's schedule
+
+DESCRIPTION = """\
+Measure one training step of SiT: images/s, milliseconds of forward, backward and update (gradient norm, AdamW, EMA),
+MFU against the matrix product of the same device, and peak memory.
+
+The variants take turns in one process, so that a busy machine slows all of them alike; ratios are taken turn by turn.
+LayerSync is measured twice: as a step with it over a step without, and by itself (forward and backward of its term),
+since one percent drowns in the noise of a step. `baseline` is a plain training loop, see benchmarks/baseline.py."""
+
+EXAMPLES = """\
+examples:
+  python -m benchmarks.train_step                              S/2, batch 8, on whatever is here
+  python -m benchmarks.train_step --size digits --batch 128    the default experiment's step
+  python -m benchmarks.train_step --size XL/2 --batch 64 --precision bf16 --device cuda
+  python -m benchmarks.train_step --variants eager eager+layersync --no-memory"""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured, and how often; `steps` are taken in each turn of a variant, None: as many as fill it."""
+
+    size: str
+    batch: int
+    device: str
+    precision: str
+    variants: tuple[str, ...]
+    rounds: int
+    steps: int | None
+    warmup: int
+    memory: bool
+    seed: int
+    threads: int | None
+
+
+class OurStep:
+    """`Trainer.update` on latents in memory; `mark` is called after forward, backward and update.
+
+    A test holds its weights against the trainer's.
+    """
+
+    segments = ("forward", "backward", "update")
+
+    def __init__(self, setting: Setting, device: torch.device, *, compiled: bool, aligned: bool):
+        preset = PRESETS[setting.size]
+        self.setting, self.preset, self.device, self.aligned = setting, preset, device, aligned
+        self.model = build_backbone(preset, setting.seed, device).train()
+        self.batch = build_batch(preset, setting.batch, setting.seed, device)
+        self.alignment = (preset.alignment if aligned else NoAlignmentConfig()).build(self.model)
+        self.loss = TrainingLoss(
+            tokenizer=Pixels(),
+            conditioning=LabelConditioning(LabelConfig(), preset.num_classes),
+            network=torch.compile(self.model) if compiled else self.model,
+            backbone=self.model,
+            objective=FlowMatching(ObjectiveConfig(), self.model.expand),
+            alignment=self.alignment,
+            precision=setting.precision,
+        )
+        self.optimizer = Optimizer(self.model, preset.optimizer)
+        self.ema = EMA(self.model, preset.ema_decay)
+        self.step = 0
+
+    def __call__(self, mark: Callable[[], None]) -> float:
+        """Step once; returns the loss."""
+        random = StepRandom(self.setting.seed, self.step, self.device, global_rows=self.setting.batch)
+        losses = self.loss(self.batch, random, self.step)
+        mark()
+        losses.total.backward()
+        mark()
+        norm = self.optimizer.gradient_norm()
+        value = float(losses.total.detach() + norm)
+        if not math.isfinite(value):
+            raise ArithmeticError(f"step {self.step + 1}: loss or gradient norm is not finite")
+        self.optimizer.step(self.preset.optimizer.lr_at(self.step, ENDLESS))
+        self.ema.update()
+        self.step += 1
+        mark()
+        return value
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """Weak and strong tokens (B, N, D) of one forward pass, as LayerSync gets them."""
+        t = torch.full((self.setting.batch,), 0.5, device=self.device)
+        bf16 = self.setting.precision == "bf16"
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            self.model(self.batch.media, t, self.batch.condition)
+        tokens = self.alignment.hooks.take()
+        weak, strong = self.alignment.pairs[0]
+        return tokens[weak], tokens[strong]
+
+
+class _Emitter(nn.Module):
+    """A model of two blocks that hand out given tokens: LayerSync can be run on it and nothing else runs."""
+
+    def __init__(self, *tokens: Tensor):
+        super().__init__()
+        self.blocks = nn.ModuleList(_Given(each) for each in tokens)
+
+    def forward(self) -> None:
+        for block in self.blocks:
+            block()
+
+
+class _Given(nn.Module):
+    def __init__(self, tokens: Tensor):
+        super().__init__()
+        self.tokens = tokens
+
+    def forward(self) -> Tensor:
+        return self.tokens
+
+
+class AlignmentAlone:
+    """LayerSync's term by itself on real tokens: its forward, its backward, and its gradient's addition to the weak
+    side's. Hooks are installed here, which resets torch.compile: build it before the first compiled step."""
+
+    segments = ("alignment",)
+
+    def __init__(self, config: LayerSyncConfig, weak: Tensor, strong: Tensor):
+        self.weak = weak.detach().requires_grad_()
+        self.weak.grad = torch.zeros_like(self.weak)  # is added to, as the flow loss's gradient is in a step
+        self.t = torch.full((len(weak),), 0.5, device=weak.device)
+        self.model = _Emitter(self.weak, strong.detach()).train()
+        self.alignment = replace(config, pairs=[(1, 2)]).build(self.model)
+
+    def __call__(self, mark: Callable[[], None]) -> None:
+        """Evaluate the term once and go back through it."""
+        self.model()
+        self.alignment.terms(0, self.t).loss.backward()
+        mark()
+
+
+def build_step(setting: Setting, name: str, device: torch.device) -> OurStep | BaselineStep:
+    """The variant of that name, ready to step."""
+    if name != "baseline":
+        compiled, aligned = OURS[name]
+        return OurStep(setting, device, compiled=compiled, aligned=aligned)
+    preset = PRESETS[setting.size]
+    model = build_backbone(preset, setting.seed, device)
+    batch = build_batch(preset, setting.batch, setting.seed, device)
+    return BaselineStep(model, batch, preset, setting.precision)
+
+
+def prepare(setting: Setting) -> torch.device:
+    """Threads, seed and the device; and a compiled model must know its own hooks from those of its class."""
+    if setting.threads is not None:
+        torch.set_num_threads(setting.threads)
+    torch.manual_seed(setting.seed)
+    torch._dynamo.config.skip_nnmodule_hook_guards = False  # else the two compiled variants would share one graph
+    return measure.pick_device(setting.device)
+
+
+def take_turn(step: Callable[[Callable[[], None]], Any], clock: measure.Clock, steps: int) -> dict[str, float]:
+    """Seconds per step of each segment and, where there are several, of the whole, over `steps` steps on end."""
+    clock.start(queue=isinstance(step, AlignmentAlone))
+    for _ in range(steps):
+        step(clock.mark)
+    taken, count = clock.intervals(), len(step.segments)
+    parts = {name: sum(taken[i::count]) / steps for i, name in enumerate(step.segments)}
+    return parts if count == 1 else {"step": sum(taken) / steps, **parts}
+
+
+def peak_memory(setting: Setting, name: str) -> dict[str, float | None]:
+    """Peak memory of one variant in MiB, in a process of its own: side by side they could not be told apart."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_peak_memory, setting, name).result()
+
+
+def _peak_memory(setting: Setting, name: str) -> dict[str, float | None]:
+    device = prepare(setting)
+    measure.reset_peak_memory(device)
+    before = measure.peak_memory_mib(device)
+    step = build_step(setting, name, device)
+    for _ in range(2):
+        step(lambda: None)
+    measure.reset_peak_memory(device)  # compiling is not part of a step
+    step(lambda: None)
+    return {"peak_mib": measure.peak_memory_mib(device), "before_mib": before}
+
+
+def run(setting: Setting, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Measure everything; the `results` of the record."""
+    memory = {}
+    for name in setting.variants if setting.memory else ():
+        say(f"peak memory of {name} ...")
+        memory[name] = peak_memory(setting, name)
+    device = prepare(setting)
+    say("matrix product ...")
+    peak = matmul_peak(device, measure.DTYPES[setting.precision])
+    steps = {name: build_step(setting, name, device) for name in setting.variants}
+    aligned = next((step for step in steps.values() if isinstance(step, OurStep) and step.aligned), None)
+    if aligned is not None:
+        steps["alignment"] = AlignmentAlone(aligned.preset.alignment, *aligned.pair())
+    first = {}
+    for name, step in steps.items():
+        say(f"warming up {name} ...")
+        first[name] = warm_up(step, setting.warmup)
+    say(f"{setting.rounds} rounds of {', '.join(steps)} ...")
+    clock = measure.Clock(device)
+    count = setting.steps or steps_per_turn([steps[name] for name in setting.variants], clock)
+    turns = {name: partial(take_turn, step, clock, count) for name, step in steps.items()}
+    taken = measure.interleave(turns, setting.rounds)
+    model = build_backbone(PRESETS[setting.size], setting.seed, torch.device("cpu"))
+    results = summarise(setting, model, peak, taken, first_seconds=first, memory=memory)
+    return {"steps_per_turn": count, **results}
+
+
+def warm_up(step: Callable[[Callable[[], None]], Any], times: int) -> float:
+    """Seconds of the first step, which compiles where there is something to compile; the others are not timed."""
+    started = time.perf_counter()
+    step(lambda: None)
+    seconds = time.perf_counter() - started
+    for _ in range(times - 1):
+        step(lambda: None)
+    return seconds
+
+
+def steps_per_turn(steps: Sequence[Callable[[Callable[[], None]], Any]], clock: measure.Clock) -> int:
+    """How many steps of the slowest variant fill a turn: a few milliseconds would measure the machine's scheduler."""
+    slowest = max(take_turn(step, clock, 1)["step"] for step in steps)
+    return min(MOST_STEPS, math.ceil(TURN_SECONDS / slowest))
+
+
+# What came out
+
+
+def summarise(
+    setting: Setting,
+    model: SiT,
+    peak: float,
+    taken: Mapping[str, Sequence[Mapping[str, float]]],
+    *,
+    first_seconds: Mapping[str, float],
+    memory: Mapping[str, Mapping[str, float | None]],
+) -> dict[str, Any]:
+    """The `results` of the record from the turns of each variant; `peak` is the matrix product's FLOP/s."""
+    flops = training_flops(model)
+    variants = {}
+    for name in setting.variants:
+        segments = {part: [turn[part] for turn in taken[name]] for part in taken[name][0]}
+        spreads = {part: measure.spread(seconds, 1000) for part, seconds in segments.items()}
+        rate = 1000 * setting.batch / spreads["step"]["median"]
+        variants[name] = {
+            "images_per_second": rate,
+            "ms": spreads,
+            "tflops_per_second": rate * flops / 1e12,
+            "mfu": rate * flops / peak,
+            "first_step_seconds": first_seconds[name],
+            "memory": memory.get(name),
+        }
+    results = {
+        "model": {
+            "parameters": sum(each.numel() for each in model.parameters()),
+            "tokens": model.num_tokens,
+            "gflops_per_image_forward": forward_flops(model) / 1e9,
+            "gflops_per_image_training": flops / 1e9,
+        },
+        "matmul_peak_tflops_per_second": peak / 1e12,
+        "variants": variants,
+        "ratios": {name: measure.spread(values) for name, values in step_ratios(taken).items()},
+        "alignment": alignment_cost(taken),
+    }
+    return {**results, "aims": aims(setting, results)}
+
+
+def step_ratios(taken: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, list[float]]:
+    """Times of a step over each other, turn by turn, as `above / below`, for the variants that ran."""
+    wanted = [("baseline", name) for name in OURS] + [("eager", "compiled")]
+    wanted += [("eager+layersync", "eager"), ("compiled+layersync", "compiled")]
+    seconds = {name: [turn["step"] for turn in turns] for name, turns in taken.items() if name in VARIANTS}
+    present = [(above, below) for above, below in wanted if above in seconds and below in seconds]
+    return {f"{above} / {below}": measure.pair_ratios(seconds[above], seconds[below]) for above, below in present}
+
+
+def alignment_cost(taken: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any] | None:
+    """LayerSync's term by itself: its milliseconds and its share of the steps without it; None if it did not run."""
+    if "alignment" not in taken:
+        return None
+    alone = [turn["alignment"] for turn in taken["alignment"]]
+    steps = {name: [turn["step"] for turn in taken[name]] for name in ("eager", "compiled") if name in taken}
+    share = {name: measure.spread(measure.pair_ratios(alone, seconds)) for name, seconds in steps.items()}
+    return {"ms": measure.spread(alone, 1000), "share_of_step": share}
+
+
+def aims(setting: Setting, results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What we want of the step, what was measured, and whether that is it; only aims that this run can judge."""
+    found = []
+    alignment = results["alignment"]
+    if setting.size in PUBLISHED and alignment is not None:
+        for name, share in alignment["share_of_step"].items():
+            text = f"LayerSync by itself is at most {ALIGNMENT_AIM:.0%} of the {name} step"
+            found.append({"aim": text, "measured": share["median"], "met": share["median"] <= ALIGNMENT_AIM})
+    ratios = {name: results["ratios"].get(f"baseline / {name}") for name in ("eager", "compiled")}
+    ratios = {name: ratio["median"] for name, ratio in ratios.items() if ratio is not None}
+    if ratios and torch.device(setting.device).type == "cpu":
+        best = max(ratios, key=ratios.get)
+        text = f"our faster step ({best}) is at least {SPEED_AIM} times as fast as the baseline on a CPU"
+        found.append({"aim": text, "measured": ratios[best], "met": ratios[best] >= SPEED_AIM})
+    return found
+
+
+def report(measured: Mapping[str, Any]) -> str:
+    """The record as the table that is printed last."""
+    setting, results = measured["settings"], measured["results"]
+    model = results["model"]
+    lines = [
+        measure.headline(measured),
+        f"SiT {setting['size']}, {model['parameters'] / 1e6:.1f} M parameters, batch {setting['batch']}, "
+        f"{setting['precision']}; {model['gflops_per_image_training']:.2f} GFLOP/image, matrix product "
+        f"{results['matmul_peak_tflops_per_second']:.3f} TFLOP/s",
+        "",
+    ]
+    libraries = [each["memory"]["before_mib"] for each in results["variants"].values() if each["memory"]]
+    if libraries and measured["hardware"]["device"] == "cpu":
+        lines[-1:] = [f"peak memory is the resident set, with {libraries[0] or 0:.0f} MiB of Python and libraries", ""]
+    header = ["variant", "images/s", "ms/step (low-high)", "forward", "backward", "update", "MFU", "peak MiB"]
+    lines.append(measure.table(header, [_row(name, each) for name, each in results["variants"].items()]))
+    ratios = [[name, measure.spread_cell(ratio, 3)] for name, ratio in results["ratios"].items()]
+    if ratios:
+        lines += ["", measure.table(["time over time", "median (low-high)"], ratios)]
+    if results["alignment"] is not None:
+        lines += ["", f"LayerSync by itself: {measure.spread_cell(results['alignment']['ms'], 3)} ms"]
+    lines += [
+        f"{'met    ' if each['met'] else 'NOT met'}  {each['aim']}: {each['measured']:.4g}" for each in results["aims"]
+    ]
+    return "\n".join(lines)
+
+
+def _row(name: str, variant: Mapping[str, Any]) -> list[str]:
+    parts = [f"{variant['ms'][part]['median']:.2f}" for part in OurStep.segments]
+    peak = (variant["memory"] or {}).get("peak_mib")
+    step, mfu = measure.spread_cell(variant["ms"]["step"]), f"{variant['mfu']:.1%}"
+    return [name, f"{variant['images_per_second']:.2f}", step, *parts, mfu, "-" if peak is None else f"{peak:.0f}"]
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; --help is written for people."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.train_step",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--size", choices=list(PRESETS), default="S/2", help=f"{SIZES_HELP} (default S/2)")
+    parser.add_argument("--batch", type=measure.positive, default=8, help="images per step (default 8)")
+    parser.add_argument(
+        "--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="what takes turns (default all)"
+    )
+    parser.add_argument("--steps", type=measure.positive, help=f"steps in a turn (default: {TURN_SECONDS} s of them)")
+    parser.add_argument("--warmup", type=measure.positive, default=2, help="steps before the first round (default 2)")
+    parser.add_argument("--no-memory", action="store_true", help="skip peak memory, which starts a process per variant")
+    measure.add_common_options(parser, rounds=7)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure, write the JSON, print the table; returns the record."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    options = parse(argv)
+    device = measure.pick_device(options.device)
+    setting = Setting(
+        size=options.size,
+        batch=options.batch,
+        device=str(device),
+        precision=options.precision,
+        variants=tuple(dict.fromkeys(options.variants)),
+        rounds=options.rounds,
+        steps=options.steps,
+        warmup=options.warmup,
+        memory=not options.no_memory,
+        seed=options.seed,
+        threads=options.threads,
+    )
+    results = run(setting)
+    measured = measure.record("train_step", argv, device, asdict(setting), results)
+    name = f"train_step-{setting.size.replace('/', '')}-b{setting.batch}-{setting.precision}"
+    path = measure.write(measured, name, options.out)
+    print(f"\n{report(measured)}\n\nwritten to {path}")
+    return measured
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Sampling in batches: sample i depends on (seed, i), its condition and the weights, and on nothing else."""
+
+import pytest
+import torch
+from torch import nn
+
+from core.generate import Generator
+from core.interpolant import Interpolant
+from core.sampler import Sampler, SamplerConfig
+
+SHAPE, CLASSES = (3, 4), 5
+
+
+class Network(nn.Module):
+    """A velocity that depends on x, t and the label; it remembers how it was called."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(4, 4)
+        self.labels = nn.Embedding(CLASSES + 1, 4)
+        self.calls = []
+
+    def forward(self, x, t, condition, mask=None):
+        self.calls.append((len(x), self.training, torch.is_grad_enabled()))
+        return self.linear(x) * t[:, None, None] + self.labels(condition)[:, None]
+
+
+class Tokenizer:
+    """Decodes by doubling."""
+
+    def decode(self, latents):
+        return 2 * latents
+
+
+class Conditioning:
+    """The last label is null."""
+
+    def null(self, condition):
+        return torch.full_like(condition, CLASSES)
+
+
+def generator(network=None, **sampler):
+    config = SamplerConfig(**{"num_steps": 3, "solver": "heun", **sampler})
+    return Generator(
+        network=network or Network(),
+        sampler=Sampler(config, Interpolant("linear"), "velocity"),
+        tokenizer=Tokenizer(),
+        conditioning=Conditioning(),
+        latent_shape=SHAPE,
+    )
+
+
+LABELS = torch.arange(7) % CLASSES
+SAMPLERS = [{}, {"solver": "euler_maruyama"}, {"solver": "dopri5"}, {"guidance_scale": 2.0}]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
+def test_the_batch_size_does_not_change_a_sample(sampler, batch_size):
+    make = generator(**sampler)
+    torch.testing.assert_close(make(LABELS, 0, batch_size), make(LABELS, 0, 7), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_number_of_samples_does_not_change_a_sample(sampler):
+    make = generator(**sampler)
+    torch.testing.assert_close(make(LABELS[:2], 0, 4), make(LABELS, 0, 4)[:2], atol=1e-5, rtol=1e-5)
+
+
+def test_samples_differ_by_index_seed_and_label():
+    make = generator()
+    same_label = make(torch.zeros(2, dtype=torch.long), 0, 4)
+    assert (same_label[0] - same_label[1]).abs().max() > 0.1
+    assert (make(LABELS, 0, 4) - make(LABELS, 1, 4)).abs().max() > 0.1
+    assert (make(LABELS, 0, 4) - make((LABELS + 1) % CLASSES, 0, 4)).abs().max() > 0.01
+
+
+def test_guidance_uses_the_null_condition():
+    network = Network()
+    guided = generator(network, guidance_scale=3.0)(LABELS, 0, 7)
+    plain = generator(network)(LABELS, 0, 7)
+    null = generator(network)(torch.full_like(LABELS, CLASSES), 0, 7)
+    assert (guided - plain).abs().max() > 0.01
+    assert (guided - null).abs().max() > 0.01
+
+
+def test_latents_are_decoded():
+    make = generator()
+    latents = Generator(**{**vars(make), "tokenizer": type("Same", (), {"decode": lambda self, z: z})()})
+    assert torch.equal(make(LABELS, 0, 4), 2 * latents(LABELS, 0, 4))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_network_samples_in_evaluation_mode_without_gradients_and_goes_back(training):
+    network = Network().train(training)
+    media = generator(network)(LABELS, 0, 4)
+    assert network.training is training
+    assert {(mode, grad) for _, mode, grad in network.calls} == {(False, False)}
+    assert not media.requires_grad
+
+
+def test_the_mode_comes_back_after_an_error():
+    network = Network().train()
+    network.linear.forward = lambda x: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        generator(network)(LABELS, 0, 4)
+    assert network.training
+
+
+def test_finished_batches_are_told():
+    told = []
+    assert generator()(LABELS, 0, 3, told.append).shape == (7, *SHAPE)
+    assert told == [3, 3, 1]
+
+
+def test_a_batch_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="the sampling batch size is 0"):
+        generator()(LABELS, 0, 0)
