@@ -3,7 +3,8 @@
 It does the arithmetic of ours, over the same parameters, without our devices: each operation of the block on its own
 (no fused multiply-add, time frequencies computed anew), AdamW as PyTorch makes it by default (parameter by parameter on
 a CPU, with foreach on a GPU), an EMA that walks over the named parameters with mul_ and add_, no torch.compile.
-Attention is scaled_dot_product_attention, as in ours. Not in it: LayerSync, and the gradient norm that our step checks.
+Attention is scaled_dot_product_attention, as in ours. Not in it: LayerSync, and, where nothing is clipped, the gradient
+norm that our step takes and checks.
 
 Letters: B batch, C channels, Y X latent rows and columns, P patch, N tokens, D width, H heads, K width of a head.
 """
@@ -19,8 +20,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812, the customary name
 from torch import Tensor, nn
 
-from benchmarks.models import Preset
-from core.contracts import Batch
+from benchmarks.models import Work, build_backbone, build_batch
 from core.layers import AdaLNZeroBlock, Attention
 from image.backbone import SiT
 
@@ -86,16 +86,18 @@ class BaselineStep:
 
     segments = ("forward", "backward", "update")
 
-    def __init__(self, sit: SiT, batch: Batch, preset: Preset, precision: str):
-        self.model = PlainSiT(sit).train()
+    def __init__(self, work: Work, device: torch.device):
+        self.preset, self.precision = work.preset, work.precision
+        self.model = PlainSiT(build_backbone(work.preset, work.seed, device)).train()
         self.average = deepcopy(self.model).requires_grad_(False).eval()
-        self.batch, self.preset, self.precision = batch, preset, precision
-        config = preset.optimizer
+        self.batch = build_batch(work, device)
+        self.running_loss = 0.0
+        config = self.preset.optimizer
         options = {"betas": config.betas, "eps": config.eps, "weight_decay": config.weight_decay}
         self.adamw = torch.optim.AdamW(self.model.parameters(), lr=config.lr, **options)
 
-    def __call__(self, mark: Callable[[], None]) -> float:
-        """Step once; returns the loss, which such a loop sums up for its log."""
+    def __call__(self, mark: Callable[[], None]) -> None:
+        """One step."""
         loss = self.loss()
         mark()
         self.adamw.zero_grad()
@@ -105,9 +107,8 @@ class BaselineStep:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.preset.optimizer.clip_norm)
         self.adamw.step()
         self.update_average()
-        value = loss.item()
+        self.running_loss += loss.item()  # for the log, in every step, as such loops have it
         mark()
-        return value
 
     def loss(self) -> Tensor:
         """Flow matching with a linear path and velocity prediction, labels dropped with probability 0.1."""

@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -122,10 +123,13 @@ def peak_memory_mib(device: torch.device) -> float | None:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that --device names, made the current one."""
+    """The device that --device names, made the current one; ValueError when it is not here."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"--device is {name!r}; allowed: auto, cpu, cuda, cuda:N") from None
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ValueError(f"--device is {name}, but PyTorch sees no CUDA device here")
@@ -175,8 +179,11 @@ def _git(*arguments: str) -> str | None:
 # The record
 
 
-def record(benchmark: str, argv: Sequence[str], device: torch.device, settings: Any, results: Any) -> dict[str, Any]:
-    """Everything that a number needs to be believed: what ran, on what, from which commit, and what came out."""
+def record(benchmark: str, argv: Sequence[str], setting: Any, results: Any) -> dict[str, Any]:
+    """Everything that a number needs to be believed: what ran, on what, from which commit, and what came out.
+
+    setting: a dataclass with at least a `device`.
+    """
     return {
         "benchmark": benchmark,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -184,8 +191,8 @@ def record(benchmark: str, argv: Sequence[str], device: torch.device, settings: 
         "git": revision(),
         "torch": torch.__version__,
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
-        "hardware": hardware(device),
-        "settings": settings,
+        "hardware": hardware(torch.device(setting.device)),
+        "settings": asdict(setting),
         "results": results,
     }
 
@@ -235,20 +242,23 @@ def spread_cell(value: Mapping[str, float], digits: int = 2) -> str:
 # Options that both commands have
 
 
-def add_common_options(parser: argparse.ArgumentParser, *, rounds: int) -> None:
-    """--device, --precision, --rounds, --threads, --seed and --out."""
-    parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N")
-    parser.add_argument(
-        "--precision", choices=list(DTYPES), default="fp32", help="bf16 runs the backbone under autocast (default fp32)"
+def make_parser(benchmark: str, description: str, examples: str, *, rounds: int) -> argparse.ArgumentParser:
+    """A parser with --device, --precision, --rounds, --threads, --seed and --out."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{benchmark}",
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument(
-        "--rounds", type=positive, default=rounds, help=f"times that every variant has its turn (default {rounds})"
-    )
-    parser.add_argument("--threads", type=positive, help="CPU threads (default: PyTorch's own choice)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, latents and noise (default 0)")
-    parser.add_argument(
-        "--out", metavar="FILE", help="the JSON (default benchmarks/results/<date>-<name>-<device>.json)"
-    )
+    add = parser.add_argument
+    add("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N")
+    add("--precision", choices=list(DTYPES), default="fp32", help="bf16 runs the backbone under autocast, default fp32")
+    add("--rounds", type=positive, default=rounds, help=f"times that every variant has its turn (default {rounds})")
+    add("--threads", type=positive, help="CPU threads (default: PyTorch's own choice)")
+    add("--seed", type=int, default=0, help="of weights, latents and noise (default 0)")
+    add("--out", metavar="FILE", help="the JSON, default benchmarks/results/<date>-<name>-<device>.json")
+    return parser
 
 
 def positive(text: str) -> int:

@@ -62,8 +62,23 @@ PRESETS = {
 SIZES_HELP = "S/2, B/2, L/2 and XL/2 on 4x32x32 latents; digits: the default experiment; tiny: to try the command"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A model by the name of its preset, the batch it sees, and the precision it runs in: fp32, or bf16 autocast."""
+
+    size: str
+    batch: int
+    precision: str
+    seed: int
+
+    @property
+    def preset(self) -> Preset:
+        """The preset of that size."""
+        return PRESETS[self.size]
+
+
 def build_backbone(preset: Preset, seed: int, device: torch.device) -> SiT:
-    """The network with weights from `seed`. Those that start at zero are drawn too, as if training had begun: a zero
+    """The network with weights from the seed. Those that start at zero are drawn too, as if training had begun: a zero
     gate would send zeros, and later denormal numbers, through most of the backward pass."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(fold_seed(seed, "weights"))
@@ -74,8 +89,8 @@ def build_backbone(preset: Preset, seed: int, device: torch.device) -> SiT:
     return model.to(device)
 
 
-def build_batch(preset: Preset, batch_size: int, seed: int, device: torch.device) -> Batch:
+def build_batch(work: Work, device: torch.device) -> Batch:
     """Normal latents (B, C, Y, X) and labels (B,) on the device, the same for every step."""
-    latents = StepRandom(seed, 0).normal("latents", (batch_size, *preset.latent_shape))
-    rows = torch.arange(batch_size)
-    return Batch(latents, rows % preset.num_classes, rows).to(device)
+    latents = StepRandom(work.seed, 0).normal("latents", (work.batch, *work.preset.latent_shape))
+    rows = torch.arange(work.batch)
+    return Batch(latents, rows % work.preset.num_classes, rows).to(device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -131,16 +131,6 @@ def sample(setting: Setting, case: Case, batch: int, network: Callable[..., Tens
     return Turn(clock.intervals()[0], counted.evaluations, counted.rows)
 
 
-@torch.no_grad()
-def warm_up(setting: Setting, network: Callable[..., Tensor], batch: int, device: torch.device) -> None:
-    """Run the network on the two batches that guidance makes, B and 2 B, so that nothing is compiled later."""
-    counted = CountedNetwork(network, setting.precision)
-    for rows in (batch, 2 * batch):
-        x = torch.zeros(rows, *PRESETS[setting.size].latent_shape, device=device)
-        for _ in range(2):
-            counted(x, torch.full((rows,), 0.5, device=device), torch.zeros(rows, dtype=torch.long, device=device))
-
-
 def run(setting: Setting, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Measure everything; the `results` of the record."""
     if setting.threads is not None:
@@ -153,10 +143,10 @@ def run(setting: Setting, say: Callable[[str], None] = print) -> dict[str, Any]:
     for batch in setting.batches:
         torch.compiler.reset()  # each batch size is compiled for itself, not as one of many
         networks = {"eager": model, "compiled": torch.compile(model, dynamic=False)}
-        for mode in setting.modes:
-            say(f"batch {batch}: warming up {mode} ...")
-            warm_up(setting, networks[mode], batch, device)
         wanted, clock = cases(setting), measure.Clock(device)
+        say(f"batch {batch}: warming up ...")
+        for case in wanted:  # two steps meet every shape and layout of the inputs, so that nothing is compiled later
+            sample(replace(setting, steps=2), case, batch, networks[case.mode], clock)
         say(f"batch {batch}: {setting.rounds} rounds of {len(wanted)} cases ...")
         turns = {each: partial(sample, setting, each, batch, networks[each.mode], clock) for each in wanted}
         batches[batch] = measure.interleave(turns, setting.rounds)
@@ -248,15 +238,9 @@ def _row(case: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     """The command line; --help is written for people."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.sampling",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = measure.make_parser("sampling", DESCRIPTION, EXAMPLES, rounds=3)
     add = parser.add_argument
     add("--size", choices=list(PRESETS), default="digits", help=f"{SIZES_HELP} (default digits)")
     add("--batch", nargs="+", type=measure.positive, default=[1, 16, 64], help="batch sizes (default 1 16 64)")
@@ -265,15 +249,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--steps", type=measure.positive, default=50, help="steps of the fixed-step solvers (default 50)")
     add("--guidance", type=float, default=1.5, help="scale of classifier-free guidance (default 1.5)")
     add("--interval", nargs=2, type=float, default=[0.3, 0.8], metavar=("LOW", "HIGH"), help="default 0.3 0.8")
-    measure.add_common_options(parser, rounds=3)
-    return parser.parse_args(argv)
+    return parser
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure, write the JSON, print the table; returns the record."""
-    argv = sys.argv[1:] if argv is None else list(argv)
-    options = parse(argv)
-    device = measure.pick_device(options.device)
+def make_setting(options: argparse.Namespace) -> Setting:
+    """The options as a setting, with the device that is meant; ValueError for what cannot be run."""
     setting = Setting(
         size=options.size,
         batches=tuple(dict.fromkeys(options.batch)),
@@ -282,14 +262,27 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         steps=options.steps,
         guidance=options.guidance,
         interval=tuple(options.interval),
-        device=str(device),
+        device=str(measure.pick_device(options.device)),
         precision=options.precision,
         rounds=options.rounds,
         seed=options.seed,
         threads=options.threads,
     )
-    results = run(setting)
-    measured = measure.record("sampling", argv, device, asdict(setting), results)
+    for case in cases(setting):
+        case.config(setting)
+    return setting
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure, write the JSON, print the table; returns the record."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    try:
+        setting = make_setting(options)
+    except ValueError as error:
+        parser.error(str(error))
+    measured = measure.record("sampling", argv, setting, run(setting))
     path = measure.write(measured, f"sampling-{setting.size.replace('/', '')}-{setting.precision}", options.out)
     print(f"\n{report(measured)}\n\nwritten to {path}")
     return measured

@@ -1,7 +1,4 @@
-"""`python -m benchmarks.train_step`: what one training step of SiT costs, with and without LayerSync.
-
-Letters: B batch, N tokens, D width.
-"""
+"""`python -m benchmarks.train_step`: what one training step of SiT costs, with and without LayerSync."""
 
 from __future__ import annotations
 
@@ -11,40 +8,23 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from benchmarks import measure
-from benchmarks.baseline import BaselineStep
 from benchmarks.flops import forward_flops, matmul_peak, training_flops
-from benchmarks.models import PRESETS, SIZES_HELP, build_backbone, build_batch
-from core.alignment import LayerSyncConfig, NoAlignmentConfig
-from core.draws import StepRandom
-from core.ema import EMA
-from core.objective import FlowMatching, ObjectiveConfig
-from core.optimizer import Optimizer
-from core.step import TrainingLoss
+from benchmarks.models import PRESETS, SIZES_HELP, Work, build_backbone
+from benchmarks.steps import OURS, VARIANTS, AlignmentAlone, OurStep, Step, build_step
 from image.backbone import SIZES, SiT
-from image.conditioning import LabelConditioning, LabelConfig
-from image.tokenizer import Pixels
 
-OURS = {  # name: (compiled, aligned)
-    "eager": (False, False),
-    "eager+layersync": (False, True),
-    "compiled": (True, False),
-    "compiled+layersync": (True, True),
-}
-VARIANTS = (*OURS, "baseline")
 PUBLISHED = [f"{size}/2" for size in SIZES]
 ALIGNMENT_AIM = 0.01  # of a step, at S/2 and larger
 SPEED_AIM = 1.2  # baseline over ours, on a CPU
 TURN_SECONDS, MOST_STEPS = 0.3, 50
-ENDLESS = 10**9  # steps of the run that these steps belong to, for the learning rate's schedule
 
 DESCRIPTION = """\
 Measure one training step of SiT: images/s, milliseconds of forward, backward and update (gradient norm, AdamW, EMA),
@@ -62,128 +42,17 @@ examples:
   python -m benchmarks.train_step --variants eager eager+layersync --no-memory"""
 
 
-@dataclass(frozen=True)
-class Setting:
+@dataclass(frozen=True, kw_only=True)
+class Setting(Work):
     """What is measured, and how often; `steps` are taken in each turn of a variant, None: as many as fill it."""
 
-    size: str
-    batch: int
     device: str
-    precision: str
     variants: tuple[str, ...]
     rounds: int
     steps: int | None
     warmup: int
     memory: bool
-    seed: int
     threads: int | None
-
-
-class OurStep:
-    """`Trainer.update` on latents in memory; `mark` is called after forward, backward and update.
-
-    A test holds its weights against the trainer's.
-    """
-
-    segments = ("forward", "backward", "update")
-
-    def __init__(self, setting: Setting, device: torch.device, *, compiled: bool, aligned: bool):
-        preset = PRESETS[setting.size]
-        self.setting, self.preset, self.device, self.aligned = setting, preset, device, aligned
-        self.model = build_backbone(preset, setting.seed, device).train()
-        self.batch = build_batch(preset, setting.batch, setting.seed, device)
-        self.alignment = (preset.alignment if aligned else NoAlignmentConfig()).build(self.model)
-        self.loss = TrainingLoss(
-            tokenizer=Pixels(),
-            conditioning=LabelConditioning(LabelConfig(), preset.num_classes),
-            network=torch.compile(self.model) if compiled else self.model,
-            backbone=self.model,
-            objective=FlowMatching(ObjectiveConfig(), self.model.expand),
-            alignment=self.alignment,
-            precision=setting.precision,
-        )
-        self.optimizer = Optimizer(self.model, preset.optimizer)
-        self.ema = EMA(self.model, preset.ema_decay)
-        self.step = 0
-
-    def __call__(self, mark: Callable[[], None]) -> float:
-        """Step once; returns the loss."""
-        random = StepRandom(self.setting.seed, self.step, self.device, global_rows=self.setting.batch)
-        losses = self.loss(self.batch, random, self.step)
-        mark()
-        losses.total.backward()
-        mark()
-        norm = self.optimizer.gradient_norm()
-        value = float(losses.total.detach() + norm)
-        if not math.isfinite(value):
-            raise ArithmeticError(f"step {self.step + 1}: loss or gradient norm is not finite")
-        self.optimizer.step(self.preset.optimizer.lr_at(self.step, ENDLESS))
-        self.ema.update()
-        self.step += 1
-        mark()
-        return value
-
-    def pair(self) -> tuple[Tensor, Tensor]:
-        """Weak and strong tokens (B, N, D) of one forward pass, as LayerSync gets them."""
-        t = torch.full((self.setting.batch,), 0.5, device=self.device)
-        bf16 = self.setting.precision == "bf16"
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            self.model(self.batch.media, t, self.batch.condition)
-        tokens = self.alignment.hooks.take()
-        weak, strong = self.alignment.pairs[0]
-        return tokens[weak], tokens[strong]
-
-
-class _Emitter(nn.Module):
-    """A model of two blocks that hand out given tokens: LayerSync can be run on it and nothing else runs."""
-
-    def __init__(self, *tokens: Tensor):
-        super().__init__()
-        self.blocks = nn.ModuleList(_Given(each) for each in tokens)
-
-    def forward(self) -> None:
-        for block in self.blocks:
-            block()
-
-
-class _Given(nn.Module):
-    def __init__(self, tokens: Tensor):
-        super().__init__()
-        self.tokens = tokens
-
-    def forward(self) -> Tensor:
-        return self.tokens
-
-
-class AlignmentAlone:
-    """LayerSync's term by itself on real tokens: its forward, its backward, and its gradient's addition to the weak
-    side's. Hooks are installed here, which resets torch.compile: build it before the first compiled step."""
-
-    segments = ("alignment",)
-
-    def __init__(self, config: LayerSyncConfig, weak: Tensor, strong: Tensor):
-        self.weak = weak.detach().requires_grad_()
-        self.weak.grad = torch.zeros_like(self.weak)  # is added to, as the flow loss's gradient is in a step
-        self.t = torch.full((len(weak),), 0.5, device=weak.device)
-        self.model = _Emitter(self.weak, strong.detach()).train()
-        self.alignment = replace(config, pairs=[(1, 2)]).build(self.model)
-
-    def __call__(self, mark: Callable[[], None]) -> None:
-        """Evaluate the term once and go back through it."""
-        self.model()
-        self.alignment.terms(0, self.t).loss.backward()
-        mark()
-
-
-def build_step(setting: Setting, name: str, device: torch.device) -> OurStep | BaselineStep:
-    """The variant of that name, ready to step."""
-    if name != "baseline":
-        compiled, aligned = OURS[name]
-        return OurStep(setting, device, compiled=compiled, aligned=aligned)
-    preset = PRESETS[setting.size]
-    model = build_backbone(preset, setting.seed, device)
-    batch = build_batch(preset, setting.batch, setting.seed, device)
-    return BaselineStep(model, batch, preset, setting.precision)
 
 
 def prepare(setting: Setting) -> torch.device:
@@ -195,7 +64,7 @@ def prepare(setting: Setting) -> torch.device:
     return measure.pick_device(setting.device)
 
 
-def take_turn(step: Callable[[Callable[[], None]], Any], clock: measure.Clock, steps: int) -> dict[str, float]:
+def take_turn(step: Step, clock: measure.Clock, steps: int) -> dict[str, float]:
     """Seconds per step of each segment and, where there are several, of the whole, over `steps` steps on end."""
     clock.start(queue=isinstance(step, AlignmentAlone))
     for _ in range(steps):
@@ -245,12 +114,12 @@ def run(setting: Setting, say: Callable[[str], None] = print) -> dict[str, Any]:
     count = setting.steps or steps_per_turn([steps[name] for name in setting.variants], clock)
     turns = {name: partial(take_turn, step, clock, count) for name, step in steps.items()}
     taken = measure.interleave(turns, setting.rounds)
-    model = build_backbone(PRESETS[setting.size], setting.seed, torch.device("cpu"))
+    model = build_backbone(setting.preset, setting.seed, torch.device("cpu"))
     results = summarise(setting, model, peak, taken, first_seconds=first, memory=memory)
     return {"steps_per_turn": count, **results}
 
 
-def warm_up(step: Callable[[Callable[[], None]], Any], times: int) -> float:
+def warm_up(step: Step, times: int) -> float:
     """Seconds of the first step, which compiles where there is something to compile; the others are not timed."""
     started = time.perf_counter()
     step(lambda: None)
@@ -260,7 +129,7 @@ def warm_up(step: Callable[[Callable[[], None]], Any], times: int) -> float:
     return seconds
 
 
-def steps_per_turn(steps: Sequence[Callable[[Callable[[], None]], Any]], clock: measure.Clock) -> int:
+def steps_per_turn(steps: Sequence[Step], clock: measure.Clock) -> int:
     """How many steps of the slowest variant fill a turn: a few milliseconds would measure the machine's scheduler."""
     slowest = max(take_turn(step, clock, 1)["step"] for step in steps)
     return min(MOST_STEPS, math.ceil(TURN_SECONDS / slowest))
@@ -329,6 +198,8 @@ def alignment_cost(taken: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[s
 
 def aims(setting: Setting, results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What we want of the step, what was measured, and whether that is it; only aims that this run can judge."""
+    if setting.size == "tiny":
+        return []
     found = []
     alignment = results["alignment"]
     if setting.size in PUBLISHED and alignment is not None:
@@ -378,36 +249,25 @@ def _row(name: str, variant: Mapping[str, Any]) -> list[str]:
     return [name, f"{variant['images_per_second']:.2f}", step, *parts, mfu, "-" if peak is None else f"{peak:.0f}"]
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     """The command line; --help is written for people."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.train_step",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--size", choices=list(PRESETS), default="S/2", help=f"{SIZES_HELP} (default S/2)")
-    parser.add_argument("--batch", type=measure.positive, default=8, help="images per step (default 8)")
-    parser.add_argument(
-        "--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="what takes turns (default all)"
-    )
-    parser.add_argument("--steps", type=measure.positive, help=f"steps in a turn (default: {TURN_SECONDS} s of them)")
-    parser.add_argument("--warmup", type=measure.positive, default=2, help="steps before the first round (default 2)")
-    parser.add_argument("--no-memory", action="store_true", help="skip peak memory, which starts a process per variant")
-    measure.add_common_options(parser, rounds=7)
-    return parser.parse_args(argv)
+    parser = measure.make_parser("train_step", DESCRIPTION, EXAMPLES, rounds=7)
+    add = parser.add_argument
+    add("--size", choices=list(PRESETS), default="S/2", help=f"{SIZES_HELP} (default S/2)")
+    add("--batch", type=measure.positive, default=8, help="images per step (default 8)")
+    add("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="what takes turns (default all)")
+    add("--steps", type=measure.positive, help=f"steps in a turn (default: {TURN_SECONDS} s of them)")
+    add("--warmup", type=measure.positive, default=2, help="steps before the first round (default 2)")
+    add("--no-memory", action="store_true", help="skip peak memory, which starts a process per variant")
+    return parser
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure, write the JSON, print the table; returns the record."""
-    argv = sys.argv[1:] if argv is None else list(argv)
-    options = parse(argv)
-    device = measure.pick_device(options.device)
-    setting = Setting(
+def make_setting(options: argparse.Namespace) -> Setting:
+    """The options as a setting, with the device that is meant; ValueError for one that is not here."""
+    return Setting(
         size=options.size,
         batch=options.batch,
-        device=str(device),
+        device=str(measure.pick_device(options.device)),
         precision=options.precision,
         variants=tuple(dict.fromkeys(options.variants)),
         rounds=options.rounds,
@@ -417,8 +277,18 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         seed=options.seed,
         threads=options.threads,
     )
-    results = run(setting)
-    measured = measure.record("train_step", argv, device, asdict(setting), results)
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure, write the JSON, print the table; returns the record."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    try:
+        setting = make_setting(options)
+    except ValueError as error:
+        parser.error(str(error))
+    measured = measure.record("train_step", argv, setting, run(setting))
     name = f"train_step-{setting.size.replace('/', '')}-b{setting.batch}-{setting.precision}"
     path = measure.write(measured, name, options.out)
     print(f"\n{report(measured)}\n\nwritten to {path}")

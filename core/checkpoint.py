@@ -120,22 +120,33 @@ class CheckpointStore:
         return paths[-1] if paths else None
 
     def save(self, step: int, groups: Mapping[str, State], notes: Mapping[str, Any]) -> Path:
-        """Write the checkpoint of `step`; the one before it stays until this one is complete."""
+        """Write the checkpoint of `step`; the one before it stays until this one is complete.
+
+        Raises OSError when it cannot be written: no space, no permission.
+        """
         path = self.root / f"step_{step:08d}"
-        with atomic_dir(path) as temporary:
-            files = {}
-            for name, state in groups.items():
-                file = temporary / f"{name}.safetensors"
-                copies = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in state.items()}
-                save_file(copies, file)  # copies, since it refuses tied weights
-                file.chmod(temporary.stat().st_mode & 0o666)  # safetensors lets only the owner read
-                files[file.name] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
-            manifest = {"schema_version": SCHEMA_VERSION, "step": step, "files": files, "notes": dict(notes)}
-            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        try:
+            with atomic_dir(path) as temporary:
+                files = {f"{name}.safetensors": _write_group(temporary, name, state) for name, state in groups.items()}
+                manifest = {"schema_version": SCHEMA_VERSION, "step": step, "files": files, "notes": dict(notes)}
+                (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        except (OSError, SafetensorError) as error:
+            latest = self.latest()
+            kept = f"{latest} is intact" if latest is not None else "there is none before it"
+            raise OSError(f"the checkpoint {path} could not be written ({error}); {kept}") from error
         for old in self.paths()[: -self.keep]:
             if old != path:  # an earlier step than those that stand there, after a resume from an older one
                 shutil.rmtree(old)
         return path
+
+
+def _write_group(folder: Path, name: str, state: State) -> dict[str, Any]:
+    """Write one group of tensors; its size and SHA-256 for the manifest."""
+    file = folder / f"{name}.safetensors"
+    copies = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in state.items()}
+    save_file(copies, file)  # copies, since it refuses tied weights
+    file.chmod(folder.stat().st_mode & 0o666)  # safetensors lets only the owner read
+    return {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
 
 
 def read_checkpoint(path: Path | str, only: tuple[str, ...] | None = None) -> Checkpoint:

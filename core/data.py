@@ -7,6 +7,7 @@ nothing.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -81,6 +82,11 @@ def collate(items: list[dict[str, Any]]) -> Batch:
     )
 
 
+def _leave_ctrl_c_to_the_loop(worker: int) -> None:
+    """A terminal sends Ctrl-C to workers too; they must live until the loop has finished its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def step_loader(dataset: Dataset, seed: int, positions: StepPositions, num_workers: int, pin: bool) -> DataLoader:
     """Batches of the steps in `positions`, in order."""
     return DataLoader(
@@ -91,4 +97,5 @@ def step_loader(dataset: Dataset, seed: int, positions: StepPositions, num_worke
         pin_memory=pin,
         persistent_workers=False,
         prefetch_factor=4 if num_workers else None,
+        worker_init_fn=_leave_ctrl_c_to_the_loop if num_workers else None,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -32,14 +32,19 @@ class Generator:
         on_batch: Callable[[int], None] = lambda count: None,
     ) -> Tensor:
         """Media (n, *media) on the CPU for conditions (n, ...); `on_batch(count)` is told of every finished batch."""
+        parts = []
+        for media in self.batches(condition, seed, batch_size):
+            parts.append(media)
+            on_batch(len(media))
+        return torch.cat(parts)
+
+    def batches(self, condition: Tensor, seed: int, batch_size: int) -> Iterator[Tensor]:
+        """The same media, a batch at a time, for more samples than memory holds."""
         if batch_size < 1:
             raise ValueError(f"the sampling batch size is {batch_size}; it must be at least 1")
-        media = []
         for start in range(0, len(condition), batch_size):
             rows = condition[start : start + batch_size].to(self.device)
-            media.append(self._batch(rows, SampleRandom(seed, range(start, start + len(rows)), self.device)).cpu())
-            on_batch(len(rows))
-        return torch.cat(media)
+            yield self._batch(rows, SampleRandom(seed, range(start, start + len(rows)), self.device)).cpu()
 
     @torch.no_grad()
     def _batch(self, condition: Tensor, random: SampleRandom) -> Tensor:

@@ -173,7 +173,7 @@ class Trainer:
         if not math.isfinite(float(losses.total.detach() + norm)):
             self.optimizer.zero_grad()
             raise NonFiniteError(
-                f"step {self.step + 1}: loss {float(losses.total):g}, gradient norm {float(norm):g}. Nothing was "
+                f"step {self.step + 1}: loss {float(losses.total.detach()):g}, gradient norm {float(norm):g}. Nothing was "
                 f"updated. Rows of the data set in this batch: {batch.index.tolist()[:16]}"
             )
         self.optimizer.step(config.optimizer.lr_at(self.step, config.trainer.steps))
@@ -227,6 +227,12 @@ class Trainer:
         if latest is None:
             return
         saved: Checkpoint = read_checkpoint(latest)
+        if saved.step > self.config.trainer.steps:
+            raise ValueError(f"trainer.steps is {self.config.trainer.steps}, but {latest} is further already")
+        if saved.step > self.config.trainer.steps:
+            raise ValueError(
+                f"trainer.steps is {self.config.trainer.steps}, but {latest} has made {saved.step} already"
+            )
         constants = self.domain.tokenizer.constants()
         if saved.notes["tokenizer"] != json.loads(json.dumps(constants)):
             raise ValueError(f"{latest} was made with another tokenizer: {saved.notes['tokenizer']}, now {constants}")

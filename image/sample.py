@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import io
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 import yaml
+from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
@@ -22,6 +24,8 @@ from core.schema import plain, strict
 from core.trainer import make_generator, pick_device
 from image.preview import ImagePreview, to_images
 from image.train import ImageConfig, build_domain
+
+MAX_SHOWN = 100  # samples in the grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,20 +90,34 @@ def requested_labels(config: SampleConfig, domain: Domain) -> Tensor:
     return domain.conditioning.chosen(config.labels, config.num)
 
 
-def write_samples(media: Tensor, labels: Tensor, folder: Path) -> None:
-    """Write grid.png, png/000000.png ... and an ADM-style samples.npz (`arr_0` uint8 NHWC, `arr_1` labels).
+def write_samples(batches: Iterable[Tensor], labels: Tensor, folder: Path) -> None:
+    """Write grid.png of the first samples, png/000000.png ..., and samples.npz, holding one batch in memory.
 
-    A grey image is repeated over three channels in the .npz, as the evaluator expects.
+    The .npz is ADM's: `arr_0` uint8 (num, Y, X, 3), a grey image three times over as its evaluator expects, and labels
+    in `arr_1`.
     """
-    ImagePreview().save(media, labels, folder / "grid")
     (folder / "png").mkdir()
-    for i, picture in enumerate(to_images(media)):
-        picture.save(folder / "png" / f"{i:06d}.png")
-    pixels = to_uint8(media).permute(0, 2, 3, 1).numpy()
-    pixels = np.repeat(pixels, 3, axis=3) if pixels.shape[3] == 1 else pixels
-    content = io.BytesIO()
-    np.savez(content, arr_0=pixels, arr_1=labels.numpy())
-    (folder / "samples.npz").write_bytes(content.getvalue())
+    pixels, shown, done = None, [], 0
+    for media in batches:
+        rows = rearrange(to_uint8(media), "b c y x -> b y x c").numpy()
+        if pixels is None:
+            shape = (len(labels), *rows.shape[1:3], 3)
+            pixels = np.lib.format.open_memmap(folder / "pixels.npy", "w+", dtype=np.uint8, shape=shape)
+        pixels[done : done + len(rows)] = rows
+        for i, picture in enumerate(to_images(media)):
+            picture.save(folder / "png" / f"{done + i:06d}.png")
+        shown += list(media[: MAX_SHOWN - done]) if done < MAX_SHOWN else []
+        done += len(rows)
+    ImagePreview().save(torch.stack(shown), labels[: len(shown)], folder / "grid")
+    np.savez(folder / "samples.npz", arr_0=pixels, arr_1=labels.numpy())
+    (folder / "pixels.npy").unlink()
+
+
+def told(batches: Iterable[Tensor], bar: tqdm) -> Iterator[Tensor]:
+    """The batches, each counted on the bar."""
+    for media in batches:
+        yield media
+        bar.update(len(media))
 
 
 def main(config: SampleConfig) -> None:
@@ -115,10 +133,9 @@ def main(config: SampleConfig) -> None:
     labels = requested_labels(config, domain)
     load_into(domain.backbone, load_weights(source, prefer=config.weights), str(source))
     domain = dataclasses.replace(domain, backbone=domain.backbone.to(device))
-    with tqdm(total=config.num, desc="sampling", unit="image") as bar:
-        media = make_generator(trained, domain, device)(labels, config.seed, config.batch_size, bar.update)
-    with atomic_dir(out) as folder:
-        write_samples(media, labels, folder)
+    generator = make_generator(trained, domain, device)
+    with atomic_dir(out) as folder, tqdm(total=config.num, desc="sampling", unit="image") as bar:
+        write_samples(told(generator.batches(labels, config.seed, config.batch_size), bar), labels, folder)
         protocol = {**plain(config), "checkpoint": str(source), "sampler": plain(trained.sampler)}
         (folder / "protocol.yaml").write_text(yaml.safe_dump(protocol, sort_keys=False))
     print(f"{config.num} images: {RunDirectory(out).shown()} (grid.png, png/, samples.npz, protocol.yaml)")

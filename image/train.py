@@ -61,7 +61,7 @@ def build_domain(config: ImageConfig, device: torch.device, *, evaluate: bool) -
 def main(config: ImageConfig) -> None:
     """Train a SiT with LayerSync on images, then sample and measure it.
 
-    Without arguments: handwritten digits, about two minutes on two CPU cores. The same command again continues a
+    Without arguments: handwritten digits, a few minutes on two CPU cores. The same command again continues a
     run that was interrupted, or says that it is complete. experiment=NAME selects a row of the paper.
     """
     device = pick_device(config.device)

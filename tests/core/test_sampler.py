@@ -148,6 +148,21 @@ def test_num_steps_counts_the_last_step(settings, evaluations):
     assert network.rows == [2] * evaluations and end.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    ("guidance", "rows"),
+    [
+        ({"guidance_scale": 1.0}, [2, 2, 2, 2]),
+        ({"guidance_scale": 3.0}, [4, 4, 4, 4]),
+        ({"guidance_scale": 3.0, "guidance_interval": (0.2, 0.5)}, [2, 4, 4, 2]),
+    ],
+)
+def test_guidance_is_paid_for_only_where_it_is_asked_for(guidance, rows):
+    network, labels = Counted(labelled), torch.zeros(2)
+    sampler = Sampler(SamplerConfig("euler", 4, **guidance), Interpolant("linear"), "velocity")  # t = 0, 1/4, 1/2, 3/4
+    sampler(network, (2, *SHAPE), labels, labels, SampleRandom(0, [0, 1]))
+    assert network.rows == rows
+
+
 @pytest.mark.parametrize("solver", ["heun", "dopri5", "euler_maruyama"])
 def test_sampling_makes_no_graph_and_keeps_the_precision(solver):
     weight = torch.ones((), requires_grad=True, dtype=torch.float64)

@@ -1,0 +1,145 @@
+"""The steps that are measured: ours with and without LayerSync, the plain loop, and LayerSync's term by itself.
+
+Each is a callable that takes `mark`, calls it at the end of each of its `segments`, and returns nothing.
+Letters: B batch, N tokens, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.baseline import BaselineStep
+from benchmarks.models import Work, build_backbone, build_batch
+from core.alignment import LayerSyncConfig, NoAlignmentConfig
+from core.draws import StepRandom
+from core.ema import EMA
+from core.objective import FlowMatching, ObjectiveConfig
+from core.optimizer import Optimizer
+from core.step import TrainingLoss
+from image.conditioning import LabelConditioning, LabelConfig
+from image.tokenizer import Pixels
+
+OURS = {  # name: (compiled, aligned)
+    "eager": (False, False),
+    "eager+layersync": (False, True),
+    "compiled": (True, False),
+    "compiled+layersync": (True, True),
+}
+VARIANTS = (*OURS, "baseline")
+ENDLESS = 10**9  # steps of the run that these steps belong to, for the learning rate's schedule
+
+
+class Step(Protocol):
+    """What can be given turns."""
+
+    segments: tuple[str, ...]
+
+    def __call__(self, mark: Callable[[], None]) -> None: ...
+
+
+class OurStep:
+    """`Trainer.update` on latents in memory; `mark` is called after forward, backward and update.
+
+    A test holds its weights against the trainer's.
+    """
+
+    segments = ("forward", "backward", "update")
+
+    def __init__(self, work: Work, device: torch.device, *, compiled: bool, aligned: bool):
+        preset = work.preset
+        self.work, self.preset, self.device, self.aligned = work, preset, device, aligned
+        self.model = build_backbone(work.preset, work.seed, device).train()
+        self.batch = build_batch(work, device)
+        self.alignment = (preset.alignment if aligned else NoAlignmentConfig()).build(self.model)
+        self.loss = TrainingLoss(
+            tokenizer=Pixels(),
+            conditioning=LabelConditioning(LabelConfig(), preset.num_classes),
+            network=torch.compile(self.model) if compiled else self.model,
+            backbone=self.model,
+            objective=FlowMatching(ObjectiveConfig(), self.model.expand),
+            alignment=self.alignment,
+            precision=work.precision,
+        )
+        self.optimizer = Optimizer(self.model, preset.optimizer)
+        self.ema = EMA(self.model, preset.ema_decay)
+        self.step = 0
+
+    def __call__(self, mark: Callable[[], None]) -> None:
+        """One step; ArithmeticError when it was not finite."""
+        random = StepRandom(self.work.seed, self.step, self.device, global_rows=self.work.batch)
+        losses = self.loss(self.batch, random, self.step)
+        mark()
+        losses.total.backward()
+        mark()
+        norm = self.optimizer.gradient_norm()
+        if not math.isfinite(float(losses.total.detach() + norm)):
+            raise ArithmeticError(f"step {self.step + 1}: loss or gradient norm is not finite")
+        self.optimizer.step(self.preset.optimizer.lr_at(self.step, ENDLESS))
+        self.ema.update()
+        self.step += 1
+        mark()
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """Weak and strong tokens (B, N, D) of one forward pass, as LayerSync gets them."""
+        t = torch.full((self.work.batch,), 0.5, device=self.device)
+        bf16 = self.work.precision == "bf16"
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            self.model(self.batch.media, t, self.batch.condition)
+        tokens = self.alignment.hooks.take()
+        weak, strong = self.alignment.pairs[0]
+        return tokens[weak], tokens[strong]
+
+
+class _Emitter(nn.Module):
+    """A model of two blocks that hand out given tokens: LayerSync can be run on it and nothing else runs."""
+
+    def __init__(self, *tokens: Tensor):
+        super().__init__()
+        self.blocks = nn.ModuleList(_Given(each) for each in tokens)
+
+    def forward(self) -> None:
+        for block in self.blocks:
+            block()
+
+
+class _Given(nn.Module):
+    def __init__(self, tokens: Tensor):
+        super().__init__()
+        self.tokens = tokens
+
+    def forward(self) -> Tensor:
+        return self.tokens
+
+
+class AlignmentAlone:
+    """LayerSync's term by itself on real tokens: its forward, its backward, and its gradient's addition to the weak
+    side's. Hooks are installed here, which resets torch.compile: build it before the first compiled step."""
+
+    segments = ("alignment",)
+
+    def __init__(self, config: LayerSyncConfig, weak: Tensor, strong: Tensor):
+        self.weak = weak.detach().requires_grad_()
+        self.weak.grad = torch.zeros_like(self.weak)  # is added to, as the flow loss's gradient is in a step
+        self.t = torch.full((len(weak),), 0.5, device=weak.device)
+        self.model = _Emitter(self.weak, strong.detach()).train()
+        self.alignment = replace(config, pairs=[(1, 2)]).build(self.model)
+
+    def __call__(self, mark: Callable[[], None]) -> None:
+        """Evaluate the term once and go back through it."""
+        self.model()
+        self.alignment.terms(0, self.t).loss.backward()
+        mark()
+
+
+def build_step(work: Work, name: str, device: torch.device) -> OurStep | BaselineStep:
+    """The variant of that name, ready to step."""
+    if name != "baseline":
+        compiled, aligned = OURS[name]
+        return OurStep(work, device, compiled=compiled, aligned=aligned)
+    return BaselineStep(work, device)
