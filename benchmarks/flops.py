@@ -15,7 +15,7 @@ from image.backbone import SiT
 
 PER_SAMPLE = ("t_embedder", "adaLN_modulation")  # linear maps that see one vector of a sample, not its tokens
 TRAINING_FACTOR = 3  # the backward pass multiplies twice for each multiplication of the forward pass
-LONG_ENOUGH = 0.05  # seconds that one matrix product should take
+LONG_ENOUGH = 0.02  # seconds that one matrix product should take
 LARGEST_SIDE = {"cpu": 4096, "cuda": 16384}
 
 
@@ -39,7 +39,7 @@ def training_flops(model: SiT) -> int:
 
 @torch.no_grad()
 def matmul_peak(device: torch.device, dtype: torch.dtype, repeats: int = 10) -> float:
-    """The best FLOP/s of a square matrix product, its side doubled until a product takes 50 ms or memory is a concern.
+    """The best FLOP/s of a square matrix product, its side doubled until a product takes 20 ms or memory is a concern.
 
     The yardstick of MFU: measured on the same device in the same precision as what is judged by it.
     """

@@ -176,7 +176,10 @@ class LayerSync:
         self.model, self.weight, self.stop_gradient = model, weight, stop_gradient
         self.schedule = schedule if schedule is not None else WeightSchedule()
         self.time_weight = time_weight
-        self.hooks = LayerHooks(model, [layer for pair in pairs for layer in pair], blocks)
+        try:
+            self.hooks = LayerHooks(model, [layer for pair in pairs for layer in pair], blocks)
+        except ValueError as error:
+            raise ValueError(f"alignment.pairs is {[tuple(pair) for pair in pairs]}: {error}") from error
         names = self.hooks.names
         self.pairs = list(zip(names[::2], names[1::2], strict=True))
         self._check_order(pairs)

@@ -173,8 +173,8 @@ class Trainer:
         if not math.isfinite(float(losses.total.detach() + norm)):
             self.optimizer.zero_grad()
             raise NonFiniteError(
-                f"step {self.step + 1}: loss {float(losses.total.detach()):g}, gradient norm {float(norm):g}. Nothing was "
-                f"updated. Rows of the data set in this batch: {batch.index.tolist()[:16]}"
+                f"step {self.step + 1}: loss {float(losses.total.detach()):g}, gradient norm {float(norm):g}. Nothing "
+                f"was updated. Rows of the data set in this batch: {batch.index.tolist()[:16]}"
             )
         self.optimizer.step(config.optimizer.lr_at(self.step, config.trainer.steps))
         self.ema.update()

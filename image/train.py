@@ -15,7 +15,7 @@ from core.schema import choice, plain
 from core.trainer import RunConfig, Trainer, pick_device
 from image.backbone import BACKBONES, SiTConfig
 from image.conditioning import LabelConditioning, LabelConfig
-from image.data import DATASETS, build_dataset
+from image.data import DATASETS, DigitsConfig, build_dataset
 from image.metrics import EVALUATIONS, DigitsEvaluationConfig, NoEvaluationConfig
 from image.preview import ImagePreview
 from image.tokenizer import TOKENIZERS, build_tokenizer
@@ -36,6 +36,9 @@ class ImageConfig(RunConfig):
             raise ValueError("conditioning.drop is above 0 but backbone.null_label is false: there is no null label")
         if self.sampler.guidance_scale != 1 and self.conditioning.drop == 0:
             raise ValueError("sampler.guidance_scale is not 1 but conditioning.drop is 0: no unconditional model")
+        if isinstance(self.evaluation, DigitsEvaluationConfig) and not isinstance(self.data, DigitsConfig):
+            data = next(name for name, schema in DATASETS.items() if type(self.data) is schema)
+            raise ValueError(f"evaluation is 'digits' but data is {data!r}; allowed there: none")
 
 
 def build_domain(config: ImageConfig, device: torch.device, *, evaluate: bool) -> Domain:

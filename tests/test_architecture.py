@@ -242,7 +242,7 @@ def commands(path: Path) -> list[str]:
     """The command lines in the fenced shell blocks of a document, continued lines joined."""
     blocks = re.findall(r"```(?:bash|sh|shell)\n(.*?)```", path.read_text(), re.S)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.split("  #")[0].strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+    return [re.split(r"\s#", line)[0].strip() for line in lines if line.strip() and not line.strip().startswith("#")]
 
 
 @pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))

@@ -317,7 +317,12 @@ def test_print_config_refuses_what_would_be_refused(run):
 
 @pytest.mark.parametrize(
     ("failure", "text"),
-    [(ValueError("the rate is wrong"), "the rate is wrong"), (FileNotFoundError(2, "No such file", "a.pt"), "a.pt")],
+    [
+        (ValueError("the rate is wrong"), "the rate is wrong"),
+        (FileNotFoundError(2, "No such file", "a.pt"), "a.pt"),
+        (FloatingPointError("the loss is nan at step 3"), "the loss is nan at step 3"),
+        (ImportError("install the extra 'vae'"), "install the extra 'vae'"),
+    ],
 )
 def test_what_main_refuses_is_one_line_and_exit_code_2(run, failure, text):
     bad(run(failure=failure), text)

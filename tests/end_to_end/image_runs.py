@@ -35,7 +35,6 @@ TINY = [
     "evaluation.classifier_steps=20",
     "device=cpu",
 ]
-NO_EVALUATION = "evaluation=none", "~evaluation.classifier_steps"
 SCHEMAS = {"image.train": ("train", image.train.ImageConfig), "image.sample": ("sample", image.sample.SampleConfig)}
 
 
@@ -102,6 +101,17 @@ class Inside:
         return Outcome(code, *self.capture.readouterr())
 
 
+def train_here(place: Path, *overrides: str) -> Path:
+    """A finished tiny run in `place`/runs, made in this process; its folder."""
+    argv = tiny(f"runs_dir={place / 'runs'}", *overrides)
+    run_entry(
+        image.train.main, config_module="image.conf", config_name="train", schema=image.train.ImageConfig, argv=argv
+    )
+    run = place / "runs" / "image" / "digits"
+    assert (run / "summary.json").exists()
+    return run
+
+
 def newest(run: Path) -> Path:
     """The newest checkpoint of a run."""
     return CheckpointStore(run / "checkpoints").latest()
@@ -125,7 +135,8 @@ def same_weights(a: Path, b: Path) -> bool:
 
 def is_one_line_error(outcome: Outcome, *parts: str) -> None:
     """Exit code 2 and one line that holds all of `parts`."""
-    lines = [line for line in outcome.err.splitlines() if line.strip()]
+    screen = outcome.err.replace("\r", "\n").splitlines()
+    lines = [line for line in screen if line.strip() and "|" not in line]  # without progress bars
     assert outcome.code == 2, outcome
     assert len(lines) == 1, outcome.err
     assert lines[0].startswith("error: ")

@@ -119,7 +119,7 @@ def test_the_loss_falls(run):
     images = DigitsDataset(DigitsConfig()).images
     untrained = 1 + images.square().mean().item()  # the mean of (data - noise)^2, which predicting zero would give
     assert flow[0] == pytest.approx(untrained, abs=0.2)
-    assert sum(flow[-5:]) / 5 < 0.6 * untrained, "predicting the mean image and no noise gives 0.8 of it"
+    assert sum(flow[-5:]) / 5 < 0.6 * untrained, "predicting the mean image and no noise gives 0.75 of it"
     assert all(math.isfinite(value) for line in lines for value in line.values())
     for line in lines:
         assert line["loss"] == pytest.approx(line["flow_loss"] - 0.05 * line["similarity/1->2"], abs=1e-5)
@@ -367,12 +367,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_and_the_run_goes_on_
 def test_a_learning_rate_that_explodes_is_told_with_its_step(inside, tmp_path):
     wild = ["optimizer.lr=1e30", "optimizer.warmup_steps=0", "optimizer.clip_norm=null", f"runs_dir={tmp_path}"]
     outcome = inside("image.train", *tiny(*wild))
-    assert outcome.code == 2
-    message = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
-    assert len(message) == 1
-    assert re.search(r"step (\d+): loss (nan|inf), gradient norm", message[0])
-    step = int(re.search(r"step (\d+):", message[0])[1])
-    assert "Traceback" not in outcome.err
+    is_one_line_error(outcome, "error: step ", "loss nan")
+    step = int(re.search(r"step (\d+): loss", outcome.err)[1])
     saved = read_checkpoint(newest(tmp_path / "image" / "digits"))
     assert saved.step == step - 1
     assert all(value.isfinite().all() for value in saved.groups["model"].values())
