@@ -12,7 +12,9 @@ from core.tracking import METRICS, SPEED, JsonLines, Progress, Tracker, draw_cur
 
 @pytest.fixture(autouse=True)
 def without_tensorboard(monkeypatch):
-    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
+    find = tracking.importlib.util.find_spec
+    absent = lambda name, *rest: None if name == "tensorboard" else find(name, *rest)  # noqa: E731
+    monkeypatch.setattr(tracking.importlib.util, "find_spec", absent)
 
 
 def record(folder, steps, start=0, rate=1.0):
