@@ -67,6 +67,7 @@ def run_entry(
             return _print(OmegaConf.to_yaml(values))
         main(config)
     except KeyboardInterrupt:
+        _print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except (ValueError, OSError, ArithmeticError, ImportError) as error:
         if os.environ.get(DEBUG_VARIABLE):

@@ -95,9 +95,17 @@ def pick_device(name: str) -> torch.device:
 
 
 class Trainer:
-    """One run of one domain."""
+    """One run of one domain; `started` is the time.perf_counter() from which this session's wall time counts."""
 
-    def __init__(self, config: RunConfig, domain: Domain, run: RunDirectory, device: torch.device):
+    def __init__(
+        self,
+        config: RunConfig,
+        domain: Domain,
+        run: RunDirectory,
+        device: torch.device,
+        started: float | None = None,
+    ):
+        self.started = time.perf_counter() if started is None else started
         self.config, self.domain, self.run, self.device = config, domain, run, device
         self.model = domain.backbone.to(device)
         self.model.checkpoint_blocks = config.trainer.checkpoint_blocks
@@ -116,12 +124,19 @@ class Trainer:
         self.ema = EMA(self.model, config.ema.decay)
         self.store = CheckpointStore(run.checkpoints, config.trainer.keep_checkpoints)
         self.step = 0
-        self.seconds = 0.0  # spent in training steps, over all sessions of the run
+        # Over all sessions of the run: seconds in training steps and waiting for their data, and wall time of sessions
+        # before this one.
+        self.seconds, self.wall_before = 0.0, 0.0
 
     @property
     def parameters(self) -> int:
         """Number of trainable parameters."""
         return sum(each.numel() for each in self.optimizer.named.values())
+
+    @property
+    def wall_seconds(self) -> float:
+        """Wall time of the run's sessions until now."""
+        return self.wall_before + time.perf_counter() - self.started
 
     def fit(self) -> bool:
         """Train from the newest checkpoint to the last step; False when a signal asked to stop before it."""
@@ -132,6 +147,7 @@ class Trainer:
         batches = step_loader(self.domain.dataset, self.config.seed, positions, config.num_workers, pin)
         self.tracker = Tracker(self.run.path, self.step)
         self.progress = Progress(config.steps, self.step, self.config.name, f"{self.domain.unit}s")
+        self._mark = time.perf_counter()
         try:
             with StopRequest() as stop:
                 for batch in batches:
@@ -148,10 +164,9 @@ class Trainer:
         return self.step == config.steps
 
     def _one_step(self, batch: Batch) -> None:
-        started = time.perf_counter()
         losses, norm = self.update(batch.to(self.device))
         rate = self.progress.advance(len(batch.index))
-        self.seconds += time.perf_counter() - started
+        self.seconds += time.perf_counter() - self._mark
         config = self.config.trainer
         if self.step % config.log_every == 0 or self.step == config.steps:
             self._log(losses, norm, rate)
@@ -161,6 +176,7 @@ class Trainer:
         if self.step % config.checkpoint_every == 0:
             self.save()
             self.progress.pause()
+        self._mark = time.perf_counter()
 
     def update(self, batch: Batch) -> tuple[Losses, torch.Tensor]:
         """One optimizer step: its losses and the gradient norm."""
@@ -215,6 +231,7 @@ class Trainer:
         notes = {
             "domain": self.domain.name,
             "seconds": self.seconds,
+            "wall_seconds": self.wall_seconds,
             "tokenizer": self.domain.tokenizer.constants(),
             "config": plain(self.config),
             "torch": torch.__version__,
@@ -240,6 +257,7 @@ class Trainer:
         self.ema.load_state_dict(saved.groups["ema"])
         self.optimizer.load_state_dict(saved.groups["optimizer"])
         self.step, self.seconds = saved.step, saved.notes["seconds"]
+        self.wall_before = saved.notes["wall_seconds"]
 
     def finish(self) -> dict[str, Any]:
         """Sample with the EMA weights, measure, write the last preview and summary.json; returns the summary."""
@@ -251,11 +269,10 @@ class Trainer:
             "train_seconds": self.seconds,
             "device": str(self.device),
         }
-        started = time.perf_counter()
         if self.domain.evaluator is not None:
             summary |= self.evaluate()
         self.preview()
-        summary["wall_seconds"] = self.seconds + time.perf_counter() - started
+        summary["wall_seconds"] = self.wall_seconds
         write_atomic(self.run.summary_file, json.dumps(summary, indent=1) + "\n")
         return summary
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +68,7 @@ def main(config: ImageConfig) -> None:
     Without arguments: handwritten digits, a few minutes on two CPU cores. The same command again continues a
     run that was interrupted, or says that it is complete. experiment=NAME selects a row of the paper.
     """
+    started = time.perf_counter()
     device = pick_device(config.device)
     run = RunDirectory.create(config.runs_dir, "image", config.name)
     run.claim(plain(config))
@@ -75,7 +77,7 @@ def main(config: ImageConfig) -> None:
         print(f"{run.shown()} is complete after {summary['steps']} steps; name=... starts another run")
         print(report(run, summary))
         return
-    trainer = Trainer(config, build_domain(config, device, evaluate=True), run, device)
+    trainer = Trainer(config, build_domain(config, device, evaluate=True), run, device, started)
     if not trainer.fit():
         print(f"stopped after step {trainer.step} of {config.trainer.steps}; the same command continues {run.shown()}")
         raise SystemExit(EXIT_INTERRUPTED)

@@ -345,7 +345,7 @@ def test_the_traceback_is_shown_on_request(run, monkeypatch):
 
 def test_an_interrupt_is_exit_code_130_without_a_traceback(run):
     code, out, err = run(failure=KeyboardInterrupt())
-    assert (code, out, err) == (130, "", "")
+    assert (code, out, err) == (130, "", "interrupted\n")
 
 
 def test_a_bug_is_not_dressed_up_as_bad_input(entry):
