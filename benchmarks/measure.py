@@ -133,6 +133,7 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ValueError(f"--device is {name}, but PyTorch sees no CUDA device here")
+        torch.cuda.init()  # its memory statistics can be reset from here on
         torch.cuda.set_device(device.index or 0)
     return device
 

@@ -56,11 +56,10 @@ class Setting(Work):
 
 
 def prepare(setting: Setting) -> torch.device:
-    """Threads, seed and the device; and a compiled model must know its own hooks from those of its class."""
+    """Threads, seed and the device."""
     if setting.threads is not None:
         torch.set_num_threads(setting.threads)
     torch.manual_seed(setting.seed)
-    torch._dynamo.config.skip_nnmodule_hook_guards = False  # else the two compiled variants would share one graph
     return measure.pick_device(setting.device)
 
 
@@ -197,7 +196,10 @@ def alignment_cost(taken: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[s
 
 
 def aims(setting: Setting, results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What we want of the step, what was measured, and whether that is it; only aims that this run can judge."""
+    """What we want of the step, what was measured, and whether that is it; only aims that this run can judge.
+
+    `limit` is the ratio of a step that would be matrix products at their best rate and nothing else.
+    """
     if setting.size == "tiny":
         return []
     found = []
@@ -211,7 +213,8 @@ def aims(setting: Setting, results: Mapping[str, Any]) -> list[dict[str, Any]]:
     if ratios and torch.device(setting.device).type == "cpu":
         best = max(ratios, key=ratios.get)
         text = f"our faster step ({best}) is at least {SPEED_AIM} times as fast as the baseline on a CPU"
-        found.append({"aim": text, "measured": ratios[best], "met": ratios[best] >= SPEED_AIM})
+        limit = 1 / results["variants"]["baseline"]["mfu"]
+        found.append({"aim": text, "measured": ratios[best], "met": ratios[best] >= SPEED_AIM, "limit": limit})
     return found
 
 
@@ -236,9 +239,9 @@ def report(measured: Mapping[str, Any]) -> str:
         lines += ["", measure.table(["time over time", "median (low-high)"], ratios)]
     if results["alignment"] is not None:
         lines += ["", f"LayerSync by itself: {measure.spread_cell(results['alignment']['ms'], 3)} ms"]
-    lines += [
-        f"{'met    ' if each['met'] else 'NOT met'}  {each['aim']}: {each['measured']:.4g}" for each in results["aims"]
-    ]
+    for each in results["aims"]:
+        limit = f" (matrix products alone would allow {each['limit']:.3g})" if "limit" in each else ""
+        lines.append(f"{'met    ' if each['met'] else 'NOT met'}  {each['aim']}: {each['measured']:.4g}{limit}")
     return "\n".join(lines)
 
 

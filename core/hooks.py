@@ -95,7 +95,9 @@ class LayerHooks:
         if isinstance(model, torch._dynamo.OptimizedModule):
             raise ValueError("build the hooks before torch.compile: a hook added to a compiled model is not called")
         self.names = [resolve_layer(model, layer, blocks) for layer in layers]
-        torch.compiler.reset()  # code compiled for this class without hooks would serve this model too, deaf to them
+        # Compiled code does not check for hooks by default: that of another model of this class would serve this one.
+        torch._dynamo.config.skip_nnmodule_hook_guards = False
+        torch.compiler.reset()  # code compiled before that has no such check
         # a checkpointed block runs again in backward; what it hands over then is not wanted (see _Opener)
         torch._dynamo.config.skip_fwd_side_effects_in_bwd_under_checkpoint = True
         self.tokens: dict[str, list[Tensor]] = {name: [] for name in dict.fromkeys(self.names)}

@@ -109,6 +109,7 @@ def test_aims_are_judged_where_they_apply():
     share = {"eager": {"median": 0.02}, "compiled": {"median": 0.005}}
     results = {
         "alignment": {"share_of_step": share},
+        "variants": {"baseline": {"mfu": 0.5}},
         "ratios": {"baseline / eager": {"median": 1.1}, "baseline / compiled": {"median": 1.3}},
     }
     assert [(aim["measured"], aim["met"]) for aim in train_step.aims(setting, results)] == [
@@ -116,6 +117,7 @@ def test_aims_are_judged_where_they_apply():
         (0.005, True),
         (1.3, True),
     ]
+    assert train_step.aims(setting, results)[-1]["limit"] == 2
 
 
 def test_segments_add_up_to_the_step():
@@ -286,7 +288,6 @@ def test_default_file_is_named_by_date_benchmark_and_device(monkeypatch, tmp_pat
 
 def test_compiled_variants_keep_their_hooks_apart(monkeypatch, tmp_path):
     """With and without LayerSync, compiled in one process: each graph is the one of its own model."""
-    monkeypatch.setattr(torch._dynamo.config, "skip_nnmodule_hook_guards", True)  # put back when the test ends
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # what is kept apart, not how fast
     options = ["--size", "tiny", "--batch", "2", "--rounds", "1", "--steps", "1", "--no-memory", "--device", "cpu"]
     options += ["--variants", "compiled", "compiled+layersync", "--out", str(tmp_path / "out.json")]

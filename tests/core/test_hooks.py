@@ -482,3 +482,15 @@ def test_sharded_by_fsdp2(tmp_path):
         loss, sharded = run(model, sync, x)
         whole = {name: gradient.full_tensor() for name, gradient in sharded.items()}
         assert_same_step((loss, whole), reference)
+
+
+def test_a_compiled_model_without_hooks_does_not_use_the_code_of_one_with_hooks():
+    """Two models of one class in one process, compiled: only the one that is listened to fills the store."""
+    listened, plain = Transformer(), Transformer()
+    hooks = LayerHooks(listened, [1])
+    x = media()
+    torch.compile(listened, backend="eager")(x)
+    hooks.take()
+    torch.compile(plain, backend="eager")(x)
+    with pytest.raises(RuntimeError, match="did not fire"):
+        hooks.take()
