@@ -15,7 +15,7 @@ import torch
 
 from core.alignment import ALIGNMENTS, LayerSyncConfig, NoAlignmentConfig
 from core.checkpoint import Checkpoint, CheckpointStore, load_into, read_checkpoint, write_atomic
-from core.contracts import Batch, Domain
+from core.contracts import Backbone, Batch, Conditioning, Domain, Tokenizer
 from core.data import StepPositions, step_loader
 from core.draws import StepRandom
 from core.ema import EMA, EMAConfig
@@ -207,7 +207,9 @@ class Trainer:
 
     def generator(self) -> Generator:
         """What samples from the model's present weights."""
-        return make_generator(self.config, self.domain, self.device)
+        domain = self.domain
+        parts = (domain.tokenizer, domain.backbone, domain.conditioning, domain.latent_shape)
+        return make_generator(self.config, *parts, self.device)
 
     def preview(self) -> None:
         """Write samples of the EMA weights; always the same conditions and the same noise."""
@@ -287,14 +289,15 @@ class Trainer:
         return dict(evaluator.evaluate(media, condition))
 
 
-def make_generator(config: RunConfig, domain: Domain, device: torch.device) -> Generator:
-    """The sampling side of a run's config and components."""
-    interpolant = Interpolant(config.objective.path, domain.backbone.expand)
-    return Generator(
-        network=domain.backbone,
-        sampler=Sampler(config.sampler, interpolant, config.objective.prediction),
-        tokenizer=domain.tokenizer,
-        conditioning=domain.conditioning,
-        latent_shape=domain.latent_shape,
-        device=device,
-    )
+def make_generator(
+    config: RunConfig,
+    tokenizer: Tokenizer,
+    backbone: Backbone,
+    conditioning: Conditioning,
+    latent_shape: tuple[int, ...],
+    device: torch.device,
+) -> Generator:
+    """The sampling side of a run's config: the given components under its sampler, path and prediction."""
+    interpolant = Interpolant(config.objective.path, backbone.expand)
+    sampler = Sampler(config.sampler, interpolant, config.objective.prediction)
+    return Generator(backbone, sampler, tokenizer, conditioning, latent_shape, device)

@@ -71,6 +71,13 @@ class SiTConfig:
         """Depth, width and number of heads."""
         return (self.depth, self.hidden_size, self.num_heads) if self.size is None else SIZES[self.size]
 
+    def num_classes_in(self, state: dict[str, Tensor], source: str) -> int:
+        """Number of classes of saved weights, from their label table; ValueError where there is none."""
+        table = state.get("y_embedder.embedding_table.weight")
+        if table is None:
+            raise ValueError(f"{source} is of another architecture than the configured backbone: it has no label table")
+        return len(table) - self.null_label
+
     def build(self, latent_shape: tuple[int, ...], num_classes: int) -> SiT:
         """The network for latents (C, Y, X)."""
         depth, width, heads = self.dimensions

@@ -46,6 +46,11 @@ class DigitsConfig:
         if self.split not in SPLITS:
             raise ValueError(f"data.split is {self.split!r}; allowed: {list(SPLITS)}")
 
+    @property
+    def media_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image, known without the data."""
+        return 1, 8, 8
+
 
 @dataclass(frozen=True)
 class _FilesConfig:
@@ -75,6 +80,11 @@ class _FilesConfig:
             raise ValueError(f"data.channels is {self.channels!r}; allowed: 1 (grey) or 3 (RGB)")
         if self.max_broken < 0:
             raise ValueError(f"data.max_broken is {self.max_broken!r}; allowed: 0 (a broken image is an error) or more")
+
+    @property
+    def media_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image, known without the data."""
+        return self.channels, self.size, self.size
 
 
 @dataclass(frozen=True)
@@ -159,7 +169,7 @@ class DigitsDataset(ImageDataset):
         rows = _digit_rows(digits.target, config.split)
         self.images = torch.from_numpy(digits.images[rows]).float()[:, None] / 8 - 1  # 0..16 -> [-1, 1]
         labels = torch.from_numpy(digits.target[rows]).long()
-        super().__init__((1, 8, 8), [str(name) for name in digits.target_names], labels, flip=False)
+        super().__init__(config.media_shape, [str(name) for name in digits.target_names], labels, flip=False)
 
     def pixels(self, index: int, mirror: bool = False) -> Tensor:
         """Image `index`, a (1, 8, 8) copy."""
@@ -185,7 +195,7 @@ class FileDataset(ImageDataset):
         self._source, self._size = source, config.size
         self._rows = np.arange(len(source.labels))
         labels = torch.from_numpy(source.labels)
-        super().__init__((config.channels, config.size, config.size), source.class_names, labels, config.flip)
+        super().__init__(config.media_shape, source.class_names, labels, config.flip)
         if config.max_broken:
             self._leave_out(self.find_broken(), config.max_broken)
 

@@ -1,12 +1,12 @@
-"""`python -m image.sample run=<dir>`: a grid, single PNGs and an .npz from a run or a published checkpoint."""
+"""`python -m image.sample run=<dir>`: a grid, single PNGs and an .npz from a run or from published weights."""
 
 from __future__ import annotations
 
-import dataclasses
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,30 +16,36 @@ from torch import Tensor
 from tqdm import tqdm
 
 from core.checkpoint import CheckpointStore, atomic_dir, load_into, load_weights
-from core.config import run_entry
-from core.contracts import Domain
+from core.config import compose_config, run_entry
+from core.generate import Generator
 from core.pixels import to_uint8
 from core.rundir import RunDirectory
 from core.schema import plain, strict
 from core.trainer import make_generator, pick_device
+from image.conditioning import LabelConditioning
 from image.preview import ImagePreview, to_images
-from image.train import ImageConfig, build_domain
+from image.tokenizer import build_tokenizer
+from image.train import ImageConfig
 
 MAX_SHOWN = 100  # samples in the grid
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
-    """What to sample from a run.
+    """What to sample, from a run or from published weights.
 
-    run         the run's folder: its config says what the model is
-    checkpoint  weights to use instead of the run's newest: a checkpoint folder, .safetensors, or a published .pt
-    labels      a class, a list of classes to cycle through, or null for the run's own rule over all classes
-    sampler     keys of the run's sampler to change; null leaves the run's own
-    out         output folder; null: <run>/samples/<weights>_<labels>_seed<seed>
+    run           the run's folder: its config says what the model is
+    architecture  instead of a run: the experiment file that says what the model is; needs a checkpoint
+    overrides     keys of that experiment to change: +overrides.tokenizer.path=vae
+    checkpoint    weights to use instead of the run's newest: a checkpoint folder, .safetensors, or a published .pt
+    labels        a class, a list of classes to cycle through, or null for the config's own rule over all classes
+    sampler       keys of the sampler to change; null leaves the config's own
+    out           output folder; null: <run>/samples/<weights>_<labels>_seed<seed>, or samples/<architecture>/...
     """
 
-    run: str
+    run: str | None = None
+    architecture: str | None = None
+    overrides: dict
     checkpoint: str | None = None
     weights: Literal["ema", "model"] = "ema"
     labels: int | list[int] | None = None
@@ -52,42 +58,78 @@ class SampleConfig:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        if (self.run is None) == (self.architecture is None):
+            raise ValueError(f"run is {self.run!r} and architecture {self.architecture!r}; give one of them")
+        if self.architecture is not None and self.checkpoint is None:
+            raise ValueError(
+                f"architecture is {self.architecture!r} but checkpoint is null: there are no weights to sample"
+            )
+        if self.run is not None and self.overrides:
+            raise ValueError(f"overrides is {self.overrides}; a run's config is what it was trained with")
         if self.num < 1 or self.batch_size < 1:
             raise ValueError(f"num is {self.num} and batch_size {self.batch_size}; both must be at least 1")
 
 
-def run_config(run: RunDirectory, sampler: dict[str, Any]) -> ImageConfig:
-    """The config of a run, with the keys of its sampler changed that are not null."""
-    values = run.config()
-    values["sampler"] |= {key: value for key, value in sampler.items() if value is not None}
+def model_config(config: SampleConfig) -> ImageConfig:
+    """The training config that says what the model is, with the keys of its sampler changed that are not null."""
+    if config.run is not None:
+        values = RunDirectory.find(config.run).config()
+    else:  # what samples do not need, such as the data's folder, may stay open
+        overrides = [f"experiment={config.architecture}", *dotted(config.overrides)]
+        values = compose_config("image.conf", "train", overrides, complete=False)
+    values["sampler"] |= {key: value for key, value in config.sampler.items() if value is not None}
     return strict(ImageConfig, values)
 
 
-def weights_file(config: SampleConfig, run: RunDirectory) -> Path:
+def dotted(values: dict, key: str = "") -> list[str]:
+    """Nested values as overrides of a command line, key.key=value."""
+    parts = []
+    for name, value in values.items():
+        inner = dotted(value, f"{key}{name}.") if isinstance(value, dict) else [f"{key}{name}={json.dumps(value)}"]
+        parts += inner
+    return parts
+
+
+def weights_file(config: SampleConfig) -> Path:
     """The checkpoint asked for, or the run's newest."""
     if config.checkpoint is not None:
         return Path(config.checkpoint)
+    run = RunDirectory.find(config.run)
     latest = CheckpointStore(run.checkpoints).latest()
     if latest is None:
         raise ValueError(f"the run {run.path} has no checkpoint yet; checkpoint=... takes one from elsewhere")
     return latest
 
 
-def output_folder(config: SampleConfig, run: RunDirectory) -> Path:
+def output_folder(config: SampleConfig) -> Path:
     """Where the samples go; an existing folder is kept unless overwrite=true."""
     named = "-".join(map(str, config.labels)) if isinstance(config.labels, list) else config.labels
     label = "all" if config.labels is None else f"label{named}"
-    out = Path(config.out) if config.out else run.path / "samples" / f"{config.weights}_{label}_seed{config.seed}"
+    parent = Path(config.run) / "samples" if config.run is not None else Path("samples") / config.architecture
+    out = Path(config.out) if config.out else parent / f"{config.weights}_{label}_seed{config.seed}"
     if out.exists() and not config.overwrite:
         raise ValueError(f"{out} exists; out=... names another folder, overwrite=true replaces it")
     return out
 
 
-def requested_labels(config: SampleConfig, domain: Domain) -> Tensor:
+def load_generator(config: SampleConfig, model: ImageConfig) -> Generator:
+    """The model with its weights, ready to sample; the training data is not needed, the weights know their classes."""
+    device, source = pick_device(config.device), weights_file(config)
+    state = load_weights(source, prefer=config.weights)
+    num_classes = model.backbone.num_classes_in(state, str(source))
+    tokenizer = build_tokenizer(model.tokenizer, device)
+    latent_shape = tuple(tokenizer.latent_shape(model.data.media_shape))
+    backbone = model.backbone.build(latent_shape, num_classes)
+    load_into(backbone, state, str(source))
+    conditioning = LabelConditioning(model.conditioning, num_classes)
+    return make_generator(model, tokenizer, backbone.to(device), conditioning, latent_shape, device)
+
+
+def requested_labels(config: SampleConfig, conditioning: LabelConditioning) -> Tensor:
     """Labels (num,) of the samples to make."""
     if config.labels is None:
-        return domain.conditioning.requests(config.num, config.seed)
-    return domain.conditioning.chosen(config.labels, config.num)
+        return conditioning.requests(config.num, config.seed)
+    return conditioning.chosen(config.labels, config.num)
 
 
 def write_samples(batches: Iterable[Tensor], labels: Tensor, folder: Path) -> None:
@@ -121,22 +163,16 @@ def told(batches: Iterable[Tensor], bar: tqdm) -> Iterator[Tensor]:
 
 
 def main(config: SampleConfig) -> None:
-    """Sample images from a trained run: a grid, single PNGs and an ADM-style .npz.
+    """Sample images from a run or from published weights: a grid, single PNGs and an ADM-style .npz.
 
     Sample i depends on (seed, i), its label and the weights only, never on num, batch_size or the device count.
     """
-    run = RunDirectory.find(config.run)
-    device = pick_device(config.device)
-    trained = run_config(run, config.sampler)
-    source, out = weights_file(config, run), output_folder(config, run)
-    domain = build_domain(trained, device, evaluate=False)
-    labels = requested_labels(config, domain)
-    load_into(domain.backbone, load_weights(source, prefer=config.weights), str(source))
-    domain = dataclasses.replace(domain, backbone=domain.backbone.to(device))
-    generator = make_generator(trained, domain, device)
+    model, out = model_config(config), output_folder(config)
+    generator = load_generator(config, model)
+    labels = requested_labels(config, generator.conditioning)
     with atomic_dir(out) as folder, tqdm(total=config.num, desc="sampling", unit="image") as bar:
         write_samples(told(generator.batches(labels, config.seed, config.batch_size), bar), labels, folder)
-        protocol = {**plain(config), "checkpoint": str(source), "sampler": plain(trained.sampler)}
+        protocol = {**plain(config), "checkpoint": str(weights_file(config)), "sampler": plain(model.sampler)}
         (folder / "protocol.yaml").write_text(yaml.safe_dump(protocol, sort_keys=False))
     print(f"{config.num} images: {RunDirectory(out).shown()} (grid.png, png/, samples.npz, protocol.yaml)")
 

@@ -1,0 +1,63 @@
+"""`python -m image.sample architecture=... checkpoint=...`: published weights sample without a run and without data."""
+
+import argparse
+
+import numpy as np
+import pytest
+import torch
+
+from core.config import run_entry
+from image import sample
+from image.backbone import SiTConfig
+
+
+def run_sample(command):
+    """The entry, in this process."""
+    run_entry(sample.main, config_module="image.conf", config_name="sample", schema=sample.SampleConfig, argv=command)
+
+
+def test_published_weights_sample_without_run_or_data(tmp_path, monkeypatch):
+    """A published checkpoint (model, ema, opt, args in one .pt), an experiment and a VAE are enough."""
+    from diffusers import AutoencoderKL
+
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    vae = AutoencoderKL(block_out_channels=(4, 4, 4, 4), norm_num_groups=2, latent_channels=4, **blocks)
+    vae.save_pretrained("vae")
+    model = SiTConfig(depth=3, hidden_size=24, num_heads=2, learn_sigma=True).build((4, 4, 4), 7)
+    args = argparse.Namespace(model="SiT", lr=1e-4)
+    torch.save({"model": model.state_dict(), "ema": model.state_dict(), "opt": {}, "args": args}, "published.pt")
+    changes = ["tokenizer.path=vae", "data.size=32", "backbone.size=null", "backbone.depth=3"]
+    changes += ["backbone.hidden_size=24", "backbone.num_heads=2"]
+    command = [
+        "architecture=imagenet256_xl2",
+        "checkpoint=published.pt",
+        "num=4",
+        "labels=[6,2]",
+        "sampler.num_steps=2",
+    ]
+    command += [*(f"+overrides.{change}" for change in changes), "device=cpu"]
+    run_sample(command)
+    archive = np.load("samples/imagenet256_xl2/ema_label6-2_seed0/samples.npz")
+    assert archive["arr_0"].shape == (4, 32, 32, 3)
+    assert archive["arr_1"].tolist() == [6, 2, 6, 2]
+    assert len(np.unique(archive["arr_0"][0])) > 1
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ([], "give one of them"),
+        (["run=a", "architecture=digits"], "give one of them"),
+        (["architecture=digits"], "checkpoint is null"),
+        (["run=a", "+overrides.seed=1"], "overrides"),
+        (["architecture=digitss", "checkpoint=x"], "digitss"),
+    ],
+)
+def test_what_to_sample_must_be_clear(command, words, capsys):
+    """One line says which of run, architecture and checkpoint is missing or too many."""
+    with pytest.raises(SystemExit) as stop:
+        run_sample(command)
+    assert stop.value.code == 2
+    assert words in capsys.readouterr().err
