@@ -19,7 +19,6 @@ from benchmarks import measure
 from benchmarks.flops import forward_flops, matmul_peak, training_flops
 from benchmarks.models import PRESETS, SIZES_HELP, Work, build_backbone
 from benchmarks.steps import OURS, VARIANTS, AlignmentAlone, OurStep, Step, build_step
-from core.memory import keep_freed_memory
 from image.backbone import SIZES, SiT
 
 PUBLISHED = [f"{size}/2" for size in SIZES]
@@ -54,13 +53,10 @@ class Setting(Work):
     warmup: int
     memory: bool
     threads: int | None
-    keep_freed: bool
 
 
 def prepare(setting: Setting) -> torch.device:
-    """Threads, allocator, seed and the device."""
-    if setting.keep_freed and setting.device == "cpu":
-        keep_freed_memory()
+    """Threads, seed and the device."""
     if setting.threads is not None:
         torch.set_num_threads(setting.threads)
     torch.manual_seed(setting.seed)
@@ -266,7 +262,6 @@ def make_parser() -> argparse.ArgumentParser:
     add("--steps", type=measure.positive, help=f"steps in a turn (default: {TURN_SECONDS} s of them)")
     add("--warmup", type=measure.positive, default=2, help="steps before the first round (default 2)")
     add("--no-memory", action="store_true", help="skip peak memory, which starts a process per variant")
-    add("--default-malloc", action="store_true", help="leave malloc as it is; the trainer keeps freed memory on a CPU")
     return parser
 
 
@@ -284,7 +279,6 @@ def make_setting(options: argparse.Namespace) -> Setting:
         memory=not options.no_memory,
         seed=options.seed,
         threads=options.threads,
-        keep_freed=not options.default_malloc,
     )
 
 
@@ -299,7 +293,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         parser.error(str(error))
     measured = measure.record("train_step", argv, setting, run(setting))
     name = f"train_step-{setting.size.replace('/', '')}-b{setting.batch}-{setting.precision}"
-    name += "" if setting.keep_freed else "-default_malloc"
     path = measure.write(measured, name, options.out)
     print(f"\n{report(measured)}\n\nwritten to {path}")
     return measured

@@ -21,7 +21,6 @@ from core.draws import StepRandom
 from core.ema import EMA, EMAConfig
 from core.generate import Generator
 from core.interpolant import Interpolant
-from core.memory import keep_freed_memory
 from core.objective import FlowMatching, ObjectiveConfig
 from core.optimizer import Optimizer, OptimizerConfig
 from core.rundir import RunDirectory
@@ -108,8 +107,6 @@ class Trainer:
     ):
         self.started = time.perf_counter() if started is None else started
         self.config, self.domain, self.run, self.device = config, domain, run, device
-        if device.type == "cpu":
-            keep_freed_memory()
         self.model = domain.backbone.to(device)
         self.model.checkpoint_blocks = config.trainer.checkpoint_blocks
         self.alignment = config.alignment.build(self.model)  # before compile: later hooks would not be called
