@@ -8,6 +8,7 @@ the working directory does not change.
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import sys
 import textwrap
@@ -21,6 +22,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from tqdm import tqdm
 
 from core.schema import strict
 
@@ -65,6 +67,7 @@ def run_entry(
         config = strict(schema, values)
         if printing:
             return _print(OmegaConf.to_yaml(values))
+        show_log("core", config_module.partition(".")[0])
         main(config)
     except KeyboardInterrupt:
         _print("interrupted", file=sys.stderr)
@@ -74,6 +77,22 @@ def run_entry(
             traceback.print_exc()
         _print(f"error: {error} ({DEBUG_VARIABLE}=1 shows where)", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
+
+
+class _BesideTheBar(logging.Handler):
+    """Writes a record on stderr without tearing a progress bar apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def show_log(*packages: str) -> None:
+    """Show what our own packages have to say (which layers are aligned, what was left out), a line each, on stderr."""
+    for package in packages:
+        logger = logging.getLogger(package)
+        logger.setLevel(logging.INFO)
+        if not logger.handlers:
+            logger.addHandler(_BesideTheBar())
 
 
 def help_text(main: Callable, config_module: str, config_name: str) -> str:
