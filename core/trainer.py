@@ -247,8 +247,6 @@ class Trainer:
             return
         saved: Checkpoint = read_checkpoint(latest)
         if saved.step > self.config.trainer.steps:
-            raise ValueError(f"trainer.steps is {self.config.trainer.steps}, but {latest} is further already")
-        if saved.step > self.config.trainer.steps:
             raise ValueError(
                 f"trainer.steps is {self.config.trainer.steps}, but {latest} has made {saved.step} already"
             )
