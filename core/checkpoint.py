@@ -2,7 +2,8 @@
 
 A checkpoint is a folder `step_00001000/` of safetensors files (model, ema, optimizer) and a manifest,
 `checkpoint.json`, with the step, the size and SHA-256 of every file, and what the run wants remembered. It is written
-beside its final name, synced and renamed, so a folder with the final name is complete. No file of ours is a pickle.
+beside its final name, read back, synced and renamed, so a folder with the final name is complete. The file
+`latest` names the newest one, for other programs. No file of ours is a pickle.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import pickle
 import re
@@ -22,13 +24,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-SCHEMA_VERSION = 1
+from core.sharding import copy_whole_
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 2
 MANIFEST = "checkpoint.json"
+LATEST = "latest"
+NAME = re.compile(r"step_\d{8,}")
 State = dict[str, Tensor]
+
+
+class DamagedError(ValueError):
+    """A checkpoint that is not what was written."""
 
 
 def _sync(path: Path) -> None:
@@ -103,26 +115,50 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one run, newest last; keeps the newest `keep`."""
+    """The checkpoints of one run, newest last.
 
-    def __init__(self, root: Path | str, keep: int = 2):
-        if keep < 1:
-            raise ValueError(f"trainer.keep_checkpoints must be at least 1, got {keep}")
-        self.root, self.keep = Path(root), keep
+    Kept are the newest `keep`, and for good those whose step is a multiple of `keep_every` (0: none).
+    """
+
+    def __init__(self, root: Path | str, keep: int = 2, keep_every: int = 0):
+        if keep < 1 or keep_every < 0:
+            raise ValueError(
+                f"trainer.keep_checkpoints is {keep} and trainer.keep_every {keep_every}; at least 1 and 0 are needed"
+            )
+        self.root, self.keep, self.keep_every = Path(root), keep, keep_every
 
     def paths(self) -> list[Path]:
-        """Complete checkpoints, oldest first."""
-        return sorted(path for path in self.root.glob("step_*") if (path / MANIFEST).is_file())
+        """The checkpoints, oldest first."""
+        found = [path for path in self.root.glob("step_*") if NAME.fullmatch(path.name) and path.is_dir()]
+        return sorted(found, key=_step_of)
 
     def latest(self) -> Path | None:
-        """The newest complete checkpoint, or None."""
+        """The newest checkpoint, or None; whether it is sound is not looked at."""
         paths = self.paths()
         return paths[-1] if paths else None
+
+    def newest_sound(self, only: tuple[str, ...] | None = None, *, set_aside: bool = False) -> Path | None:
+        """The newest checkpoint whose files (all, or the groups `only`) are what was written; None if there is none.
+
+        A damaged one is reported; with set_aside its folder is renamed to step_..., .damaged, so that it no longer
+        counts. Raises ValueError when all are damaged: nothing starts over by itself.
+        """
+        paths = self.paths()
+        for path in reversed(paths):
+            try:
+                verify_checkpoint(path, only)
+                return path
+            except DamagedError as error:
+                kept = _set_aside(path) if set_aside else path
+                log.warning("%s; it stays as %s, and the one before it is used", error, kept.name)
+        if paths or any(self.root.glob("*.damaged*")):
+            raise ValueError(f"every checkpoint in {self.root} is damaged; choose another name=... to start over")
+        return None
 
     def save(self, step: int, groups: Mapping[str, State], notes: Mapping[str, Any]) -> Path:
         """Write the checkpoint of `step`; the one before it stays until this one is complete.
 
-        Raises OSError when it cannot be written: no space, no permission.
+        Raises OSError when it cannot be written: no space, no permission, or a disk that gives back something else.
         """
         path = self.root / f"step_{step:08d}"
         try:
@@ -130,52 +166,111 @@ class CheckpointStore:
                 files = {f"{name}.safetensors": _write_group(temporary, name, state) for name, state in groups.items()}
                 manifest = {"schema_version": SCHEMA_VERSION, "step": step, "files": files, "notes": dict(notes)}
                 (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
+            write_atomic(self.root / LATEST, path.name + "\n")
         except (OSError, SafetensorError) as error:
             latest = self.latest()
             kept = f"{latest} is intact" if latest is not None else "there is none before it"
             raise OSError(f"the checkpoint {path} could not be written ({error}); {kept}") from error
-        for old in self.paths()[: -self.keep]:
-            if old != path:  # an earlier step than those that stand there, after a resume from an older one
-                shutil.rmtree(old)
+        self._prune(path)
         return path
+
+    def _prune(self, newest: Path) -> None:
+        for old in self.paths()[: -self.keep]:
+            forever = self.keep_every and _step_of(old) % self.keep_every == 0
+            if old != newest and not forever:  # newest: an earlier step than others that stand there
+                shutil.rmtree(old)
+
+    def clean(self) -> None:
+        """Remove what a killed process left half-written, and put back what it was about to replace."""
+        for old in self.root.glob(".step_*.old"):
+            path = self.root / old.name.split(".")[1]
+            if path.exists():
+                shutil.rmtree(old)
+            else:
+                old.rename(path)
+        for temporary in self.root.glob(".*.tmp"):
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step_"))
+
+
+def _set_aside(path: Path) -> Path:
+    aside = path.with_name(f"{path.name}.damaged")
+    if aside.exists():
+        aside = path.with_name(f"{path.name}.damaged.{uuid.uuid4().hex[:8]}")
+    return path.rename(aside)
 
 
 def _write_group(folder: Path, name: str, state: State) -> dict[str, Any]:
-    """Write one group of tensors; its size and SHA-256 for the manifest."""
+    """Write one group of tensors and read it back; its size and SHA-256 for the manifest."""
     file = folder / f"{name}.safetensors"
     copies = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in state.items()}
     save_file(copies, file)  # copies, since it refuses tied weights
     file.chmod(folder.stat().st_mode & 0o666)  # safetensors lets only the owner read
+    with safe_open(file, framework="pt") as written:
+        for key, value in copies.items():
+            if not torch.equal(_bytes(written.get_tensor(key)), _bytes(value)):
+                raise OSError(f"'{key}' in {file.name} is not what was written")
     return {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
 
 
-def read_checkpoint(path: Path | str, only: tuple[str, ...] | None = None) -> Checkpoint:
-    """Load a checkpoint folder, all groups or those in `only`; raises ValueError for a damaged one."""
-    path = Path(path)
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / MANIFEST).read_text())
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-        raise ValueError(f"{path} is not a complete checkpoint: {error}") from error
-    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
-    if version != SCHEMA_VERSION:
+        raise DamagedError(f"{path} is not a complete checkpoint: {error}") from error
+    if not isinstance(manifest, dict) or not {"schema_version", "step", "files", "notes"} <= manifest.keys():
+        raise DamagedError(f"{path / MANIFEST} is damaged: it lacks schema_version, step, files or notes")
+    if manifest["schema_version"] != SCHEMA_VERSION:
+        version = manifest["schema_version"]
         raise ValueError(f"{path} has checkpoint schema {version}; this version reads {SCHEMA_VERSION}")
-    if not {"step", "files", "notes"} <= manifest.keys():
-        raise ValueError(f"{path / MANIFEST} is damaged: it holds only {sorted(manifest)}")
-    groups = {}
-    for name, facts in manifest["files"].items():
-        group = name.removesuffix(".safetensors")
-        if only is None or group in only:
-            groups[group] = _read_verified(path / name, facts)
+    return manifest
+
+
+def verify_checkpoint(path: Path | str, only: tuple[str, ...] | None = None) -> None:
+    """Read the files of a checkpoint, all groups or those in `only`; DamagedError if one is not what was written."""
+    manifest = _read_manifest(Path(path))
+    for file, facts in _files(Path(path), manifest, only).values():
+        _verify(file, facts)
+
+
+def read_checkpoint(path: Path | str, only: tuple[str, ...] | None = None, *, verified: bool = False) -> Checkpoint:
+    """Load a checkpoint folder (or the file `latest` beside some), all groups or those in `only`.
+
+    verified: its files have been checked just now. Raises DamagedError for a damaged one, ValueError for another
+    schema.
+    """
+    path = _follow(Path(path))
+    manifest, groups = _read_manifest(path), {}
+    for group, (file, facts) in _files(path, manifest, only).items():
+        if not verified:
+            _verify(file, facts)
+        groups[group] = load_file(file)
     return Checkpoint(manifest["step"], groups, manifest["notes"])
 
 
-def _read_verified(file: Path, facts: Mapping[str, Any]) -> State:
+def _follow(path: Path) -> Path:
+    """The checkpoint that a file `latest` names; any other path as it is."""
+    return path.parent / path.read_text().strip() if path.name == LATEST and path.is_file() else path
+
+
+def _files(path: Path, manifest: Mapping[str, Any], only: tuple[str, ...] | None) -> dict[str, tuple[Path, Any]]:
+    groups = {name.removesuffix(".safetensors"): (path / name, facts) for name, facts in manifest["files"].items()}
+    return {group: file for group, file in groups.items() if only is None or group in only}
+
+
+def _verify(file: Path, facts: Mapping[str, Any]) -> None:
     size = file.stat().st_size if file.is_file() else None
     if size != facts["bytes"]:
-        raise ValueError(f"checkpoint file {file} is damaged: {size} bytes, {facts['bytes']} were written")
+        raise DamagedError(f"checkpoint file {file} is damaged: {size} bytes, {facts['bytes']} were written")
     if sha256_file(file) != facts["sha256"]:
-        raise ValueError(f"checkpoint file {file} is damaged: its SHA-256 differs from the manifest")
-    return load_file(file)
+        raise DamagedError(f"checkpoint file {file} is damaged: its SHA-256 differs from the manifest")
 
 
 def load_weights(path: Path | str, prefer: str = "ema") -> State:
@@ -186,7 +281,7 @@ def load_weights(path: Path | str, prefer: str = "ema") -> State:
     with weights_only=True: a file that holds more than tensors and plain values is refused, nothing in it is executed.
     Raises ValueError for a missing, damaged or refused file.
     """
-    path = Path(path)
+    path = _follow(Path(path))
     if not path.exists():
         raise ValueError(f"no checkpoint at {path}")
     if path.is_dir():
@@ -231,7 +326,10 @@ def _is_named_tensor(item: tuple[Any, Any]) -> bool:
 
 
 def load_into(model: nn.Module, state: State, source: str) -> None:
-    """Copy `state` into `model`; raises ValueError that tells another architecture's checkpoint by its differences."""
+    """Copy `state`, whole tensors, into `model`, which may be sharded.
+
+    Raises ValueError that tells another architecture's checkpoint by its differences.
+    """
     own = model.state_dict()
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [
@@ -243,7 +341,8 @@ def load_into(model: nn.Module, state: State, source: str) -> None:
     problems += [_some(shapes)] * bool(shapes)
     if problems:
         raise ValueError(f"{source} is of another architecture than the configured backbone: {'; '.join(problems)}")
-    model.load_state_dict(state)
+    for name, value in own.items():
+        copy_whole_(value, state[name])
 
 
 def _some(names: list[str], limit: int = 3) -> str:

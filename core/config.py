@@ -24,8 +24,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from tqdm import tqdm
 
+from core.distributed import PeerError, Place
+from core.failures import RunError
 from core.schema import strict
 
+EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 DEBUG_VARIABLE = "LAYERSYNC_DEBUG"
@@ -56,7 +59,11 @@ def run_entry(
     schema: type,
     argv: Sequence[str] | None = None,
 ) -> None:
-    """Run `main(config)` with the config of the command line; exits 2 with one line on bad input, 130 on Ctrl-C."""
+    """Run `main(config)` with the config of the command line.
+
+    Exits 2 with one line on bad input or what cannot be written, 1 with one line when a run failed in its middle, 130
+    on Ctrl-C; what `main` exits with stays. Of several processes the one that fails says so.
+    """
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         if {"-h", "--help"} & set(args):
@@ -72,11 +79,15 @@ def run_entry(
     except KeyboardInterrupt:
         _print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
-    except (ValueError, OSError, ArithmeticError, ImportError) as error:
+    except PeerError:
+        sys.exit(EXIT_FAILED)  # the process that failed says why
+    except (ValueError, OSError, ArithmeticError, ImportError, RunError) as error:
         if os.environ.get(DEBUG_VARIABLE):
             traceback.print_exc()
-        _print(f"error: {error} ({DEBUG_VARIABLE}=1 shows where)", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
+        place = Place.from_environment()
+        name = "error" if place.size == 1 else f"error in process {place.rank}"
+        _print(f"{name}: {error} ({DEBUG_VARIABLE}=1 shows where)", file=sys.stderr)
+        sys.exit(EXIT_FAILED if isinstance(error, RunError) else EXIT_BAD_INPUT)
 
 
 class _BesideTheBar(logging.Handler):
@@ -87,10 +98,13 @@ class _BesideTheBar(logging.Handler):
 
 
 def show_log(*packages: str) -> None:
-    """Show what our own packages have to say (which layers are aligned, what was left out), a line each, on stderr."""
+    """Show what our own packages have to say (which layers are aligned, what was left out), a line each, on stderr.
+
+    Of several processes only the first says it all, the others warn.
+    """
     for package in packages:
         logger = logging.getLogger(package)
-        logger.setLevel(logging.INFO)
+        logger.setLevel(logging.INFO if Place.from_environment().rank == 0 else logging.WARNING)
         if not logger.handlers:
             logger.addHandler(_BesideTheBar())
 

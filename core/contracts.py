@@ -38,9 +38,21 @@ class Batch:
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ("media", "condition", "index")}
         return replace(self, mask=mask, **moved)
 
+    def part(self, first: int, last: int) -> Batch:
+        """Its samples first <= i < last."""
+        mask = None if self.mask is None else self.mask[first:last]
+        return Batch(self.media[first:last], self.condition[first:last], self.index[first:last], mask)
+
 
 class Dataset(Protocol):
-    """Map-style data whose augmentation comes from the generator that is handed in, never from global state."""
+    """Map-style data whose augmentation comes from the generator that is handed in, never from global state.
+
+    Two more members are used where a data set has them:
+
+    labels                (n,) integers, the class of each row, known without reading any media
+    items(indices, rngs)  what `item` gives for each index (B,) and its generator, stacked: (B, ...); for data that is
+                          read faster a batch at a time
+    """
 
     media_shape: tuple[int, ...]
     class_names: list[str]
@@ -49,6 +61,10 @@ class Dataset(Protocol):
 
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """`media` (tensor), `condition` (tensor or int) and optionally `mask` of one sample, augmented with `rng`."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Where a person finds the sample: a file, a row of a shard, "digit 17 of train"."""
         ...
 
 

@@ -7,8 +7,9 @@ nothing.
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from core.contracts import Batch, Dataset
 from core.draws import numpy_rng
+from core.failures import undo_worker_wrapping
+from core.signals import WorkerShield
 
 
 class SampleStream(TorchDataset):
@@ -42,6 +45,15 @@ class SampleStream(TorchDataset):
         index = self.index(position)
         item = self.dataset.item(index, numpy_rng(self.seed, "augment", position))
         return {**item, "index": index}
+
+    def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Any]] | Batch:
+        """The samples at `positions` as `collate` takes them; at once where the data set has `items`."""
+        items = getattr(self.dataset, "items", None)
+        if items is None:
+            return [self[position] for position in positions]
+        indices = np.array([self.index(position) for position in positions])
+        rngs = (numpy_rng(self.seed, "augment", position) for position in positions)
+        return Batch(**items(indices, rngs), index=torch.from_numpy(indices))
 
 
 @dataclass(frozen=True)
@@ -68,12 +80,17 @@ class StepPositions(Sampler):
         return max(0, self.last_step - self.first_step)
 
 
-def collate(items: list[dict[str, Any]]) -> Batch:
-    """Stack samples into a Batch; refuses a sample whose mask leaves nothing."""
+def collate(items: list[dict[str, Any]] | Batch) -> Batch:
+    """Stack samples into a Batch, or take the one they already are; refuses a sample whose mask leaves nothing."""
+    batch = items if isinstance(items, Batch) else _stack(items)
+    if batch.mask is not None:
+        for index in batch.index[~batch.mask.flatten(1).any(1)].tolist():
+            raise ValueError(f"sample {index} of the data set is masked as a whole")
+    return batch
+
+
+def _stack(items: list[dict[str, Any]]) -> Batch:
     masks = [item.get("mask") for item in items]
-    for item, mask in zip(items, masks, strict=True):
-        if mask is not None and not bool(mask.any()):
-            raise ValueError(f"sample {item['index']} of the data set is masked as a whole")
     return Batch(
         media=torch.stack([item["media"] for item in items]),
         condition=torch.stack([torch.as_tensor(item["condition"]) for item in items]),
@@ -82,14 +99,28 @@ def collate(items: list[dict[str, Any]]) -> Batch:
     )
 
 
-def _leave_ctrl_c_to_the_loop(worker: int) -> None:
-    """A terminal sends Ctrl-C to workers too; they must live until the loop has finished its step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def fingerprint(dataset: Dataset) -> dict[str, Any]:
+    """What tells a data set from another, as JSON: a cache and a checkpoint keep it, a mismatch can be named.
+
+    length, num_classes; classes_sha256 of the names; labels_sha256 of all rows' labels in order, null where the data
+    set has no `labels`. A data set and its latent cache have the same. It does not look into the media, so that it
+    costs milliseconds: other media under the same labels pass.
+    """
+    labels = getattr(dataset, "labels", None)
+    if labels is not None:
+        labels = np.ascontiguousarray(labels, dtype="<i8")
+    return {
+        "length": len(dataset),
+        "num_classes": len(dataset.class_names),
+        "classes_sha256": hashlib.sha256(json.dumps(list(dataset.class_names)).encode()).hexdigest(),
+        "labels_sha256": None if labels is None else hashlib.sha256(labels).hexdigest(),
+    }
 
 
-def step_loader(dataset: Dataset, seed: int, positions: StepPositions, num_workers: int, pin: bool) -> DataLoader:
-    """Batches of the steps in `positions`, in order."""
-    return DataLoader(
+def step_batches(dataset: Dataset, seed: int, positions: StepPositions, num_workers: int, pin: bool) -> Iterator[Batch]:
+    """Batches of the steps in `positions`, in order; an error of the data set comes as it was, from a worker too."""
+    shield = WorkerShield() if num_workers else None
+    loader = DataLoader(
         SampleStream(dataset, seed),
         batch_sampler=positions,
         collate_fn=collate,
@@ -97,5 +128,15 @@ def step_loader(dataset: Dataset, seed: int, positions: StepPositions, num_worke
         pin_memory=pin,
         persistent_workers=False,
         prefetch_factor=4 if num_workers else None,
-        worker_init_fn=_leave_ctrl_c_to_the_loop if num_workers else None,
+        worker_init_fn=shield,
     )
+    try:
+        yield from loader
+    except Exception as error:
+        original = undo_worker_wrapping(error)
+        if original is error:
+            raise
+        raise original from error
+    finally:
+        if shield is not None:
+            shield.lower()

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from core.sharding import copy_whole_, whole
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -51,9 +53,13 @@ class Optimizer:
         self.adamw = torch.optim.AdamW(list(self.named.values()), lr=config.lr, fused=True, **options)
 
     def gradient_norm(self) -> Tensor:
-        """Global L2 norm of the gradients, before clipping; gradients above `clip_norm` are scaled to it."""
+        """Global L2 norm of the gradients, before clipping; gradients above `clip_norm` are scaled to it.
+
+        Of a sharded model's gradients too, the same in every process.
+        """
         parameters = list(self.named.values())
-        norm = torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None], foreach=True)
+        gradients = [each.grad for each in parameters if each.grad is not None]
+        norm = whole(torch.nn.utils.get_total_norm(gradients, foreach=True))
         if self.config.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, norm, foreach=True)
         return norm
@@ -79,7 +85,7 @@ class Optimizer:
         }
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` gave; raises ValueError when it belongs to other parameters."""
+        """Restore what `state_dict` gave, as whole tensors; raises ValueError when it belongs to other parameters."""
         names = {key.partition(".")[2] for key in saved}
         if names and names != set(self.named):
             raise ValueError(
@@ -88,4 +94,8 @@ class Optimizer:
         for key, value in saved.items():
             kind, _, name = key.partition(".")
             parameter = self.named[name]
+            if kind != "step":
+                moment = torch.zeros_like(parameter)
+                copy_whole_(moment, value)
+                value = moment
             self.adamw.state[parameter][kind] = value.to(parameter.device)

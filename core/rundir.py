@@ -1,16 +1,22 @@
-"""The folder of one run: where everything is, whether it may be written, and whose it is.
+"""The folder of one run: where everything is, whether it may be written, by whom, and with which config.
 
 runs/<domain>/<name>/
-  config.yaml  metrics.jsonl  speed.jsonl  loss_curve.png  summary.json  tensorboard/
-  checkpoints/step_00001000/   previews/step_00001000.png   samples/
+  config.yaml  sessions.jsonl  metrics.jsonl  speed.jsonl  loss_curve.png  summary.json  tensorboard/
+  checkpoints/step_00001000/  checkpoints/latest   previews/step_00001000.png   samples/   ema_snapshots/
 """
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import fcntl
 import json
+import logging
 import os
 import re
+import socket
 import uuid
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,20 +26,38 @@ import yaml
 from core.checkpoint import write_atomic
 from core.schema import changed_keys
 
-# Keys that change neither the weights nor metrics.jsonl: a run may be continued with other values.
+log = logging.getLogger(__name__)
+
+# Keys that say where and how fast a run is made, not what it computes: it may be continued with other values. What is
+# behind data.root and tokenizer.path is compared by itself, with what the checkpoint remembers of it.
 FREE_KEYS = (
+    "allow_changes",
+    "data.cache_dir",
+    "data.root",
     "device",
+    "ema.device",
+    "ema.snapshot_every",
     "evaluation",
     "name",
+    "parallel",
     "runs_dir",
     "sample_batch_size",
     "sampler",
+    "tokenizer.decode_batch",
+    "tokenizer.encode_batch",
+    "tokenizer.path",
+    "tracking",
+    "trainer.accumulate",
+    "trainer.checkpoint_blocks",
     "trainer.checkpoint_every",
+    "trainer.compile",
     "trainer.keep_checkpoints",
+    "trainer.keep_every",
     "trainer.num_previews",
     "trainer.num_workers",
     "trainer.preview_every",
 )
+_HELD: set[Path] = set()  # run directories that this process has locked
 
 
 @dataclass(frozen=True)
@@ -84,22 +108,70 @@ class RunDirectory:
         """The resolved config that the run was started with."""
         return yaml.safe_load((self.path / "config.yaml").read_text())
 
-    def claim(self, config: dict[str, Any]) -> None:
+    @property
+    def snapshots(self) -> Path:
+        """Folder of the snapshots of power-function averages."""
+        return self.path / "ema_snapshots"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing here; raises ValueError naming the one that does.
+
+        The lock is the system's (POSIX, on the file `.lock`), so it goes with its process, however that ends, and is
+        not handed on to a loader's workers.
+        """
+        path = self.path.resolve()
+        with (path / ".lock").open("a+") as file:
+            try:
+                if path in _HELD:
+                    raise BlockingIOError
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                file.seek(0)
+                owner = file.read().strip() or "another process"
+                raise ValueError(
+                    f"{self.path} is being written by {owner}; wait for it, or choose another name=..."
+                ) from None
+            _HELD.add(path)
+            try:
+                now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
+                file.flush()
+                yield
+            finally:
+                _HELD.discard(path)
+
+    def clean(self) -> None:
+        """Remove the half-written files of a process that was killed; the folder must be locked."""
+        for temporary in [*self.path.glob(".*.tmp"), *self.previews.glob(".*.tmp")]:
+            temporary.unlink()
+
+    def claim(self, config: dict[str, Any], allowed: Sequence[str] = ()) -> list[str]:
         """Write the config of a new run, or check that a continued one has not changed what it computes.
 
-        Raises ValueError naming the keys that differ. A run that left no checkpoint has computed nothing: its config,
-        of a first try with a wrong value perhaps, is replaced.
+        Returns the keys, of those `allowed` to change (or groups of keys), that did. Raises ValueError naming the
+        others. A run that left no checkpoint has computed nothing: its config, of a first try with a wrong value
+        perhaps, is replaced.
         """
-        file = self.path / "config.yaml"
+        _check_allowed(allowed, config)
+        file, told = self.path / "config.yaml", []
         begun = self.summary_file.exists() or any(self.checkpoints.glob("step_*"))
         if begun and file.exists():
-            differing = [key for key in changed_keys(self.config(), config) if not _is_free(key, config)]
-            if differing:
+            before = self.config()
+            changes = changed_keys(before, config)
+            refused = [key for key in changes if not _is_free(key, config) and not _is_in(key, allowed)]
+            if refused:
+                differences = ", ".join(_change(key, before, config) for key in refused)
                 raise ValueError(
-                    f"{self.path} holds a run with another {', '.join(differing)}; "
-                    "choose another name=..., or the same values to continue it"
+                    f"{self.path} holds a run with another {differences}; choose another name=..., "
+                    f"the same values to continue it, or allow_changes=[{','.join(refused)}] to go on with the new ones"
                 )
+            told = [key for key in changes if not _is_free(key, config)]
+            for key in changes:
+                log.info("goes on with another %s", _change(key, before, config))
         write_atomic(file, yaml.safe_dump(config, sort_keys=False))
+        return told
 
     def summary(self) -> dict[str, Any] | None:
         """The summary of a complete run, or None."""
@@ -114,4 +186,28 @@ class RunDirectory:
 def _is_free(key: str, config: dict[str, Any]) -> bool:
     if key == "trainer.steps":  # a cosine schedule depends on the number of steps, a constant one does not
         return config["optimizer"]["schedule"] == "constant"
-    return any(key == free or key.startswith(free + ".") for free in FREE_KEYS)
+    return _is_in(key, FREE_KEYS)
+
+
+def _is_in(key: str, keys: Sequence[str]) -> bool:
+    """True for a key among `keys`, or below one of them."""
+    return any(key == each or key.startswith(each + ".") for each in keys)
+
+
+def _check_allowed(allowed: Sequence[str], config: dict[str, Any]) -> None:
+    missing = object()
+    unknown = [key for key in allowed if _value(key, config, missing) is missing]
+    if unknown:
+        raise ValueError(f"allow_changes names {', '.join(unknown)}; allowed: keys of the config and their groups")
+
+
+def _value(key: str, config: Any, missing: Any = None) -> Any:
+    for name in key.split("."):
+        if not isinstance(config, dict) or name not in config:
+            return missing
+        config = config[name]
+    return config
+
+
+def _change(key: str, before: dict[str, Any], after: dict[str, Any]) -> str:
+    return f"{key} ({_value(key, before, 'none')} before, {_value(key, after, 'none')} now)"

@@ -5,8 +5,8 @@ data -> tokenizer.encode -> backbone under (objective + alignment) -> loss
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from core.alignment import Alignment
 from core.contracts import Backbone, Batch, Conditioning, Tokenizer
 from core.draws import Random
 from core.objective import FlowMatching
+from core.precision import Precision, autocast
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,24 @@ class Losses:
     total: Tensor
     flow: Tensor
     similarity: dict[str, Tensor]
+
+    def detached(self) -> Losses:
+        """The same numbers without the graph behind them."""
+        return Losses(self.total.detach(), self.flow, self.similarity)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Losses]) -> Losses:
+        """The losses of all micro-batches of a step: means over their samples."""
+        if len(parts) == 1:
+            return parts[0]
+        flow = torch.cat([each.flow for each in parts])
+        shares = [len(each.flow) / len(flow) for each in parts]
+
+        def mean(values: Iterable[Tensor]) -> Tensor:
+            return sum(share * value for share, value in zip(shares, values, strict=True))
+
+        pairs = {pair: mean(each.similarity[pair] for each in parts) for pair in parts[0].similarity}
+        return cls(mean(each.total for each in parts), flow, pairs)
 
 
 @dataclass(frozen=True)
@@ -36,7 +55,7 @@ class TrainingLoss:
     backbone: Backbone
     objective: FlowMatching
     alignment: Alignment
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
 
     def __call__(self, batch: Batch, random: Random, step: int) -> Losses:
         """The loss of `batch` at optimizer step `step`, with the noise, times and drops that `random` gives."""
@@ -49,7 +68,7 @@ class TrainingLoss:
         mask = None if batch.mask is None else self.backbone.expand(batch.mask, latents)
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            with autocast(x.device, self.precision):
                 return self.network(x, t, condition, batch.mask)
 
         result = self.objective(predict, latents, noise, t, mask)

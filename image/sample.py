@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import json
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,11 +18,13 @@ from tqdm import tqdm
 
 from core.checkpoint import CheckpointStore, atomic_dir, load_into, load_weights
 from core.config import compose_config, run_entry
-from core.generate import Generator
+from core.distributed import World, joined
+from core.generate import Generator, make_generator
+from core.parallel import Compile, ParallelConfig, spread
 from core.pixels import to_uint8
+from core.precision import Precision, allow_tf32
 from core.rundir import RunDirectory
 from core.schema import plain, strict
-from core.trainer import make_generator, pick_device
 from image.conditioning import LabelConditioning
 from image.preview import ImagePreview, to_images
 from image.tokenizer import build_tokenizer
@@ -38,8 +41,12 @@ class SampleConfig:
     architecture  instead of a run: the experiment file that says what the model is; needs a checkpoint
     overrides     keys of that experiment to change: +overrides.tokenizer.path=vae
     checkpoint    weights to use instead of the run's newest: a checkpoint folder, .safetensors, or a published .pt
+    weights       ema, model, or another average that a checkpoint folder holds: ema_decay0.999
     labels        a class, a list of classes to cycle through, or null for the config's own rule over all classes
     sampler       keys of the sampler to change; null leaves the config's own
+    precision     fp32, or autocast to bf16 or fp16 for the backbone; the solver's arithmetic stays fp32
+    compile       none, model or blocks
+    tf32          fp32 products on a GPU may use TF32
     out           output folder; null: <run>/samples/<weights>_<labels>_seed<seed>, or samples/<architecture>/...
     """
 
@@ -47,12 +54,15 @@ class SampleConfig:
     architecture: str | None = None
     overrides: dict
     checkpoint: str | None = None
-    weights: Literal["ema", "model"] = "ema"
+    weights: str = "ema"
     labels: int | list[int] | None = None
     num: int = 64
     seed: int = 0
     batch_size: int = 256
     device: str = "auto"
+    precision: Precision = "fp32"
+    compile: Compile = "none"
+    tf32: bool = False
     sampler: dict
     out: str | None = None
     overwrite: bool = False
@@ -101,6 +111,15 @@ def weights_file(config: SampleConfig) -> Path:
     return latest
 
 
+def check_weights(source: Path, weights: str) -> None:
+    """Raises ValueError for weights that the checkpoint does not hold; a single file is asked for ema or model only."""
+    held = ["ema", "model"]
+    if source.is_dir():
+        held = sorted(file.stem for file in source.glob("*.safetensors") if re.fullmatch("ema.*|model", file.stem))
+    if held and weights not in held:
+        raise ValueError(f"config key 'weights' is {weights!r}; {source} holds: {', '.join(held)}")
+
+
 def output_folder(config: SampleConfig) -> Path:
     """Where the samples go; an existing folder is kept unless overwrite=true."""
     named = "-".join(map(str, config.labels)) if isinstance(config.labels, list) else config.labels
@@ -112,9 +131,10 @@ def output_folder(config: SampleConfig) -> Path:
     return out
 
 
-def load_generator(config: SampleConfig, model: ImageConfig) -> Generator:
+def load_generator(config: SampleConfig, model: ImageConfig, world: World) -> Generator:
     """The model with its weights, ready to sample; the training data is not needed, the weights know their classes."""
-    device, source = pick_device(config.device), weights_file(config)
+    device, source = world.device, weights_file(config)
+    check_weights(source, config.weights)
     state = load_weights(source, prefer=config.weights)
     num_classes = model.backbone.num_classes_in(state, str(source))
     tokenizer = build_tokenizer(model.tokenizer, device)
@@ -122,7 +142,10 @@ def load_generator(config: SampleConfig, model: ImageConfig) -> Generator:
     backbone = model.backbone.build(latent_shape, num_classes)
     load_into(backbone, state, str(source))
     conditioning = LabelConditioning(model.conditioning, num_classes)
-    return make_generator(model, tokenizer, backbone.to(device), conditioning, latent_shape, device)
+    allow_tf32(config.tf32)
+    generator = make_generator(model, tokenizer, backbone.to(device), conditioning, latent_shape, world)
+    network = spread(backbone, ParallelConfig(), config.compile, World())  # each process has all of it
+    return replace(generator, network=network, precision=config.precision)
 
 
 def requested_labels(config: SampleConfig, conditioning: LabelConditioning) -> Tensor:
@@ -155,11 +178,12 @@ def write_samples(batches: Iterable[Tensor], labels: Tensor, folder: Path) -> No
     (folder / "pixels.npy").unlink()
 
 
-def told(batches: Iterable[Tensor], bar: tqdm) -> Iterator[Tensor]:
-    """The batches, each counted on the bar."""
-    for media in batches:
-        yield media
-        bar.update(len(media))
+def told(batches: Iterable[Tensor], total: int) -> Iterator[Tensor]:
+    """The batches, each counted on a bar."""
+    with tqdm(total=total, desc="sampling", unit="image") as bar:
+        for media in batches:
+            yield media
+            bar.update(len(media))
 
 
 def main(config: SampleConfig) -> None:
@@ -167,11 +191,21 @@ def main(config: SampleConfig) -> None:
 
     Sample i depends on (seed, i), its label and the weights only, never on num, batch_size or the device count.
     """
-    model, out = model_config(config), output_folder(config)
-    generator = load_generator(config, model)
-    labels = requested_labels(config, generator.conditioning)
-    with atomic_dir(out) as folder, tqdm(total=config.num, desc="sampling", unit="image") as bar:
-        write_samples(told(generator.batches(labels, config.seed, config.batch_size), bar), labels, folder)
+    with joined(config.device) as world:
+        model, out = world.on_main(lambda: (model_config(config), output_folder(config)))
+        generator = load_generator(config, model, world)
+        labels = requested_labels(config, generator.conditioning)
+        batches = generator.batches(labels, config.seed, config.batch_size)
+        if world.is_main:
+            write_all(config, model, told(batches, config.num), labels, out)
+        else:
+            collections.deque(batches, maxlen=0)  # takes its turns; what it makes goes to the main process
+
+
+def write_all(config: SampleConfig, model: ImageConfig, batches: Iterable[Tensor], labels: Tensor, out: Path) -> None:
+    """The samples and the protocol that made them, in a folder that appears when all is there."""
+    with atomic_dir(out) as folder:
+        write_samples(batches, labels, folder)
         protocol = {**plain(config), "checkpoint": str(weights_file(config)), "sampler": plain(model.sampler)}
         (folder / "protocol.yaml").write_text(yaml.safe_dump(protocol, sort_keys=False))
     print(f"{config.num} images: {RunDirectory(out).shown()} (grid.png, png/, samples.npz, protocol.yaml)")

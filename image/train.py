@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from core.config import EXIT_INTERRUPTED, run_entry
+from core.config import run_entry
 from core.contracts import Domain
 from core.draws import fold_seed
+from core.run import run_training
+from core.run_config import RunConfig
 from core.rundir import RunDirectory
-from core.schema import choice, plain
-from core.trainer import RunConfig, Trainer, pick_device
+from core.schema import choice
 from image.backbone import BACKBONES, SiTConfig
 from image.conditioning import LabelConditioning, LabelConfig
-from image.data import DATASETS, DigitsConfig, build_dataset
+from image.data import DATASETS, DigitsConfig, LatentsConfig, build_dataset
 from image.metrics import EVALUATIONS, DigitsEvaluationConfig, NoEvaluationConfig
 from image.preview import ImagePreview
-from image.tokenizer import TOKENIZERS, build_tokenizer
+from image.tokenizer import TOKENIZERS, FromMoments, PixelsConfig, build_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,9 @@ class ImageConfig(RunConfig):
     evaluation: DigitsEvaluationConfig | NoEvaluationConfig = choice(EVALUATIONS)
 
     def __post_init__(self) -> None:
+        if isinstance(self.data, LatentsConfig) and isinstance(self.tokenizer, PixelsConfig):
+            kinds = ", ".join(sorted(set(TOKENIZERS) - {"pixels"}))
+            raise ValueError(f"data is 'latents' but tokenizer is 'pixels'; allowed there: {kinds}, as in the cache")
         if self.conditioning.drop > 0 and not self.backbone.null_label:
             raise ValueError("conditioning.drop is above 0 but backbone.null_label is false: there is no null label")
         if self.sampler.guidance_scale != 1 and self.conditioning.drop == 0:
@@ -46,6 +49,8 @@ def build_domain(config: ImageConfig, device: torch.device, *, evaluate: bool) -
     """The components of an image run; the backbone's first weights are a function of the seed."""
     dataset = build_dataset(config.data)
     tokenizer = build_tokenizer(config.tokenizer, device)
+    if isinstance(config.data, LatentsConfig):
+        tokenizer = FromMoments(tokenizer, dataset.spec.tokenizer, config.data.root)
     num_classes = len(dataset.class_names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(fold_seed(config.seed, "weights"))
@@ -67,21 +72,9 @@ def main(config: ImageConfig) -> None:
 
     Without arguments: handwritten digits, a few minutes on two CPU cores. The same command again continues a
     run that was interrupted, or says that it is complete. experiment=NAME selects a row of the paper.
+    torchrun --nproc-per-node=N -m image.train ... runs it on N GPUs, or N CPU processes.
     """
-    started = time.perf_counter()
-    device = pick_device(config.device)
-    run = RunDirectory.create(config.runs_dir, "image", config.name)
-    run.claim(plain(config))
-    summary = run.summary()
-    if summary is not None and summary["steps"] == config.trainer.steps:
-        print(f"{run.shown()} is complete after {summary['steps']} steps; name=... starts another run")
-        print(report(run, summary))
-        return
-    trainer = Trainer(config, build_domain(config, device, evaluate=True), run, device, started)
-    if not trainer.fit():
-        print(f"stopped after step {trainer.step} of {config.trainer.steps}; the same command continues {run.shown()}")
-        raise SystemExit(EXIT_INTERRUPTED)
-    print(report(run, trainer.finish()))
+    run_training(config, "image", build_domain, report, tell=print)
 
 
 def report(run: RunDirectory, summary: dict) -> str:

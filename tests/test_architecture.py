@@ -30,7 +30,7 @@ MAY_IMPORT = {
 # What core needs at import time, by file; everything else is imported where it is used.
 CORE_NEEDS = {"torch", "numpy", "einops", "safetensors", "tqdm"}
 CORE_EXCEPTIONS = {"core/config.py": {"hydra", "omegaconf"}, "core/rundir.py": {"yaml"}}
-ENTRIES = {"train.py", "sample.py", "cache.py", "evaluate.py", "train_tokenizer.py", "launch.py"}
+ENTRIES = {"train.py", "sample.py", "cache.py", "evaluate.py", "train_tokenizer.py", "launch.py", "reconstruct_ema.py"}
 MAX_FUNCTION_LINES = 100
 STANDARD_LIBRARY = set(sys.stdlib_module_names)
 
@@ -155,9 +155,9 @@ def test_vae_scale_is_nowhere_a_literal():
 
 
 def entries() -> list[tuple[str, type]]:
-    """(module, schema) of every `python -m` entry of a domain that hands a schema to run_entry."""
+    """(module, schema) of every `python -m` entry of core or a domain that hands a schema to run_entry."""
     found = []
-    for path in sources(*DOMAINS):
+    for path in sources("core", *DOMAINS):
         for node in ast.walk(parse(path)):
             if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "run_entry":
                 module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
@@ -210,8 +210,8 @@ def test_every_yaml_key_says_what_the_schema_says():
 
     for module, schema in entries():
         name = module.split(".")[-1]
-        required = ["run=some-run"] if name == "sample" else []
-        values = compose_config(module.split(".")[0] + ".conf", name, required)
+        required = {"sample": ["run=some-run"], "reconstruct_ema": ["run=some-run", "width=0.1"]}
+        values = compose_config(module.split(".")[0] + ".conf", name, required.get(name, []))
         missing = {field.name for field in dataclasses.fields(schema)} - set(values)
         assert not missing, f"{module}: {missing} stand in the schema and not in its YAML"
 
@@ -255,6 +255,9 @@ def test_documented_commands_exist(path: Path):
             assert set(words[1:]) <= set(targets), command
         elif words[:2] == ["python", "-m"]:
             check_module_command(words[2], words[3:], command)
+        elif words[:1] == ["torchrun"]:
+            module = words.index("-m") + 1
+            check_module_command(words[module], words[module + 1 :], command)
 
 
 def check_module_command(module: str, arguments: list[str], command: str) -> None:

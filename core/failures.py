@@ -1,0 +1,46 @@
+"""What can go wrong while a run is under way, told in one line that says what to do.
+
+Bad input is a ValueError where it is noticed; these are failures of a run that was right when it began.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+class RunError(RuntimeError):
+    """A run cannot go on; its last good state is saved."""
+
+
+class NonFiniteError(RunError, ArithmeticError):
+    """Loss or gradient became NaN or infinite; raised before the optimizer touches the weights."""
+
+
+class LoaderError(RunError):
+    """A data loader's worker process died."""
+
+
+class MemoryExhaustedError(RunError):
+    """The device has no memory left for a training step."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for what PyTorch raises when a GPU or the CPU's allocator has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def is_dead_worker(error: BaseException) -> bool:
+    """True for what a DataLoader raises when one of its workers was killed."""
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error) and "Caught" not in str(error)
+
+
+def undo_worker_wrapping(error: Exception) -> Exception:
+    """The error that a data set raised inside a worker, without the worker's traceback in its message."""
+    text = str(error)
+    if not (text.startswith("Caught ") and "Original Traceback" in text):
+        return error
+    lines = text.rstrip().splitlines()
+    frames = [number for number, line in enumerate(lines) if line.startswith(" ")]  # the traceback's, indented
+    name, _, message = "\n".join(lines[frames[-1] + 1 :] if frames else lines).partition(": ")
+    same = name.rpartition(".")[2] == type(error).__name__
+    return type(error)(message if same else f"{name}: {message}")
