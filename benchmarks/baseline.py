@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks.models import Work, build_backbone, build_batch
 from core.layers import AdaLNZeroBlock, Attention
+from core.precision import autocast
 from image.backbone import SiT
 
 
@@ -118,7 +119,7 @@ class BaselineStep:
         noise, t = torch.randn_like(data), torch.rand(len(data), device=data.device)
         along = t.view(-1, 1, 1, 1)
         x_t, target = along * data + (1 - along) * noise, data - noise
-        with torch.autocast(data.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with autocast(data.device, self.precision):
             prediction = self.model(x_t, t, labels)
         return ((prediction.float() - target) ** 2).flatten(1).mean(1).mean()
 

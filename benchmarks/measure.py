@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.metadata
 import json
 import os
 import platform
@@ -23,10 +24,10 @@ from typing import Any, TypeVar
 import torch
 
 from core.checkpoint import write_atomic
+from core.precision import DTYPES
+from core.provenance import ROOT, git
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MIB = 2**20
 T = TypeVar("T")
 
@@ -164,20 +165,32 @@ def _cpu_name() -> str:
 
 def revision() -> dict[str, Any]:
     """The commit that is measured, and whether files differ from it (results do not count); nulls without git."""
-    commit = _git("rev-parse", "HEAD")
-    changes = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")
+    commit = git("rev-parse", "HEAD")
+    changes = git("status", "--porcelain", "--", ".", ":!benchmarks/results")
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
-
-
 # The record
+
+
+def versions(device: torch.device) -> dict[str, Any]:
+    """Versions of what computes, null for what is not here."""
+    try:
+        triton = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        triton = None
+    found = {"python": platform.python_version(), "torch": torch.__version__, "triton": triton}
+    if device.type == "cuda":
+        found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": _driver()}
+    return found
+
+
+def _driver() -> str | None:
+    ask = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(ask, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return None
 
 
 def record(benchmark: str, argv: Sequence[str], setting: Any, results: Any) -> dict[str, Any]:
@@ -213,6 +226,11 @@ def write(measured: Mapping[str, Any], name: str, out: str | None) -> Path:
     day, device = measured["date"][:10], measured["hardware"]["device"]
     path = Path(out) if out else RESULTS / f"{day}-{name}-{device}.json"
     write_atomic(path, json.dumps(measured, indent=1) + "\n")
+    return shown(path)
+
+
+def shown(path: Path) -> Path:
+    """The path to print: relative to the repository where it lies in it."""
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
@@ -254,7 +272,7 @@ def make_parser(benchmark: str, description: str, examples: str, *, rounds: int)
     )
     add = parser.add_argument
     add("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N")
-    add("--precision", choices=list(DTYPES), default="fp32", help="bf16 runs the backbone under autocast, default fp32")
+    add("--precision", choices=list(DTYPES), default="fp32", help="of the backbone, under autocast; default fp32")
     add("--rounds", type=positive, default=rounds, help=f"times that every variant has its turn (default {rounds})")
     add("--threads", type=positive, help="CPU threads (default: PyTorch's own choice)")
     add("--seed", type=int, default=0, help="of weights, latents and noise (default 0)")

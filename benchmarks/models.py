@@ -12,8 +12,11 @@ from torch import nn
 
 from core.alignment import LayerSyncConfig
 from core.contracts import Batch
+from core.distributed import World
 from core.draws import StepRandom, fold_seed
+from core.flops import forward_flops
 from core.optimizer import OptimizerConfig
+from core.parallel import Compile, ParallelConfig, spread
 from image.backbone import SIZES, SiT, SiTConfig
 
 PAIRS = {12: (4, 7), 24: (7, 14), 28: (8, 16)}  # (weak, strong) by depth, as in core/conf/alignment
@@ -78,15 +81,45 @@ class Work:
 
 
 def build_backbone(preset: Preset, seed: int, device: torch.device) -> SiT:
-    """The network with weights from the seed. Those that start at zero are drawn too, as if training had begun: a zero
-    gate would send zeros, and later denormal numbers, through most of the backward pass."""
-    with torch.random.fork_rng(devices=[]):
+    """The network with weights from the seed, drawn on the device: a GPU's are others than the CPU's, and are there at
+    once. Those that start at zero are drawn too, as if training had begun: a zero gate would send zeros, and later
+    denormal numbers, through most of the backward pass."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
         torch.manual_seed(fold_seed(seed, "weights"))
         model = preset.backbone.build(preset.latent_shape, preset.num_classes)
         for parameter in model.parameters():
             if parameter.ndim > 1 and not parameter.any():
                 nn.init.normal_(parameter, std=0.02)
-    return model.to(device)
+    return model
+
+
+def compiled(model: SiT, mode: Compile, backend: str = "inductor") -> nn.Module:
+    """The network to call, compiled as the trainer does it: not at all, as one graph, or block by block, where blocks
+    that are alike share a graph. A LayerSync must have been built before. backend: another one than PyTorch's own."""
+    if backend == "inductor":
+        return spread(model, ParallelConfig(), mode, World())
+    if mode == "blocks":
+        for block in (*model.blocks, model.final_layer):
+            block.compile(backend=backend)
+    return torch.compile(model, backend=backend) if mode == "model" else model
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a model is before it runs; `forward_flops` are those of one sample."""
+
+    parameters: int
+    tokens: int
+    forward_flops: int
+
+
+def model_facts(preset: Preset) -> Facts:
+    """Facts of the preset's network, from its shapes alone: nothing is allocated or computed."""
+    with torch.device("meta"):
+        model = preset.backbone.build(preset.latent_shape, preset.num_classes)
+        label = torch.zeros(1, dtype=torch.long)
+    parameters = sum(each.numel() for each in model.parameters())
+    return Facts(parameters, model.num_tokens, forward_flops(model, preset.latent_shape, label))
 
 
 def build_batch(work: Work, device: torch.device) -> Batch:

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from benchmarks import measure
-from benchmarks.flops import forward_flops, matmul_peak
-from benchmarks.models import PRESETS, SIZES_HELP, build_backbone
+from benchmarks.models import PRESETS, SIZES_HELP, Facts, build_backbone, model_facts
 from core.draws import SampleRandom
+from core.flops import matmul_peak
 from core.interpolant import Interpolant
+from core.precision import Precision, autocast
 from core.sampler import Sampler, SamplerConfig
-from image.backbone import SiT
 from image.conditioning import LabelConditioning, LabelConfig
 
 SOLVERS = ("heun", "euler", "dopri5", "euler_maruyama")
@@ -88,15 +88,15 @@ class Case:
 class CountedNetwork:
     """A backbone in the wanted precision that counts its evaluations and the rows in them."""
 
-    def __init__(self, network: Callable[..., Tensor], precision: str):
-        self.network, self.bf16 = network, precision == "bf16"
+    def __init__(self, network: Callable[..., Tensor], precision: Precision):
+        self.network, self.precision = network, precision
         self.evaluations, self.rows = 0, 0
 
     def __call__(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """x (B, C, Y, X), t (B,), condition (B,) -> (B, C, Y, X)."""
         self.evaluations += 1
         self.rows += len(x)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+        with autocast(x.device, self.precision):
             return self.network(x, t, condition).float()
 
 
@@ -150,16 +150,16 @@ def run(setting: Setting, say: Callable[[str], None] = print) -> dict[str, Any]:
         say(f"batch {batch}: {setting.rounds} rounds of {len(wanted)} cases ...")
         turns = {each: partial(sample, setting, each, batch, networks[each.mode], clock) for each in wanted}
         batches[batch] = measure.interleave(turns, setting.rounds)
-    return summarise(model, peak, batches)
+    return summarise(model_facts(PRESETS[setting.size]), peak, batches)
 
 
-def summarise(model: SiT, peak: float, batches: Mapping[int, Mapping[Case, Sequence[Turn]]]) -> dict[str, Any]:
+def summarise(model: Facts, peak: float, batches: Mapping[int, Mapping[Case, Sequence[Turn]]]) -> dict[str, Any]:
     """The `results` of the record from the turns of each case; `peak` is the matrix product's FLOP/s."""
-    flops = forward_flops(model)
+    flops = model.forward_flops
     return {
         "model": {
-            "parameters": sum(each.numel() for each in model.parameters()),
-            "tokens": model.num_tokens,
+            "parameters": model.parameters,
+            "tokens": model.tokens,
             "gflops_per_image_evaluation": flops / 1e9,
         },
         "matmul_peak_tflops_per_second": peak / 1e12,

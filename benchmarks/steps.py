@@ -7,7 +7,7 @@ Letters: B batch, N tokens, D width.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -15,21 +15,23 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.baseline import BaselineStep
-from benchmarks.models import Work, build_backbone, build_batch
+from benchmarks.models import Work, build_backbone, build_batch, compiled
 from core.alignment import LayerSyncConfig, NoAlignmentConfig
 from core.draws import StepRandom
-from core.ema import EMA
+from core.ema import EMA, EMAConfig
 from core.objective import FlowMatching, ObjectiveConfig
 from core.optimizer import Optimizer
+from core.parallel import Compile
+from core.precision import autocast
 from core.step import TrainingLoss
 from image.conditioning import LabelConditioning, LabelConfig
 from image.tokenizer import Pixels
 
-OURS = {  # name: (compiled, aligned)
-    "eager": (False, False),
-    "eager+layersync": (False, True),
-    "compiled": (True, False),
-    "compiled+layersync": (True, True),
+OURS: dict[str, tuple[Compile, bool]] = {  # what is compiled, and whether LayerSync is on
+    "eager": ("none", False),
+    "eager+layersync": ("none", True),
+    "compiled": ("model", False),
+    "compiled+layersync": ("model", True),
 }
 VARIANTS = (*OURS, "baseline")
 ENDLESS = 10**9  # steps of the run that these steps belong to, for the learning rate's schedule
@@ -46,28 +48,32 @@ class Step(Protocol):
 class OurStep:
     """`Trainer.update` on latents in memory; `mark` is called after forward, backward and update.
 
-    A test holds its weights against the trainer's.
+    mode: what is compiled; the trainer compiles the model. A test holds its weights against the trainer's.
     """
 
     segments = ("forward", "backward", "update")
 
-    def __init__(self, work: Work, device: torch.device, *, compiled: bool, aligned: bool):
+    def __init__(self, work: Work, device: torch.device, *, mode: Compile, aligned: bool, backend: str = "inductor"):
         preset = work.preset
         self.work, self.preset, self.device, self.aligned = work, preset, device, aligned
         self.model = build_backbone(work.preset, work.seed, device).train()
         self.batch = build_batch(work, device)
         self.alignment = (preset.alignment if aligned else NoAlignmentConfig()).build(self.model)
+        # torch.compile's options for the term, None where nothing is compiled
+        self.options = None if mode == "none" else {"backend": backend}
+        if self.options is not None:
+            self.alignment.compile(**self.options)
         self.loss = TrainingLoss(
             tokenizer=Pixels(),
             conditioning=LabelConditioning(LabelConfig(), preset.num_classes),
-            network=torch.compile(self.model) if compiled else self.model,
+            network=compiled(self.model, mode, backend),
             backbone=self.model,
             objective=FlowMatching(ObjectiveConfig(), self.model.expand),
             alignment=self.alignment,
             precision=work.precision,
         )
         self.optimizer = Optimizer(self.model, preset.optimizer)
-        self.ema = EMA(self.model, preset.ema_decay)
+        self.ema = EMA(self.model, EMAConfig([preset.ema_decay]))
         self.step = 0
 
     def __call__(self, mark: Callable[[], None]) -> None:
@@ -77,19 +83,19 @@ class OurStep:
         mark()
         losses.total.backward()
         mark()
-        norm = self.optimizer.gradient_norm()
-        if not math.isfinite(float(losses.total.detach() + norm)):
+        norm = float(self.optimizer.gradient_norm())
+        if not (math.isfinite(float(losses.total.detach())) and math.isfinite(norm)):
             raise ArithmeticError(f"step {self.step + 1}: loss or gradient norm is not finite")
         self.optimizer.step(self.preset.optimizer.lr_at(self.step, ENDLESS))
-        self.ema.update()
         self.step += 1
+        self.ema.update(self.step)
         mark()
 
     def pair(self) -> tuple[Tensor, Tensor]:
         """Weak and strong tokens (B, N, D) of one forward pass, as LayerSync gets them."""
         t = torch.full((self.work.batch,), 0.5, device=self.device)
-        bf16 = self.work.precision == "bf16"
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+        eager = torch.compiler.set_stance("force_eager")
+        with eager, torch.no_grad(), autocast(self.device, self.work.precision):
             self.model(self.batch.media, t, self.batch.condition)
         tokens = self.alignment.hooks.take()
         weak, strong = self.alignment.pairs[0]
@@ -119,16 +125,21 @@ class _Given(nn.Module):
 
 class AlignmentAlone:
     """LayerSync's term by itself on real tokens: its forward, its backward, and its gradient's addition to the weak
-    side's. Hooks are installed here, which resets torch.compile: build it before the first compiled step."""
+    side's. Hooks are installed here, which resets torch.compile: build it before the first compiled step.
+
+    options: torch.compile's, for a term that is compiled; None is eager.
+    """
 
     segments = ("alignment",)
 
-    def __init__(self, config: LayerSyncConfig, weak: Tensor, strong: Tensor):
+    def __init__(self, config: LayerSyncConfig, weak: Tensor, strong: Tensor, options: Mapping[str, str] | None = None):
         self.weak = weak.detach().requires_grad_()
         self.weak.grad = torch.zeros_like(self.weak)  # is added to, as the flow loss's gradient is in a step
         self.t = torch.full((len(weak),), 0.5, device=weak.device)
         self.model = _Emitter(self.weak, strong.detach()).train()
         self.alignment = replace(config, pairs=[(1, 2)]).build(self.model)
+        if options is not None:
+            self.alignment.compile(**options)
 
     def __call__(self, mark: Callable[[], None]) -> None:
         """Evaluate the term once and go back through it."""
@@ -140,6 +151,6 @@ class AlignmentAlone:
 def build_step(work: Work, name: str, device: torch.device) -> OurStep | BaselineStep:
     """The variant of that name, ready to step."""
     if name != "baseline":
-        compiled, aligned = OURS[name]
-        return OurStep(work, device, compiled=compiled, aligned=aligned)
+        mode, aligned = OURS[name]
+        return OurStep(work, device, mode=mode, aligned=aligned)
     return BaselineStep(work, device)

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from benchmarks import measure
-from benchmarks.flops import forward_flops, matmul_peak, training_flops
-from benchmarks.models import PRESETS, SIZES_HELP, Work, build_backbone
+from benchmarks.models import PRESETS, SIZES_HELP, Facts, Work, model_facts
 from benchmarks.steps import OURS, VARIANTS, AlignmentAlone, OurStep, Step, build_step
-from image.backbone import SIZES, SiT
+from core.flops import TRAINING_FACTOR, matmul_peak
+from image.backbone import SIZES
 
 PUBLISHED = [f"{size}/2" for size in SIZES]
 ALIGNMENT_AIM = 0.01  # of a step, at S/2 and larger
@@ -103,7 +103,7 @@ def run(setting: Setting, say: Callable[[str], None] = print) -> dict[str, Any]:
     steps = {name: build_step(setting, name, device) for name in setting.variants}
     aligned = next((step for step in steps.values() if isinstance(step, OurStep) and step.aligned), None)
     if aligned is not None:
-        steps["alignment"] = AlignmentAlone(aligned.preset.alignment, *aligned.pair())
+        steps["alignment"] = AlignmentAlone(aligned.preset.alignment, *aligned.pair(), aligned.options)
     first = {}
     for name, step in steps.items():
         say(f"warming up {name} ...")
@@ -113,8 +113,7 @@ def run(setting: Setting, say: Callable[[str], None] = print) -> dict[str, Any]:
     count = setting.steps or steps_per_turn([steps[name] for name in setting.variants], clock)
     turns = {name: partial(take_turn, step, clock, count) for name, step in steps.items()}
     taken = measure.interleave(turns, setting.rounds)
-    model = build_backbone(setting.preset, setting.seed, torch.device("cpu"))
-    results = summarise(setting, model, peak, taken, first_seconds=first, memory=memory)
+    results = summarise(setting, model_facts(setting.preset), peak, taken, first_seconds=first, memory=memory)
     return {"steps_per_turn": count, **results}
 
 
@@ -139,7 +138,7 @@ def steps_per_turn(steps: Sequence[Step], clock: measure.Clock) -> int:
 
 def summarise(
     setting: Setting,
-    model: SiT,
+    model: Facts,
     peak: float,
     taken: Mapping[str, Sequence[Mapping[str, float]]],
     *,
@@ -147,7 +146,7 @@ def summarise(
     memory: Mapping[str, Mapping[str, float | None]],
 ) -> dict[str, Any]:
     """The `results` of the record from the turns of each variant; `peak` is the matrix product's FLOP/s."""
-    flops = training_flops(model)
+    flops = TRAINING_FACTOR * model.forward_flops
     variants = {}
     for name in setting.variants:
         segments = {part: [turn[part] for turn in taken[name]] for part in taken[name][0]}
@@ -163,9 +162,9 @@ def summarise(
         }
     results = {
         "model": {
-            "parameters": sum(each.numel() for each in model.parameters()),
-            "tokens": model.num_tokens,
-            "gflops_per_image_forward": forward_flops(model) / 1e9,
+            "parameters": model.parameters,
+            "tokens": model.tokens,
+            "gflops_per_image_forward": model.forward_flops / 1e9,
             "gflops_per_image_training": flops / 1e9,
         },
         "matmul_peak_tflops_per_second": peak / 1e12,
