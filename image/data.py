@@ -1,4 +1,4 @@
-"""Labelled images: handwritten digits that need no download, class folders, and parquet shards.
+"""Labelled images: handwritten digits that need no download, class folders, parquet shards, and cached latents.
 
 Every data set gives square images in [-1, 1] and takes its one augmentation, the horizontal flip, from the generator
 that is handed in. A file that cannot be decoded is an error, or is counted and left out if `data.max_broken` allows it;
@@ -23,10 +23,13 @@ import torch
 from torch import Tensor
 
 from core.draws import fold_seed
+from core.latents import LatentShards
 from image.decode import center_crop, decode_image, to_media
 
 log = logging.getLogger(__name__)
 
+CACHE_KIND = "image"
+CACHE_COMMAND = "python -m image.cache"
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 SPLITS = ("train", "heldout", "all")
 HELDOUT_SHARE = 0.2
@@ -50,6 +53,11 @@ class DigitsConfig:
     def media_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image, known without the data."""
         return 1, 8, 8
+
+    @property
+    def transform(self) -> dict[str, Any]:
+        """What decides the pixels of a given image."""
+        return {"crop": "none", "channels": 1, "size": 8, "flip": False}
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,11 @@ class _FilesConfig:
         """(C, H, W) of an image, known without the data."""
         return self.channels, self.size, self.size
 
+    @property
+    def transform(self) -> dict[str, Any]:
+        """What decides the pixels of a given image; see `image.decode`."""
+        return {"crop": "adm", "channels": self.channels, "size": self.size, "flip": self.flip}
+
 
 @dataclass(frozen=True)
 class FolderConfig(_FilesConfig):
@@ -112,11 +125,40 @@ class ParquetConfig(_FilesConfig):
             raise ValueError(f"data.split is {self.split!r}; allowed: the first letters of the shards' file names")
 
 
-DATASETS: dict[str, type] = {"digits": DigitsConfig, "folder": FolderConfig, "parquet": ParquetConfig}
+@dataclass(frozen=True)
+class LatentsConfig:
+    """A latent cache, written by `python -m image.cache`.
+
+    root      the folder of the cache
+    size      side of the images that were encoded, pixels
+    channels  of those images
+    flip      take a mirrored image's latent with probability 1/2; needs a cache of both mirrors
+    """
+
+    root: str
+    size: int = 256
+    channels: Literal[1, 3] = 3
+    flip: bool = True
+
+    def __post_init__(self):
+        if not self.root:
+            raise ValueError(f"data.root is {self.root!r}; needed: the folder of a latent cache")
+        if self.channels not in (1, 3):
+            raise ValueError(f"data.channels is {self.channels!r}; allowed: 1 (grey) or 3 (RGB)")
+
+    @property
+    def media_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images that were encoded, known without the cache."""
+        return self.channels, self.size, self.size
+
+
+PIXEL_DATASETS: dict[str, type] = {"digits": DigitsConfig, "folder": FolderConfig, "parquet": ParquetConfig}
+DATASETS: dict[str, type] = {**PIXEL_DATASETS, "latents": LatentsConfig}
+PixelsDataConfig = DigitsConfig | FolderConfig | ParquetConfig
 
 
 class ImageDataset:
-    """What all image data sets share; fulfils `core.contracts.Dataset`.
+    """What all data sets of pixels share; fulfils `core.contracts.Dataset`.
 
     media_shape  (C, H, W)
     class_names  one name per label
@@ -138,13 +180,17 @@ class ImageDataset:
         """Image `index` (C, H, W) float32 in [-1, 1]; ValueError, naming the file, when it cannot be decoded."""
         raise NotImplementedError
 
+    def name(self, index: int) -> str:
+        """Where a person finds image `index`."""
+        raise NotImplementedError
+
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """`media` (C, H, W) float32 in [-1, 1] and `condition`, the int label; `rng` decides the flip."""
         mirror = self.flip and bool(rng.random() < 0.5)
         return {"media": self.pixels(index, mirror), "condition": int(self.labels[index])}
 
 
-def build_dataset(config: DigitsConfig | FolderConfig | ParquetConfig) -> ImageDataset:
+def build_dataset(config: PixelsDataConfig | LatentsConfig) -> ImageDataset | LatentShards:
     """The data set that `config` describes; ValueError, naming the config key, for a root that does not hold one."""
     if isinstance(config, DigitsConfig):
         return DigitsDataset(config)
@@ -152,7 +198,22 @@ def build_dataset(config: DigitsConfig | FolderConfig | ParquetConfig) -> ImageD
         return FileDataset(FolderSource(_existing(config.root)), config)
     if isinstance(config, ParquetConfig):
         return FileDataset(ParquetSource(_existing(config.root), config.split, config.cache_dir), config)
+    if isinstance(config, LatentsConfig):
+        return _open_cache(config)
     raise ValueError(f"data is a {type(config).__name__}; allowed: {', '.join(DATASETS)}")
+
+
+def _open_cache(config: LatentsConfig) -> LatentShards:
+    cache = LatentShards(config.root, flip=config.flip, make_command=CACHE_COMMAND)
+    if cache.spec.kind != CACHE_KIND:
+        raise ValueError(f"data.root is {config.root!r}, a cache of kind {cache.spec.kind!r}; allowed: {CACHE_KIND!r}")
+    if cache.media_shape != config.media_shape:
+        channels, height, _ = cache.media_shape
+        raise ValueError(
+            f"data.size is {config.size} and data.channels {config.channels}, but the cache {config.root} was made of "
+            f"images with data.size={height} data.channels={channels}"
+        )
+    return cache
 
 
 class DigitsDataset(ImageDataset):
@@ -167,6 +228,7 @@ class DigitsDataset(ImageDataset):
 
         digits = load_digits()
         rows = _digit_rows(digits.target, config.split)
+        self._split = config.split
         self.images = torch.from_numpy(digits.images[rows]).float()[:, None] / 8 - 1  # 0..16 -> [-1, 1]
         labels = torch.from_numpy(digits.target[rows]).long()
         super().__init__(config.media_shape, [str(name) for name in digits.target_names], labels, flip=False)
@@ -174,6 +236,10 @@ class DigitsDataset(ImageDataset):
     def pixels(self, index: int, mirror: bool = False) -> Tensor:
         """Image `index`, a (1, 8, 8) copy."""
         return self.images[index].flip(-1) if mirror else self.images[index].clone()
+
+    def name(self, index: int) -> str:
+        """The row of the split."""
+        return f"digit {index} of {self._split}"
 
 
 def _digit_rows(labels: np.ndarray, split: str) -> np.ndarray:
@@ -208,6 +274,10 @@ class FileDataset(ImageDataset):
             raise ValueError(f"broken image {self._source.where(row)} (index {index}): {error}") from error
         media = to_media(center_crop(image, self._size))
         return media.flip(-1) if mirror else media
+
+    def name(self, index: int) -> str:
+        """The file, or the shard and the row in it."""
+        return self._source.where(int(self._rows[index]))
 
     def find_broken(self) -> dict[int, str]:
         """Decode every image, on all cores: what is wrong with the broken ones, by index; OSError if the disk fails."""

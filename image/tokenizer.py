@@ -2,7 +2,7 @@
 
 Each tokenizer owns its constants: latents = (z - shift) * scale, applied in `from_moments` and undone in `decode`, and
 nowhere else. A posterior is sampled with noise drawn for the whole batch, so that cutting the batch into slices to save
-memory changes nothing.
+memory changes nothing. With a latent cache, `FromMoments` goes on where the encoder ended.
 
 Letters: B batch, C image channels, Z latent channels, H height, W width in pixels, f downsampling factor.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -171,6 +171,16 @@ class KLTokenizer:
         self._network = network.eval().requires_grad_(False).to(self._dtype)
         self._constants, self._config = constants, config
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self._network.parameters()).device
+
+    @property
+    def precision(self) -> str:
+        """Of the network: "float32" or "bfloat16"."""
+        return self._config.dtype
+
     def latent_shape(self, media_shape: tuple[int, ...]) -> tuple[int, ...]:
         """(C, H, W) -> (Z, H/f, W/f); ValueError for other channels or a side that f does not divide."""
         return self._network.latent_shape(tuple(media_shape))
@@ -216,9 +226,54 @@ class KLTokenizer:
     @torch.no_grad()
     def _sliced(self, function: Callable[[Tensor], Any], x: Tensor, rows: int) -> list[Any]:
         """`function` of at most `rows` rows of `x` at a time, in the network's precision."""
-        device = next(self._network.parameters()).device
+        device = self.device
         with torch.autocast(device.type, enabled=False):
             return [function(part.to(device, self._dtype)) for part in x.split(rows)]
+
+
+class FromMoments:
+    """A KL tokenizer whose `encode` takes cached moments instead of images; the rest is the tokenizer's.
+
+    recorded  what the cache says about the tokenizer that made it; `cache` is the folder, for the error
+
+    Raises ValueError, naming what differs, for another tokenizer and for pixels.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, recorded: Mapping[str, Any], cache: Path | str):
+        own = cache_constants(tokenizer.constants())
+        differing = [f"{key} {recorded.get(key)}, here {own[key]}" for key in own if recorded.get(key) != own[key]]
+        if differing:
+            raise ValueError(
+                f"the cache {cache} was made with another tokenizer than the run's: {'; '.join(differing)}"
+            )
+        self.tokenizer = tokenizer
+
+    def latent_shape(self, media_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(C, H, W) of the images that were encoded -> (Z, H/f, W/f)."""
+        return self.tokenizer.latent_shape(media_shape)
+
+    def encode(self, media: Tensor, random: Random) -> Tensor:
+        """Mean and standard deviation (B, 2, Z, H/f, W/f) of any float type -> latents (B, Z, H/f, W/f) float32."""
+        mean, std = media.to(self.tokenizer.device, torch.float32).unbind(1)
+        return self.tokenizer.from_moments(mean, std, random)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, Z, H/f, W/f) -> (B, C, H, W) float32 in [-1, 1]."""
+        return self.tokenizer.decode(latents)
+
+    def constants(self) -> dict[str, Any]:
+        """Those of the tokenizer."""
+        return self.tokenizer.constants()
+
+    def to(self, device: torch.device | str) -> FromMoments:
+        """Itself, moved."""
+        self.tokenizer.to(device)
+        return self
+
+
+def cache_constants(constants: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a tokenizer's constants those that decide the latents: all but the path, which a copy may have another of."""
+    return {key: value for key, value in constants.items() if key != "path"}
 
 
 def weights_sha256(network: nn.Module) -> str:

@@ -24,13 +24,14 @@ from tqdm import tqdm
 from core.checkpoint import atomic_dir
 from core.config import run_entry
 from core.contracts import Dataset
-from core.data import StepPositions, step_loader
+from core.data import StepPositions, step_batches
+from core.distributed import pick_device
 from core.draws import StepRandom, fold_seed, numpy_rng
+from core.failures import NonFiniteError
 from core.rundir import RunDirectory
 from core.schema import choice, plain
-from core.trainer import NonFiniteError, pick_device
 from image.autoencoder import CONFIG_FILE, WEIGHTS_FILE, AutoencoderConfig, ConvKL, kl_divergence, save_autoencoder
-from image.data import DATASETS, DigitsConfig, FolderConfig, ParquetConfig, build_dataset
+from image.data import PIXEL_DATASETS, DigitsConfig, PixelsDataConfig, build_dataset
 from image.preview import grid
 
 METRICS_FILE = "metrics.json"
@@ -49,7 +50,7 @@ PICTURE_IMAGES, PICTURE_PAIRS_PER_ROW = 64, 8
 class TrainTokenizerConfig:
     """What `python -m image.train_tokenizer` takes; the keys are explained in conf/train_tokenizer.yaml."""
 
-    data: DigitsConfig | FolderConfig | ParquetConfig = choice(DATASETS, default_factory=DigitsConfig)
+    data: PixelsDataConfig = choice(PIXEL_DATASETS, default_factory=DigitsConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     steps: int = 1500
     batch_size: int = 64
@@ -85,6 +86,10 @@ class Images:
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """What the data set gives for the row at `index`."""
         return self.dataset.item(int(self.rows[index]), rng)
+
+    def name(self, index: int) -> str:
+        """What the data set calls the row at `index`."""
+        return self.dataset.name(int(self.rows[index]))
 
     def batches(self, size: int, limit: int) -> Iterator[Tensor]:
         """At most `limit` images, evenly spread over the rows, as (B, C, H, W) with B at most `size`."""
@@ -186,7 +191,7 @@ def fit(network: ConvKL, train: Images, config: TrainTokenizerConfig) -> float:
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_lr_factor, steps=config.steps))
     positions = StepPositions(0, config.steps, config.batch_size, (0, config.batch_size))
-    batches = step_loader(train, config.seed, positions, config.num_workers, pin=device.type == "cuda")
+    batches = step_batches(train, config.seed, positions, config.num_workers, pin=device.type == "cuda")
     started = time.perf_counter()
     for step, batch in enumerate(bar := tqdm(batches, unit="step", disable=None)):
         loss = network.loss(batch.media.to(device, non_blocking=True), StepRandom(config.seed, step, device))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from core.contracts import Batch
-from core.data import SampleStream, StepPositions, collate, step_loader
+from core.data import SampleStream, StepPositions, collate, step_batches
 
 ROWS, BATCH = 10, 4
 
@@ -32,7 +32,7 @@ class Numbers:
 
 def batches(first, last, *, seed=0, rows=(0, BATCH), num_workers=0, dataset=None):
     positions = StepPositions(first, last, BATCH, rows)
-    return list(step_loader(dataset or Numbers(), seed, positions, num_workers, pin=False))
+    return list(step_batches(dataset or Numbers(), seed, positions, num_workers, pin=False))
 
 
 def same(a, b):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from core.draws import fold_seed, numpy_rng
 from core.schema import choice, plain, strict
-from image.data import DATASETS, DigitsConfig, FolderConfig, ParquetConfig, build_dataset
+from image.data import DATASETS, DigitsConfig, FolderConfig, LatentsConfig, ParquetConfig, build_dataset
 from image.decode import center_crop, decode_image, to_media
 
 SIZE = 16
@@ -141,6 +141,11 @@ def test_folder_takes_linked_folders_and_odd_names(two_classes, tmp_path_factory
     data = folder(root)
     assert data.class_names == ["cat", "ü #1"] and data.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert np.array_equal(bytes_of(data.pixels(3)), picture(seed=9))
+
+
+def test_samples_are_named_by_where_they_are(two_classes):
+    assert folder(two_classes).name(1) == str(two_classes / "cat" / "b.png")
+    assert build_dataset(DigitsConfig(split="heldout")).name(17) == "digit 17 of heldout"
 
 
 def test_data_set_travels_to_a_worker(two_classes):
@@ -466,6 +471,7 @@ def test_parquet_shards_of_a_split(hub, no_network):
     assert data.labels.tolist() == [2, 0, 1, 2] and data.media_shape == (3, SIZE, SIZE)
     assert all(np.array_equal(bytes_of(data.pixels(index)), picture(seed=index)) for index in range(3))
     assert data.item(3, numpy_rng(0))["condition"] == 2
+    assert data.name(3).endswith("train-00001-of-00002.parquet, row 0")
     assert torch.equal(pickle.loads(pickle.dumps(data)).pixels(3), data.pixels(3))
     validation = build_dataset(hub.config(split="validation", flip=True, channels=1))
     assert len(validation) == 1 and validation.pixels(0).shape == (1, SIZE, SIZE)
@@ -543,6 +549,8 @@ def test_parquet_without_the_extra_names_it(tmp_path, monkeypatch):
         (FolderConfig, {"root": ""}, r"data\.root is ''"),
         (FolderConfig, {"root": "x", "size": 0}, r"data\.size is 0"),
         (FolderConfig, {"root": "x", "channels": 4}, r"data\.channels.*4.*1.*3"),
+        (LatentsConfig, {"root": ""}, r"data\.root is ''; needed: the folder of a latent cache"),
+        (LatentsConfig, {"root": "x", "channels": 4}, r"data\.channels.*4.*1.*3"),
         (ParquetConfig, {"root": "x", "max_broken": -1}, r"data\.max_broken is -1"),
         (ParquetConfig, {"root": "x", "split": "data/train"}, r"data\.split is 'data/train'"),
     ],
@@ -572,5 +580,5 @@ def test_config_is_chosen_by_name_and_written_back():
 
 
 def test_unknown_config_type_is_refused():
-    with pytest.raises(ValueError, match="allowed: digits, folder, parquet"):
+    with pytest.raises(ValueError, match="allowed: digits, folder, parquet, latents"):
         build_dataset(object())

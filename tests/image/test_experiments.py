@@ -12,7 +12,8 @@ import yaml
 from PIL import Image
 
 from core.config import compose_config
-from core.data import StepPositions, step_loader
+from core.data import StepPositions, step_batches
+from core.distributed import World
 from core.rundir import RunDirectory
 from core.schema import changed_keys, plain, strict
 from core.trainer import Trainer
@@ -63,7 +64,7 @@ def toy_config(name, images, vae):
     values = plain(full)
     depth, _, _ = full.backbone.dimensions
     values["backbone"] |= {"size": None, "depth": depth, "hidden_size": 8, "num_heads": 2}
-    values["trainer"] |= {"batch_size": BATCH, "num_workers": 0, "compile": False, "steps": 10}
+    values["trainer"] |= {"batch_size": BATCH, "num_workers": 0, "compile": "none", "steps": 10}
     values["sampler"] |= {"num_steps": 2}
     values["device"] = "cpu"
     if values["data"]["name"] == "folder":
@@ -78,9 +79,9 @@ def test_an_experiment_is_valid_and_trains_and_samples_at_toy_size(name, images,
     config = toy_config(name, images, vae)
     cpu = torch.device("cpu")
     domain = build_domain(config, cpu, evaluate=False)
-    trainer = Trainer(config, domain, RunDirectory.create(str(tmp_path), "image", config.name), cpu)
+    trainer = Trainer(config, domain, RunDirectory.create(str(tmp_path), "image", config.name), World())
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
-    batch = next(iter(step_loader(domain.dataset, 0, StepPositions(0, 1, BATCH, (0, BATCH)), 0, pin=False)))
+    batch = next(step_batches(domain.dataset, 0, StepPositions(0, 1, BATCH, (0, BATCH)), 0, pin=False))
 
     losses, norm = trainer.update(batch)
     assert trainer.step == 1
@@ -115,7 +116,7 @@ def test_imagenet_experiments_keep_the_settings_of_the_paper(name):
     optimizer = config.optimizer
     assert (optimizer.lr, optimizer.betas, optimizer.weight_decay) == (1e-4, (0.9, 0.999), 0.0)
     assert (optimizer.clip_norm, optimizer.warmup_steps, optimizer.schedule) == (None, 0, "constant")
-    assert (config.trainer.batch_size, config.ema.decay, config.conditioning.drop) == (256, 0.9999, 0.1)
+    assert (config.trainer.batch_size, config.ema.decays, config.conditioning.drop) == (256, [0.9999], 0.1)
     assert (config.objective.path, config.objective.prediction, config.objective.time) == (
         "linear",
         "velocity",

@@ -7,8 +7,8 @@ from PIL import Image
 
 from core.config import compose_config, run_entry
 from core.draws import StepRandom
+from core.failures import NonFiniteError
 from core.schema import strict
-from core.trainer import NonFiniteError
 from image.autoencoder import AutoencoderConfig, load_autoencoder
 from image.data import DigitsConfig, FolderConfig, build_dataset
 from image.tokenizer import ConvKLConfig, build_tokenizer, weights_sha256

@@ -1,0 +1,424 @@
+"""`python -m image.cache` on real files: the moments are the tokenizer's, a run from them is the run from pixels."""
+
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from core.config import compose_config, run_entry
+from core.data import StepPositions, fingerprint, step_batches
+from core.draws import SampleRandom, StepRandom, numpy_rng
+from core.latents import read_spec
+from core.objective import FlowMatching
+from core.schema import strict
+from core.step import TrainingLoss
+from image.autoencoder import AutoencoderConfig, ConvKL, save_autoencoder
+from image.cache import CacheConfig, main, workers
+from image.data import DigitsConfig, FolderConfig, LatentsConfig, build_dataset
+from image.tokenizer import AutoencoderKLConfig, ConvKLConfig, FromMoments, PixelsConfig, build_tokenizer
+from image.train import ImageConfig, build_domain
+from image.train_tokenizer import TrainTokenizerConfig
+
+SIZE, IMAGES, PER_SHARD = 16, 11, 4
+ROOT = Path(__file__).resolve().parents[2]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Eleven PNGs of noise in two classes."""
+    root = tmp_path_factory.mktemp("pictures")
+    for number in range(IMAGES):
+        folder = root / ("cat" if number < 6 else "dog")
+        folder.mkdir(exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (SIZE + number, SIZE + 3, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+    return root
+
+
+def save_conv_kl(path, channels=3, seed=0, latent_std=1.3):
+    path.mkdir(exist_ok=True)
+    torch.manual_seed(seed)
+    save_autoencoder(path, ConvKL(AutoencoderConfig(width=8), channels), latent_mean=0.1, latent_std=latent_std)
+    return path
+
+
+@pytest.fixture(scope="module")
+def conv_kl(tmp_path_factory):
+    return save_conv_kl(tmp_path_factory.mktemp("conv_kl"))
+
+
+@pytest.fixture(scope="module")
+def autoencoder_kl(tmp_path_factory):
+    """A tiny one with random weights, in the format of the published ones."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("vae")
+    diffusers.AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        scaling_factor=0.3,
+        shift_factor=0.1,
+    ).save_pretrained(path)
+    return path
+
+
+def config(pictures, tokenizer_path, out, **changes):
+    values = {
+        "data": FolderConfig(root=str(pictures), size=SIZE),
+        "tokenizer": ConvKLConfig(path=str(tokenizer_path)),
+        "out": str(out),
+        "rows_per_shard": PER_SHARD,
+        "dtype": "float32",
+        "batch_size": 3,
+        "num_workers": 0,
+        "device": "cpu",
+    }
+    return CacheConfig(**{**values, **changes})
+
+
+@pytest.fixture
+def cache(pictures, conv_kl, tmp_path):
+    main(config(pictures, conv_kl, tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def latents(root, **changes):
+    return LatentsConfig(root=str(root), **{"size": SIZE, **changes})
+
+
+def files(root):
+    return {file.name: file.read_bytes() for file in sorted(root.iterdir())}
+
+
+def test_the_yaml_file_and_the_dataclass_agree():
+    assert strict(CacheConfig, compose_config("image.conf", "cache")) == CacheConfig()
+
+
+# --- the moments
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float16", 1e-3)])
+@pytest.mark.parametrize("kind", ["conv_kl", "autoencoder_kl"])
+def test_the_moments_are_the_tokenizers_for_both_mirrors(pictures, kind, dtype, tolerance, tmp_path, request):
+    path = str(request.getfixturevalue(kind))
+    schema = ConvKLConfig if kind == "conv_kl" else AutoencoderKLConfig
+    main(config(pictures, path, tmp_path / "c", tokenizer=schema(path=path), dtype=dtype, num_workers=1))
+    tokenizer, images = build_tokenizer(schema(path=path), "cpu"), build_dataset(FolderConfig(str(pictures), SIZE))
+    shards = [np.load(tmp_path / "c" / f"shard_0000{shard}.npy") for shard in range(3)]
+    stored = torch.from_numpy(np.concatenate(shards)).float()
+    assert stored.shape == (IMAGES, 2, 2, 4, SIZE // 2, SIZE // 2)
+    for mirror in (False, True):
+        media = torch.stack([images.pixels(index, mirror) for index in range(IMAGES)])
+        expected = torch.stack(tokenizer.moments(media), dim=1)
+        torch.testing.assert_close(stored[:, int(mirror)], expected, rtol=tolerance, atol=tolerance)
+    assert not torch.equal(stored[:, 0], stored[:, 1])
+
+
+def test_digits_have_one_mirror_and_their_labels(tmp_path):
+    tokenizer = save_conv_kl(tmp_path / "tokenizer", channels=1)
+    main(config(None, tokenizer, tmp_path / "c", data=DigitsConfig(split="heldout"), rows_per_shard=200))
+    data = build_dataset(latents(tmp_path / "c", size=8, channels=1, flip=False))
+    digits = build_dataset(DigitsConfig(split="heldout"))
+    assert torch.equal(data.labels, digits.labels) and fingerprint(data) == fingerprint(digits)
+    mean, std = build_tokenizer(ConvKLConfig(path=str(tokenizer)), "cpu").moments(digits.pixels(250)[None])
+    torch.testing.assert_close(data.item(250, numpy_rng(0))["media"], torch.cat([mean, std]), rtol=1e-6, atol=1e-6)
+    with pytest.raises(ValueError, match=r"data\.flip is true, but the cache .* no mirrored latents"):
+        build_dataset(latents(tmp_path / "c", size=8, channels=1))
+
+
+# --- training from a cache
+
+
+def run_config(pictures, tokenizer, data):
+    overrides = [
+        "name=x",
+        "data=folder",
+        f"data.root={pictures}",
+        f"data.size={SIZE}",
+        "tokenizer=conv_kl",
+        f"tokenizer.path={tokenizer}",
+        "evaluation=none",
+        "backbone.depth=4",
+        "backbone.hidden_size=16",
+        "backbone.num_heads=2",
+        "alignment=none",
+    ]
+    values = compose_config("image.conf", "train", overrides)
+    return dataclasses.replace(strict(ImageConfig, values), data=data)
+
+
+def losses(config, steps=2, batch=6):
+    """Losses of some steps of plain gradient descent."""
+    domain = build_domain(config, CPU, evaluate=False)
+    backbone = domain.backbone
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        for parameter in backbone.parameters():  # what starts at zero gives no gradient
+            parameter.copy_(0.1 * torch.randn_like(parameter))
+    objective = FlowMatching(config.objective)
+    loss = TrainingLoss(
+        domain.tokenizer, domain.conditioning, backbone, backbone, objective, config.alignment.build(backbone)
+    )
+    found = []
+    for step, batch_ in enumerate(
+        step_batches(domain.dataset, 0, StepPositions(0, steps, batch, (0, batch)), 0, False)
+    ):
+        total = loss(batch_, StepRandom(0, step), step).total
+        backbone.zero_grad()
+        total.backward()
+        with torch.no_grad():
+            for parameter in backbone.parameters():
+                parameter -= 0.1 * parameter.grad
+        found.append(total.item())
+    return found
+
+
+def test_training_from_a_cache_is_training_from_pixels(pictures, conv_kl, cache):
+    pixels = losses(run_config(pictures, conv_kl, FolderConfig(root=str(pictures), size=SIZE)), steps=3)
+    cached = losses(run_config(pictures, conv_kl, latents(cache)), steps=3)
+    assert cached == pytest.approx(pixels, abs=1e-5)
+    assert len(set(pixels)) == 3
+    unflipped = losses(run_config(pictures, conv_kl, latents(cache, flip=False)), steps=3)
+    assert unflipped != pytest.approx(pixels, abs=1e-3)
+
+
+def test_each_step_draws_anew(conv_kl, cache):
+    data = build_dataset(latents(cache))
+    tokenizer = FromMoments(build_tokenizer(ConvKLConfig(path=str(conv_kl)), "cpu"), data.spec.tokenizer, cache)
+    media = torch.stack([data.item(index, numpy_rng(0))["media"] for index in range(5)])
+    first = tokenizer.encode(media, StepRandom(0, 1))
+    assert first.dtype == torch.float32 and torch.equal(first, tokenizer.encode(media, StepRandom(0, 1)))
+    assert not torch.equal(first, tokenizer.encode(media, StepRandom(0, 2)))
+    draws = torch.stack([tokenizer.encode(media, StepRandom(0, step)) for step in range(2000)])
+    scale, shift = (tokenizer.constants()[name] for name in ("scale", "shift"))
+    spread = media[:, 1] * scale
+    assert ((draws.mean(0) - (media[:, 0] - shift) * scale).abs() < 5 * spread / 2000**0.5).all()
+    torch.testing.assert_close(draws.std(0), spread, rtol=0.1, atol=0)
+
+
+def test_half_moments_are_drawn_from_in_float32(conv_kl, cache):
+    data = build_dataset(latents(cache))
+    tokenizer = FromMoments(build_tokenizer(ConvKLConfig(path=str(conv_kl)), "cpu"), data.spec.tokenizer, cache)
+    media = data.item(3, numpy_rng(0))["media"][None]
+    full, half = (tokenizer.encode(each, SampleRandom(0, [0])) for each in (media, media.half()))
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, full, rtol=1e-2, atol=1e-2)
+
+
+def test_the_wrapped_tokenizer_decodes_as_before(conv_kl, cache):
+    plain = build_tokenizer(ConvKLConfig(path=str(conv_kl)), "cpu")
+    wrapped = FromMoments(plain, build_dataset(latents(cache)).spec.tokenizer, cache).to("cpu")
+    z = torch.randn(2, 4, 8, 8)
+    assert torch.equal(wrapped.decode(z), plain.decode(z))
+    assert wrapped.constants() == plain.constants()
+    assert wrapped.latent_shape((3, SIZE, SIZE)) == (4, 8, 8)
+
+
+# --- what is refused
+
+
+def test_another_tokenizer_is_refused_by_what_differs(pictures, conv_kl, cache, tmp_path):
+    other = save_conv_kl(tmp_path / "other", seed=1, latent_std=2.0)
+    with pytest.raises(ValueError, match=r"made with another tokenizer .*scale .*, here 0\.5; sha256") as caught:
+        build_domain(run_config(pictures, other, latents(cache)), CPU, evaluate=False)
+    assert "path" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_copy_of_the_tokenizer_is_the_same(pictures, cache, tmp_path):
+    copy = save_conv_kl(tmp_path / "copy")
+    assert build_domain(run_config(pictures, copy, latents(cache)), CPU, evaluate=False).latent_shape == (4, 8, 8)
+
+
+def test_a_run_on_latents_needs_a_tokenizer(pictures, conv_kl, cache):
+    run = run_config(pictures, conv_kl, latents(cache))
+    with pytest.raises(ValueError, match=r"data is 'latents' but tokenizer is 'pixels'; allowed there: autoencoder_kl"):
+        dataclasses.replace(run, tokenizer=PixelsConfig())
+
+
+@pytest.mark.parametrize("changes", [{"size": 32}, {"channels": 1}])
+def test_other_images_than_those_encoded_are_refused(cache, changes):
+    with pytest.raises(ValueError, match=r"data\.size is .* made of images with data\.size=16 data\.channels=3"):
+        build_dataset(latents(cache, **changes))
+
+
+def test_latents_are_no_images(cache):
+    for entry, schema in (("train_tokenizer", TrainTokenizerConfig), ("cache", CacheConfig)):
+        values = compose_config("image.conf", entry, ["data=latents", f"data.root={cache}"])
+        with pytest.raises(ValueError, match=r"'data\.name' is 'latents'; allowed: \['digits', 'folder', 'parquet'\]"):
+            strict(schema, values)
+
+
+def test_a_missing_shard_says_how_to_go_on(cache):
+    (cache / "shard_00001.npy").unlink()
+    message = r"1 of 3 shards .* such as shard_00001\.npy; the same `python -m image\.cache \.\.\.`"
+    with pytest.raises(ValueError, match=message):
+        build_dataset(latents(cache))
+
+
+def test_pictures_are_not_a_cache(pictures):
+    with pytest.raises(ValueError, match=r"holds no latent cache .*`python -m image\.cache` makes one"):
+        build_dataset(latents(pictures))
+
+
+def test_a_cache_of_something_else_is_refused(cache):
+    manifest = cache / "manifest.json"
+    before = read_spec(cache).identity()
+    manifest.write_text(manifest.read_text().replace('"kind": "image"', '"kind": "sound"'))
+    for facts in cache.glob("shard_*.json"):
+        facts.write_text(facts.read_text().replace(before, read_spec(cache).identity()))
+    with pytest.raises(ValueError, match=r"a cache of kind 'sound'; allowed: 'image'"):
+        build_dataset(latents(cache))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokenizer": PixelsConfig()}, "tokenizer is 'pixels', which encodes nothing"),
+        ({"out": ""}, "out is ''"),
+        ({"rows_per_shard": 0}, "rows_per_shard is 0; allowed: 1 or more"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"num_workers": -1}, "num_workers is -1; allowed: 0 or more"),
+    ],
+)
+def test_bad_values_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        CacheConfig(**changes)
+
+
+@pytest.mark.parametrize("change", ["size", "tokenizer", "data"])
+def test_another_job_in_the_same_folder_is_refused(pictures, conv_kl, cache, change, tmp_path):
+    same = config(pictures, conv_kl, cache)
+    if change == "size":
+        other, message = (
+            dataclasses.replace(same, data=FolderConfig(str(pictures), 8)),
+            r"transform\.size \(16, now 8\)",
+        )
+    elif change == "tokenizer":
+        tokenizer = ConvKLConfig(path=str(save_conv_kl(tmp_path / "other", seed=1)))
+        other, message = dataclasses.replace(same, tokenizer=tokenizer), r"another tokenizer\.sha256"
+    else:
+        (tmp_path / "fewer").mkdir()
+        (tmp_path / "fewer" / "cat").symlink_to(pictures / "cat")
+        other, message = (
+            dataclasses.replace(same, data=FolderConfig(str(tmp_path / "fewer"), SIZE)),
+            "another class_names",
+        )
+    before = files(cache)
+    with pytest.raises(ValueError, match=message):
+        main(other)
+    assert files(cache) == before
+
+
+# --- the command
+
+
+def command(config, *more):
+    return [
+        "data=folder",
+        f"data.root={config.data.root}",
+        f"data.size={SIZE}",
+        "tokenizer=conv_kl",
+        f"tokenizer.path={config.tokenizer.path}",
+        f"out={config.out}",
+        f"rows_per_shard={PER_SHARD}",
+        "dtype=float32",
+        "batch_size=3",
+        "num_workers=0",
+        "device=cpu",
+        *more,
+    ]
+
+
+def call(arguments):
+    run_entry(main, config_module="image.conf", config_name="cache", schema=CacheConfig, argv=arguments)
+
+
+def test_it_says_what_it_wrote_and_how_to_use_it(pictures, conv_kl, tmp_path, capsys):
+    call(command(config(pictures, conv_kl, tmp_path / "c")))
+    said = capsys.readouterr().out
+    assert "encoded           11 images, " in said and "images/s" in said and "3 of 3 shards" in said
+    words = re.search(r"python -m image\.train (.*)", said)[1].split()
+    train = strict(ImageConfig, compose_config("image.conf", "train", words))
+    assert train.data == latents(tmp_path / "c")
+    assert build_domain(train, CPU, evaluate=False).latent_shape == (4, 8, 8)
+    call(command(config(pictures, conv_kl, tmp_path / "c")))
+    assert "encoded           0 images\n" in capsys.readouterr().out
+
+
+def test_two_processes_write_what_one_writes(pictures, conv_kl, cache, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, left in (("1", "left              2 shards"), ("0", "use  ")):
+        monkeypatch.setenv("RANK", rank)
+        main(config(pictures, conv_kl, tmp_path / "two"))
+        assert left in capsys.readouterr().out
+    assert files(tmp_path / "two") == files(cache)
+
+
+def test_verify_finds_the_damaged_file(pictures, cache, capsys):
+    call([f"out={cache}", "verify=true"])
+    assert "3 shards" in capsys.readouterr().out
+    content = bytearray((cache / "shard_00002.npy").read_bytes())
+    content[-1] ^= 1
+    (cache / "shard_00002.npy").write_bytes(content)
+    with pytest.raises(SystemExit) as stopped:
+        call([f"out={cache}", "verify=true"])
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and "1 files" in said and "shard_00002.npy; delete them" in said
+    with pytest.raises(SystemExit):
+        call([f"out={pictures}", "verify=true"])
+    assert "holds no latent cache" in capsys.readouterr().err
+
+
+def test_a_broken_image_stops_it_by_name(pictures, conv_kl, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "cat").symlink_to(pictures / "cat")
+    (tmp_path / "data" / "eel").mkdir()
+    (tmp_path / "data" / "eel" / "torn.png").write_bytes(b"\x89PNG")
+    with pytest.raises(ValueError, match=r"broken image .*torn\.png"):
+        main(config(tmp_path / "data", conv_kl, tmp_path / "c"))
+    assert (tmp_path / "c" / "shard_00000.npy").exists() and not (tmp_path / "c" / "shard_00001.npy").exists()
+
+
+def test_killed_and_started_again(pictures, conv_kl, cache, tmp_path):
+    slow = (
+        "import sys, time, image.cache as c\nread = c.build_dataset\n"
+        "def build(config):\n    data = read(config); pixels = data.pixels\n"
+        "    data.pixels = lambda row: (time.sleep(0.1), pixels(row))[1]\n    return data\n"
+        "c.build_dataset = build\n"
+        "c.run_entry(c.main, config_module='image.conf', config_name='cache', schema=c.CacheConfig)\n"
+    )
+    root = tmp_path / "killed"
+    arguments = command(config(pictures, conv_kl, root))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", slow, *arguments], env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (root / "shard_00001.json").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (root / "shard_00002.npy").exists()
+    call(arguments)
+    assert files(root) == files(cache)
+
+
+def test_workers_share_the_machine(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(12))
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert (workers(None), workers(3), workers(0)) == (8, 3, 0)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert workers(None) == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
+    assert workers(None) == 1
