@@ -8,12 +8,15 @@ the working directory does not change.
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import os
+import re
 import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -88,6 +91,37 @@ def run_entry(
         name = "error" if place.size == 1 else f"error in process {place.rank}"
         _print(f"{name}: {error} ({DEBUG_VARIABLE}=1 shows where)", file=sys.stderr)
         sys.exit(EXIT_FAILED if isinstance(error, RunError) else EXIT_BAD_INPUT)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A command as other code sees it: `python -m <module>` is the ENTRY of that module, run.
+
+    main           what it does with its config
+    config_module  package of its YAML files
+    config_name    the YAML file it begins with
+    schema         dataclass of its config
+    """
+
+    main: Callable[[Any], Any]
+    config_module: str
+    config_name: str
+    schema: type
+
+    def run(self, argv: Sequence[str] | None = None) -> None:
+        """The command with `argv`, by default the command line's; see `run_entry`."""
+        names = {"config_module": self.config_module, "config_name": self.config_name}
+        run_entry(self.main, **names, schema=self.schema, argv=argv)
+
+    def config(self, overrides: Sequence[str]) -> Any:
+        """The checked config of a command line; ValueError for one that does not fit."""
+        return strict(self.schema, compose_config(self.config_module, self.config_name, overrides))
+
+
+def override(key: str, value: Any) -> str:
+    """`key=value` as hydra reads it back: the value a plain word or JSON."""
+    plain_word = isinstance(value, str) and re.fullmatch(r"[\w./+-]+", value)
+    return f"{key}={value if plain_word else json.dumps(value)}"
 
 
 class _BesideTheBar(logging.Handler):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.config import run_entry
+from core.config import Entry
 from core.ema import check_width, label
 from core.posthoc import Reconstruction, reconstruct, save_reconstruction
 from core.rundir import RunDirectory
@@ -53,5 +53,7 @@ def main(config: ReconstructConfig) -> None:
     print(f"sample     python -m {entry} run={run.shown()} checkpoint={out}")
 
 
+ENTRY = Entry(main, "core.conf", "reconstruct_ema", ReconstructConfig)
+
 if __name__ == "__main__":
-    run_entry(main, config_module="core.conf", config_name="reconstruct_ema", schema=ReconstructConfig)
+    ENTRY.run()

@@ -72,11 +72,11 @@ class RunDirectory:
         if not re.fullmatch(r"[\w.+-]+", name) or name.strip(".") == "":
             raise ValueError(f"name is {name!r}; a run's name has letters, digits and . _ + - only")
         path = Path(runs_dir) / domain / name
-        probe = path / f".writable-{uuid.uuid4().hex[:8]}"
+        probe = path / f".writable.{uuid.uuid4().hex[:8]}.tmp"
         try:
             path.mkdir(parents=True, exist_ok=True)
             probe.touch()
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # the process that holds the lock may clean up meanwhile
         except OSError as error:
             raise OSError(f"the run directory {path} cannot be written ({error.strerror}); see runs_dir") from error
         return cls(path)
@@ -121,17 +121,14 @@ class RunDirectory:
         not handed on to a loader's workers.
         """
         path = self.path.resolve()
+        if path in _HELD:  # and the file is not opened: closing it would give the lock back
+            raise ValueError(_written_by(f"this process, {os.getpid()}", self.path))
         with (path / ".lock").open("a+") as file:
             try:
-                if path in _HELD:
-                    raise BlockingIOError
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
                 file.seek(0)
-                owner = file.read().strip() or "another process"
-                raise ValueError(
-                    f"{self.path} is being written by {owner}; wait for it, or choose another name=..."
-                ) from None
+                raise ValueError(_written_by(file.read().strip() or "another process", self.path)) from None
             _HELD.add(path)
             try:
                 now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -142,10 +139,23 @@ class RunDirectory:
             finally:
                 _HELD.discard(path)
 
+    def is_locked(self) -> bool:
+        """Whether a process writes here now."""
+        file = self.path / ".lock"
+        if self.path.resolve() in _HELD or not file.exists():
+            return self.path.resolve() in _HELD
+        with file.open("a") as opened:
+            try:
+                fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                return True
+        return False
+
     def clean(self) -> None:
         """Remove the half-written files of a process that was killed; the folder must be locked."""
-        for temporary in [*self.path.glob(".*.tmp"), *self.previews.glob(".*.tmp")]:
-            temporary.unlink()
+        for folder in (self.path, self.previews, self.snapshots):
+            for temporary in folder.glob(".*.tmp"):
+                temporary.unlink(missing_ok=True)
 
     def claim(self, config: dict[str, Any], allowed: Sequence[str] = ()) -> list[str]:
         """Write the config of a new run, or check that a continued one has not changed what it computes.
@@ -181,6 +191,10 @@ class RunDirectory:
         """The path as a user would type it from where they are."""
         relative = os.path.relpath(self.path)
         return str(self.path) if relative.startswith("..") else relative
+
+
+def _written_by(owner: str, path: Path) -> str:
+    return f"{path} is being written by {owner}; wait for it, or choose another name=..."
 
 
 def _is_free(key: str, config: dict[str, Any]) -> bool:

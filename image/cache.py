@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from core.config import run_entry
+from core.config import Entry
 from core.data import fingerprint
 from core.distributed import Place, pick_device
 from core.latent_writer import LatentWriter, Source, encode_shards
@@ -180,5 +180,7 @@ def tokenizer_choice(tokenizer: TokenizerConfig) -> str:
     return f"tokenizer=sd_vae tokenizer.path={tokenizer.path}{subfolder}"
 
 
+ENTRY = Entry(main, "image.conf", "cache", CacheConfig)
+
 if __name__ == "__main__":
-    run_entry(main, config_module="image.conf", config_name="cache", schema=CacheConfig)
+    ENTRY.run()

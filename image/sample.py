@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import collections
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from core.checkpoint import CheckpointStore, atomic_dir, load_into, load_weights
-from core.config import compose_config, run_entry
+from core.config import Entry, compose_config, override
 from core.distributed import World, joined
 from core.generate import Generator, make_generator
 from core.parallel import Compile, ParallelConfig, spread
@@ -95,20 +95,19 @@ def dotted(values: dict, key: str = "") -> list[str]:
     """Nested values as overrides of a command line, key.key=value."""
     parts = []
     for name, value in values.items():
-        inner = dotted(value, f"{key}{name}.") if isinstance(value, dict) else [f"{key}{name}={json.dumps(value)}"]
-        parts += inner
+        parts += dotted(value, f"{key}{name}.") if isinstance(value, dict) else [override(f"{key}{name}", value)]
     return parts
 
 
 def weights_file(config: SampleConfig) -> Path:
-    """The checkpoint asked for, or the run's newest."""
+    """The checkpoint asked for, or the run's newest whose weights are not damaged."""
     if config.checkpoint is not None:
         return Path(config.checkpoint)
     run = RunDirectory.find(config.run)
-    latest = CheckpointStore(run.checkpoints).latest()
-    if latest is None:
+    newest = CheckpointStore(run.checkpoints).newest_sound(only=(config.weights,))
+    if newest is None:
         raise ValueError(f"the run {run.path} has no checkpoint yet; checkpoint=... takes one from elsewhere")
-    return latest
+    return newest
 
 
 def check_weights(source: Path, weights: str) -> None:
@@ -131,9 +130,9 @@ def output_folder(config: SampleConfig) -> Path:
     return out
 
 
-def load_generator(config: SampleConfig, model: ImageConfig, world: World) -> Generator:
-    """The model with its weights, ready to sample; the training data is not needed, the weights know their classes."""
-    device, source = world.device, weights_file(config)
+def load_generator(config: SampleConfig, model: ImageConfig, source: Path, world: World) -> Generator:
+    """The model with the weights in `source`, which know their classes: the training data is not needed."""
+    device = world.device
     check_weights(source, config.weights)
     state = load_weights(source, prefer=config.weights)
     num_classes = model.backbone.num_classes_in(state, str(source))
@@ -192,24 +191,29 @@ def main(config: SampleConfig) -> None:
     Sample i depends on (seed, i), its label and the weights only, never on num, batch_size or the device count.
     """
     with joined(config.device) as world:
-        model, out = world.on_main(lambda: (model_config(config), output_folder(config)))
-        generator = load_generator(config, model, world)
+        model, out, source = world.on_main(lambda: (model_config(config), output_folder(config), weights_file(config)))
+        generator = load_generator(config, model, source, world)
         labels = requested_labels(config, generator.conditioning)
         batches = generator.batches(labels, config.seed, config.batch_size)
         if world.is_main:
-            write_all(config, model, told(batches, config.num), labels, out)
+            made_from = {"checkpoint": str(source), "sampler": plain(model.sampler)}
+            write_all(config, made_from, told(batches, config.num), labels, out)
         else:
             collections.deque(batches, maxlen=0)  # takes its turns; what it makes goes to the main process
 
 
-def write_all(config: SampleConfig, model: ImageConfig, batches: Iterable[Tensor], labels: Tensor, out: Path) -> None:
+def write_all(
+    config: SampleConfig, made_from: dict[str, Any], batches: Iterable[Tensor], labels: Tensor, out: Path
+) -> None:
     """The samples and the protocol that made them, in a folder that appears when all is there."""
     with atomic_dir(out) as folder:
         write_samples(batches, labels, folder)
-        protocol = {**plain(config), "checkpoint": str(weights_file(config)), "sampler": plain(model.sampler)}
-        (folder / "protocol.yaml").write_text(yaml.safe_dump(protocol, sort_keys=False))
+        protocol = yaml.safe_dump({**plain(config), **made_from}, sort_keys=False)
+        (folder / "protocol.yaml").write_text(protocol)
     print(f"{config.num} images: {RunDirectory(out).shown()} (grid.png, png/, samples.npz, protocol.yaml)")
 
 
+ENTRY = Entry(main, "image.conf", "sample", SampleConfig)
+
 if __name__ == "__main__":
-    run_entry(main, config_module="image.conf", config_name="sample", schema=SampleConfig)
+    ENTRY.run()

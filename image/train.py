@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from core.config import run_entry
+from core.config import Entry
 from core.contracts import Domain
 from core.draws import fold_seed
 from core.run import run_training
@@ -99,5 +99,7 @@ def report(run: RunDirectory, summary: dict) -> str:
     return "\n".join(lines)
 
 
+ENTRY = Entry(main, "image.conf", "train", ImageConfig)
+
 if __name__ == "__main__":
-    run_entry(main, config_module="image.conf", config_name="train", schema=ImageConfig)
+    ENTRY.run()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from core.checkpoint import atomic_dir
-from core.config import run_entry
+from core.config import Entry
 from core.contracts import Dataset
 from core.data import StepPositions, step_batches
 from core.distributed import pick_device
@@ -275,5 +275,7 @@ def save_picture(network: ConvKL, images: Images, path: Path) -> None:
     grid(pairs, columns=2 * PICTURE_PAIRS_PER_ROW).save(path)
 
 
+ENTRY = Entry(main, "image.conf", "train_tokenizer", TrainTokenizerConfig)
+
 if __name__ == "__main__":
-    run_entry(main, config_module="image.conf", config_name="train_tokenizer", schema=TrainTokenizerConfig)
+    ENTRY.run()

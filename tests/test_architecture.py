@@ -155,14 +155,19 @@ def test_vae_scale_is_nowhere_a_literal():
 
 
 def entries() -> list[tuple[str, type]]:
-    """(module, schema) of every `python -m` entry of core or a domain that hands a schema to run_entry."""
+    """(module, schema) of every `python -m` entry of core or a domain: the modules with an ENTRY."""
     found = []
     for path in sources("core", *DOMAINS):
-        for node in ast.walk(parse(path)):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "run_entry":
-                module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
-                schema = next(keyword.value.id for keyword in node.keywords if keyword.arg == "schema")
-                found.append((module.__name__, getattr(module, schema)))
+        names = [
+            getattr(target, "id", "")
+            for node in parse(path).body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+        ]
+        if "ENTRY" in names:
+            module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+            found.append((module.__name__, module.ENTRY.schema))
+    assert found
     return found
 
 

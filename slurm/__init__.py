@@ -1,0 +1,1 @@
+"""Sweeps of training runs on a SLURM cluster, or on this machine."""

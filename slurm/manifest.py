@@ -1,0 +1,118 @@
+"""What was submitted: <sweep's folder>/manifest.json, the one memory of a sweep between two calls.
+
+It keeps each run's command line and every attempt at it. What a run has reached is not here but in the run's folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from core.checkpoint import write_atomic
+from slurm.sweep import Case, Sweep
+
+SCHEMA_VERSION = 1
+Kind = Literal["slurm", "local"]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One submission of a run: where to, under which id, when (UTC)."""
+
+    kind: Kind
+    job_id: str
+    time: str
+
+
+@dataclass
+class Record:
+    """A run of the sweep: its command line and the attempts at it, the last one last."""
+
+    arguments: list[str]
+    attempts: list[Attempt] = field(default_factory=list)
+
+    @property
+    def last(self) -> Attempt | None:
+        """The newest attempt."""
+        return self.attempts[-1] if self.attempts else None
+
+
+@dataclass
+class Manifest:
+    """The runs of a sweep by name."""
+
+    path: Path
+    entry: str
+    runs: dict[str, Record] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, sweep: Sweep) -> Manifest:
+        """The manifest of a sweep, or an empty one; ValueError for one of another version, or damaged."""
+        path = sweep.folder / "manifest.json"
+        if not path.exists():
+            return cls(path, sweep.entry)
+        try:
+            content = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+        version = content.get("schema_version") if isinstance(content, dict) else None
+        if version != SCHEMA_VERSION:
+            raise ValueError(f"{path} has schema_version {version!r}; this version reads {SCHEMA_VERSION}")
+        if content["entry"] != sweep.entry:
+            raise ValueError(
+                f"{path} belongs to a sweep of {content['entry']}, this one is of {sweep.entry}; choose another name"
+            )
+        runs = {
+            name: Record(run["arguments"], [Attempt(**attempt) for attempt in run["attempts"]])
+            for name, run in content["runs"].items()
+        }
+        return cls(path, sweep.entry, runs)
+
+    def save(self) -> None:
+        """Write it whole or not at all."""
+        runs = {name: asdict(record) for name, record in self.runs.items()}
+        content = {"schema_version": SCHEMA_VERSION, "entry": self.entry, "runs": runs}
+        write_atomic(self.path, json.dumps(content, indent=1) + "\n")
+
+    def take(self, sweep: Sweep, cases: list[Case]) -> None:
+        """Add the runs of `cases`; ValueError for one that is there with another command line, or whose folder is
+        there although this sweep has never submitted it. Nothing is changed then."""
+        for case in cases:
+            arguments, known = case.arguments(sweep.folder), self.runs.get(case.name)
+            if known is not None and known.arguments != arguments:
+                before = " ".join(sorted(set(known.arguments) - set(arguments))) or "fewer"
+                now = " ".join(sorted(set(arguments) - set(known.arguments))) or "fewer"
+                raise ValueError(
+                    f"{self.path} holds a run {case.name} with other keys ({before} before, {now} now); choose another "
+                    "name for the sweep or the case"
+                )
+            if known is None and (sweep.run_path(case.name) / "config.yaml").exists():
+                raise ValueError(
+                    f"{sweep.run_path(case.name)} holds a run that does not belong to this sweep; choose another name"
+                )
+        for case in cases:
+            self.runs.setdefault(case.name, Record(case.arguments(sweep.folder)))
+
+    def note(self, name: str, kind: Kind, job_id: str) -> None:
+        """Remember an attempt, and write the manifest."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.runs[name].attempts.append(Attempt(kind, job_id, now))
+        self.save()
+
+
+@contextlib.contextmanager
+def locked(sweep: Sweep) -> Iterator[None]:
+    """Only one command at a time changes a sweep; ValueError while another does."""
+    sweep.folder.mkdir(parents=True, exist_ok=True)
+    with (sweep.folder / ".lock").open("a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise ValueError(f"another command is at work on {sweep.folder}; wait for it") from None
+        yield

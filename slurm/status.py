@@ -1,0 +1,195 @@
+"""What the runs of a sweep have reached: from the scheduler, and from the runs' own folders."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from submitit.core.utils import JobPaths
+from submitit.slurm.slurm import SlurmInfoWatcher
+
+from core.rundir import RunDirectory
+from core.speed import in_words
+from core.tracking import METRICS, SPEED, read_lines
+from slurm.manifest import Attempt, Manifest
+from slurm.submit import logs
+from slurm.sweep import Sweep
+
+DONE, MISSING, STOPPED = "done", "missing", "stopped"
+# SLURM's words for a job that will run or runs; every other word is an end.
+ACTIVE = ("PENDING", "RUNNING", "REQUEUED", "CONFIGURING", "COMPLETING", "SUSPENDED", "RESIZING", "REQUEUE_HOLD")
+HOUSEKEEPING = ("steps", "parameters", "train_seconds", "wall_seconds", "device", "processes")
+UNKNOWN = "-"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run is: `state` is done, missing, stopped, or SLURM's word in lower case."""
+
+    name: str
+    state: str
+    job_id: str | None = None
+    step: int | None = None
+    loss: float | None = None
+    metric: float | None = None
+    seconds_left: float | None = None
+    problem: str | None = None
+
+    @property
+    def active(self) -> bool:
+        """It waits for its turn or runs."""
+        return self.state.upper() in ACTIVE
+
+
+def run_states(sweep: Sweep, manifest: Manifest) -> list[RunState]:
+    """The state of every run in the manifest."""
+    last = {name: record.last for name, record in manifest.runs.items()}
+    words = slurm_words([each.job_id for each in last.values() if each is not None and each.kind == "slurm"])
+    return [run_state(sweep, name, attempt, words) for name, attempt in last.items()]
+
+
+def slurm_words(job_ids: Sequence[str]) -> dict[str, str]:
+    """SLURM's word for each job, asked once for all of them; ValueError when sacct cannot tell."""
+    if not job_ids:
+        return {}
+    command = ["sacct", "-o", "JobID,State", "--parsable2", "-X", "-j", ",".join(job_ids)]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    except FileNotFoundError:
+        raise ValueError("there is no SLURM on this machine (no sacct), but the sweep was submitted to one") from None
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        raise ValueError(f"sacct does not answer: {(error.stderr or str(error)).strip()}") from error
+    known = SlurmInfoWatcher().read_info(answer)
+    # a job that was submitted a moment ago is not in the accounts yet
+    return {job_id: known.get(job_id, {}).get("State", "PENDING").split()[0].rstrip("+") for job_id in job_ids}
+
+
+def run_state(sweep: Sweep, name: str, attempt: Attempt | None, words: dict[str, str]) -> RunState:
+    """The state of one run."""
+    run = RunDirectory(sweep.run_path(name))
+    job_id = None if attempt is None else attempt.job_id
+    summary, lines = run.summary(), read_lines(run.path / METRICS)
+    step, loss = (lines[-1]["step"], lines[-1].get("loss")) if lines else (None, None)
+    if summary is not None:
+        return RunState(name, DONE, job_id, summary.get("steps"), loss, metric_of(sweep, summary))
+    if attempt is None:
+        return RunState(name, MISSING)
+    if attempt.kind == "slurm":
+        word = words[attempt.job_id]
+        state = STOPPED if word == "COMPLETED" else word.lower()
+    else:
+        state = "running" if run.is_locked() else STOPPED
+    problem = None if state.upper() in ACTIVE else last_error(sweep, attempt)
+    left = seconds_left(run, step) if state == "running" else None
+    return RunState(name, state, job_id, step, loss, seconds_left=left, problem=problem)
+
+
+def metric_of(sweep: Sweep, summary: dict[str, Any]) -> float | None:
+    """The metric that the sweep names; without one the first number of the summary that is a measure of samples."""
+    if sweep.metric is not None:
+        return summary.get(sweep.metric)
+    return next((value for key, value in summary.items() if is_measure(key, value)), None)
+
+
+def is_measure(key: str, value: Any) -> bool:
+    """Whether a key of a summary measures samples, and not the run."""
+    return isinstance(value, float) and key not in HOUSEKEEPING and not key.endswith("_per_second")
+
+
+def seconds_left(run: RunDirectory, step: int | None) -> float | None:
+    """From the newest speed that the run recorded."""
+    speed = read_lines(run.path / SPEED)
+    if not speed or step is None:
+        return None
+    trainer = run.config()["trainer"]
+    rate = next((value for key, value in speed[-1].items() if key.endswith("s_per_second")), 0.0)
+    return (trainer["steps"] - step) * trainer["batch_size"] / rate if rate else None
+
+
+def last_error(sweep: Sweep, attempt: Attempt) -> str | None:
+    """The last line of an attempt's log that tells an error, or the last line at all."""
+    log = JobPaths(logs(sweep), attempt.job_id, 0).stdout
+    try:
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    except FileNotFoundError:
+        return None
+    return next((line for line in reversed(lines) if "rror" in line), lines[-1] if lines else None)
+
+
+def table(states: Iterable[RunState], metric: str | None) -> str:
+    """The states as aligned text, and below it what went wrong."""
+    header = ("run", "state", "job", "step", "loss", metric or "metric", "time left")
+    rows = [
+        (
+            each.name,
+            each.state,
+            each.job_id or UNKNOWN,
+            UNKNOWN if each.step is None else str(each.step),
+            UNKNOWN if each.loss is None else f"{each.loss:.4f}",
+            UNKNOWN if each.metric is None else f"{each.metric:.4g}",
+            UNKNOWN if each.seconds_left is None else in_words(each.seconds_left),
+        )
+        for each in states
+    ]
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (header, *rows)
+    ]
+    return "\n".join([*lines, *(f"{each.name}: {each.problem}" for each in states if each.problem)])
+
+
+# Collecting
+
+
+def collect(sweep: Sweep, manifest: Manifest) -> tuple[Path, Path]:
+    """Write summary.csv, a row for each complete run, and summary.md, mean and deviation over seeds, in the folder.
+
+    ValueError while no run is complete.
+    """
+    found = {name: RunDirectory(sweep.run_path(name)).summary() for name in manifest.runs}
+    summaries = {name: summary for name, summary in found.items() if summary is not None}
+    if not summaries:
+        raise ValueError(f"no run of {sweep.folder} is complete yet; `status` says how far they are")
+    keys = list(dict.fromkeys(key for summary in summaries.values() for key in summary))
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["run", "seed", *keys])
+    for name, summary in summaries.items():
+        writer.writerow([*split_seed(name), *(summary.get(key, "") for key in keys)])
+    files = sweep.folder / "summary.csv", sweep.folder / "summary.md"
+    files[0].write_text(text.getvalue())
+    files[1].write_text(means(summaries))
+    return files
+
+
+def split_seed(name: str) -> tuple[str, str]:
+    """A run's name without its seed, and the seed."""
+    case, _, seed = name.rpartition("seed")
+    return case.rstrip("-") or "all", seed
+
+
+def means(summaries: dict[str, dict[str, Any]]) -> str:
+    """A Markdown table: each case's measures over its seeds, mean and standard deviation (n - 1)."""
+    cases: dict[str, list[dict[str, Any]]] = {}
+    for name, summary in summaries.items():
+        cases.setdefault(split_seed(name)[0], []).append(summary)
+    keys = [key for key, value in next(iter(summaries.values())).items() if is_measure(key, value)]
+    lines = [f"| run | seeds | {' | '.join(keys)} |", f"|{'---|' * (len(keys) + 2)}"]
+    for case, rows in cases.items():
+        cells = [_mean([row[key] for row in rows if key in row]) for key in keys]
+        lines.append(f"| {case} | {len(rows)} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return UNKNOWN
+    spread = f" ± {statistics.stdev(values):.4g}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.4g}{spread}"

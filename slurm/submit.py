@@ -1,0 +1,203 @@
+"""Handing the runs of a sweep to SLURM as job arrays, or to this machine, a few at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import submitit
+import yaml
+
+from core.schema import plain
+from slurm.job import TrainingJob
+from slurm.manifest import Manifest
+from slurm.sweep import Case, Resources, Sweep, find_entry
+
+ARRAY_SIZE = 500  # jobs of one array; SLURM's own limit is 1001 where nobody changed it
+POLL = 0.2  # seconds
+ENDLESS = 60 * 24 * 365  # minutes: on this machine nothing ends a run but itself
+
+
+class Executor(submitit.SlurmExecutor):
+    """submitit's executor, which can also be made where there is no SLURM, to show what it would submit."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        """Usable: whether SLURM is here is checked before anything is submitted."""
+        return 2
+
+    def script(self, jobs: int) -> str:
+        """The batch script of an array of `jobs`."""
+        self.parameters["map_count"] = jobs
+        try:
+            return self._make_submission_file_text(self._submitit_command_str, "")
+        finally:
+            del self.parameters["map_count"]
+
+
+def make_executor(sweep: Sweep) -> Executor:
+    """The executor with the sweep's resources as sbatch's options."""
+    needs = sweep.resources
+    executor = Executor(folder=logs(sweep), max_num_timeout=needs.max_timeouts, python=needs.python)
+    given = {name: getattr(needs, name) for name in ("partition", "account", "qos", "constraint", "cpus_per_task")}
+    executor.update_parameters(
+        job_name=sweep.name,
+        time=needs.minutes,
+        nodes=needs.nodes,
+        ntasks_per_node=needs.tasks,
+        gpus_per_node=needs.gpus_per_node or None,
+        mem=_memory(needs),
+        signal_delay_s=needs.signal_seconds,
+        array_parallelism=needs.array_limit,
+        setup=needs.setup or None,
+        stderr_to_stdout=True,
+        additional_parameters={"requeue": True, **needs.extra},
+        **given,
+    )
+    return executor
+
+
+def _memory(needs: Resources) -> str | None:
+    return None if needs.memory_gb is None else f"{round(1024 * needs.memory_gb)}MB"
+
+
+def logs(sweep: Sweep) -> Path:
+    """Folder of the jobs' logs and pickles, a folder for each job."""
+    return sweep.folder / "logs" / "%j"
+
+
+def job_of(sweep: Sweep, case: Case) -> TrainingJob:
+    """The callable of a run."""
+    return TrainingJob(sweep.entry, tuple(case.arguments(sweep.folder)), f"{sweep.name}-{case.name}")
+
+
+def dry_run(sweep: Sweep, cases: Sequence[Case]) -> str:
+    """Every command with its resolved config, and the batch script."""
+    entry, parts = find_entry(sweep.entry), []
+    for case in cases:
+        arguments = case.arguments(sweep.folder)
+        config = yaml.safe_dump(plain(entry.config(arguments)), sort_keys=False)
+        parts.append(f"# run {case.name}\npython -m {sweep.entry} {shlex.join(arguments)}\n{_indented(config)}")
+    for first in range(0, len(cases), ARRAY_SIZE):
+        count = len(cases[first : first + ARRAY_SIZE])
+        parts.append(f"# batch script of {count} runs\n{make_executor(sweep).script(count)}")
+    return "\n".join(parts)
+
+
+def _indented(text: str) -> str:
+    return "".join(f"  {line}\n" for line in text.splitlines())
+
+
+# SLURM
+
+
+def check_scheduler(sweep: Sweep, jobs: int) -> None:
+    """ValueError where there is no SLURM, or where it refuses the resources; nothing is submitted."""
+    if shutil.which("sbatch") is None:
+        raise ValueError(
+            "there is no SLURM on this machine (no sbatch); --local N runs the sweep here, --dry-run shows it"
+        )
+    with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
+        file.write(make_executor(sweep).script(min(jobs, ARRAY_SIZE)))
+        file.flush()
+        done = subprocess.run(["sbatch", "--test-only", file.name], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(f"SLURM refuses the resources of the sweep: {_one_line(done.stderr)}")
+
+
+def _one_line(text: str) -> str:
+    return "; ".join(line.strip().removeprefix("sbatch: ") for line in text.splitlines() if line.strip())
+
+
+def submit(sweep: Sweep, manifest: Manifest, cases: Sequence[Case]) -> list[str]:
+    """Submit the runs as arrays, noting each in the manifest; returns their job ids.
+
+    ValueError, saying what was submitted, when SLURM refuses an array after others were accepted.
+    """
+    ids: list[str] = []
+    for first in range(0, len(cases), ARRAY_SIZE):
+        chunk = cases[first : first + ARRAY_SIZE]
+        executor = make_executor(sweep)
+        try:
+            jobs = executor.submit_array([job_of(sweep, case) for case in chunk])
+        except (subprocess.CalledProcessError, submitit.core.utils.FailedJobError, OSError) as error:
+            rest = len(cases) - len(ids)
+            raise ValueError(
+                f"{len(ids)} of {len(cases)} runs were submitted{' as ' + ', '.join(ids) if ids else ''}, then sbatch "
+                f"failed: {_one_line(str(error))}; `resubmit` submits the other {rest}"
+            ) from error
+        for case, job in zip(chunk, jobs, strict=True):
+            manifest.note(case.name, "slurm", job.job_id)
+            ids.append(job.job_id)
+    return ids
+
+
+# This machine
+
+
+def run_here(
+    sweep: Sweep, manifest: Manifest, cases: Sequence[Case], parallel: int, tell: Callable[[str], None]
+) -> None:
+    """Run the runs on this machine, `parallel` at a time, and wait for all; Ctrl-C lets them save and ends them.
+
+    Raises ValueError for resources of several machines.
+    """
+    needs = sweep.resources
+    if needs.nodes > 1:
+        raise ValueError(f"resources.nodes is {needs.nodes}; --local runs on one machine")
+    waiting, free = list(cases), list(range(parallel))
+    running: dict[int, tuple[Case, submitit.LocalJob]] = {}
+    try:
+        while waiting or running:
+            while waiting and free:
+                slot, case = free.pop(0), waiting.pop(0)
+                running[slot] = case, _start_here(sweep, case, slot)
+                manifest.note(case.name, "local", running[slot][1].job_id)
+                tell(f"{case.name}: started")
+            for slot, (case, job) in list(running.items()):
+                if job.done():
+                    del running[slot]
+                    free.append(slot)
+                    done = (sweep.run_path(case.name) / "summary.json").exists()
+                    tell(f"{case.name}: {'done' if done else f'stopped, see {job.paths.stdout}'}")
+            time.sleep(POLL)
+    except KeyboardInterrupt:
+        for _, job in running.values():
+            job._process.send_signal(signal.SIGTERM)  # its controller hands it on
+        for _, job in running.values():
+            job._process.wait()
+        raise
+
+
+def _start_here(sweep: Sweep, case: Case, slot: int) -> submitit.LocalJob:
+    needs = sweep.resources
+    executor = submitit.LocalExecutor(folder=logs(sweep), max_num_timeout=needs.max_timeouts, python=needs.python)
+    gpus = [slot * needs.gpus_per_node + number for number in range(needs.gpus_per_node)]
+    executor.update_parameters(
+        timeout_min=ENDLESS,
+        tasks_per_node=needs.tasks,
+        gpus_per_node=needs.gpus_per_node,
+        visible_gpus=gpus,
+        signal_delay_s=needs.signal_seconds,
+        stderr_to_stdout=True,
+        setup=needs.setup,
+    )
+    with _interrupts_ignored():
+        return executor.submit(job_of(sweep, case))
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """What is started inside does not get the terminal's Ctrl-C: it is stopped in order, by us."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,258 @@
+"""A sweep: one file that says which runs there are and what each of them needs.
+
+    name: weights                         # <runs_dir>/sweeps/weights holds the runs, their logs and the manifest
+    entry: image.train
+    overrides: {trainer.steps: 500}       # for every run
+    grid: {alignment.weight: [0.1, 0.3]}  # every combination
+    cases: [{seed_of_data: 1}, ...]       # or a list of combinations; `case` in one gives it its name
+    seeds: [0, 1, 2]
+    resources: {profile: one_gpu, time: 2h}
+
+A run is a case of the list, a point of the grid and a seed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from core.config import Entry, override
+from core.schema import strict
+
+PROFILES = Path(__file__).parent / "profiles"
+NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+OWN_KEYS = ("name", "runs_dir", "seed")  # of the run's config: the sweep sets them
+UNITS = {"m": 1, "min": 1, "h": 60, "d": 24 * 60}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one run needs of the cluster; null leaves it to the cluster's defaults.
+
+    profile         a file of slurm/profiles (without .yaml), or a path: its keys are the defaults of these
+    nodes, gpus_per_node, tasks_per_node   a task for each GPU; without GPUs, tasks_per_node processes (1)
+    cpus_per_task, memory_gb   cores of a task, memory of a node
+    time            minutes, or "90m", "12h", "2d", "1-12:00:00", "12:00:00"
+    signal_seconds  the warning before the time is over: a step and a save have to fit
+    max_timeouts    so many times a run that ran out of time is queued again
+    array_limit     runs of the sweep at the same time
+    setup           lines of the batch script before the run: module load ...
+    python          the interpreter; null is the one that submits
+    extra           further options of sbatch, by name
+    """
+
+    profile: str | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    nodes: int = 1
+    gpus_per_node: int = 0
+    tasks_per_node: int | None = None
+    cpus_per_task: int | None = None
+    memory_gb: float | None = None
+    time: int | str = 60
+    signal_seconds: int = 120
+    max_timeouts: int = 100
+    array_limit: int = 256
+    setup: list[str] = field(default_factory=list)
+    python: str | None = None
+    extra: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("nodes", "array_limit", "signal_seconds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"resources.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("gpus_per_node", "max_timeouts"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"resources.{name} is {getattr(self, name)}; it must not be negative")
+        for name in ("tasks_per_node", "cpus_per_task", "memory_gb"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise ValueError(f"resources.{name} is {getattr(self, name)}; it must be positive, or null")
+        if self.gpus_per_node and self.tasks_per_node not in (None, self.gpus_per_node):
+            raise ValueError(
+                f"resources.tasks_per_node is {self.tasks_per_node}, but resources.gpus_per_node {self.gpus_per_node}; "
+                "a task has one GPU: leave it null"
+            )
+        if 60 * self.minutes <= self.signal_seconds:
+            raise ValueError(
+                f"resources.signal_seconds is {self.signal_seconds}, but resources.time is {self.time!r}, "
+                f"{60 * self.minutes} s; the warning must come before the end"
+            )
+
+    @property
+    def tasks(self) -> int:
+        """Processes of a node."""
+        return self.tasks_per_node or self.gpus_per_node or 1
+
+    @property
+    def minutes(self) -> int:
+        """`time` in whole minutes."""
+        return parse_minutes(self.time)
+
+
+def parse_minutes(time: int | str) -> int:
+    """Whole minutes of 90, "90m", "12h", "2d", "12:00:00" (hours first) or "1-12:00:00" (days first)."""
+    text = str(time).strip()
+    if match := re.fullmatch(r"(\d+)\s*(m|min|h|d)?", text):
+        minutes = int(match[1]) * UNITS[match[2] or "m"]
+    elif match := re.fullmatch(r"(?:(\d+)-)?(\d{1,2}):(\d{2}):(\d{2})", text):
+        days, hours, rest, seconds = (int(part or 0) for part in match.groups())
+        minutes = (days * 24 + hours) * 60 + rest + (seconds > 0)
+    else:
+        raise ValueError(f"resources.time is {time!r}; allowed: minutes, or such as 90m, 12h, 2d, 1-12:00:00, 12:00:00")
+    if minutes < 1:
+        raise ValueError(f"resources.time is {time!r}; it must be at least a minute")
+    return minutes
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run: its name, which is the run's folder too, and the keys that its config changes."""
+
+    name: str
+    overrides: dict[str, Any]
+
+    def arguments(self, runs_dir: Path) -> list[str]:
+        """The run's command line, after `python -m <entry>`."""
+        own = {"name": self.name, "runs_dir": str(runs_dir)}
+        return [override(key, value) for key, value in {**self.overrides, **own}.items()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """The keys of a sweep file; `metric` is the key of summary.json that tables show, null for the first one there."""
+
+    name: str
+    entry: str
+    runs_dir: str = "runs"
+    overrides: dict = field(default_factory=dict)
+    grid: dict = field(default_factory=dict)
+    cases: list[dict] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    metric: str | None = None
+    resources: Resources = field(default_factory=Resources)
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise ValueError(f"name is {self.name!r}; a sweep's name has letters, digits and . _ + - only")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds is {self.seeds}; needed: different numbers, one at least")
+        for key, values in self.grid.items():
+            if not isinstance(values, list) or not values:
+                raise ValueError(f"grid.{key} is {values!r}; needed: a list of values")
+        for where, keys in (("overrides", self.overrides), ("grid", self.grid), *_named(self.cases)):
+            taken = sorted(set(OWN_KEYS) & set(keys))
+            if taken:
+                raise ValueError(f"{where} holds {', '.join(taken)}; the sweep itself sets name, runs_dir and seed")
+
+    @property
+    def folder(self) -> Path:
+        """Where the sweep's runs, logs and manifest are."""
+        return Path(self.runs_dir) / "sweeps" / self.name
+
+    def run_path(self, case: str) -> Path:
+        """The folder of a run: a domain's entry writes below the domain's name."""
+        return self.folder / self.entry.split(".")[0] / case
+
+    def runs(self) -> list[Case]:
+        """Every case; ValueError when two have the same name."""
+        points = [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+        found: dict[str, Case] = {}
+        for case, point, seed in itertools.product(self.cases or [{}], points, self.seeds):
+            given = {key: value for key, value in case.items() if key != "case"}
+            label = str(case["case"]) if "case" in case else _label(given)
+            name = "-".join(part for part in (label, _label(point), f"seed{seed}") if part)
+            if name in found:
+                raise ValueError(f"two runs are called {name!r}; `case: NAME` in a case of the list tells them apart")
+            found[name] = Case(name, {**_groups_first({**self.overrides, **given, **point}), "seed": seed})
+        return list(found.values())
+
+
+def _named(cases: list[dict]) -> list[tuple[str, dict]]:
+    return [(f"cases[{number}]", case) for number, case in enumerate(cases)]
+
+
+def _groups_first(overrides: dict[str, Any]) -> dict[str, Any]:
+    """An experiment is chosen before its keys are changed; hydra does not mind, people do."""
+    return dict(sorted(overrides.items(), key=lambda item: ("." in item[0], item[0] != "experiment")))
+
+
+def _label(overrides: Mapping[str, Any]) -> str:
+    """Values as part of a name: imagenet256_b2, weight0.3."""
+    parts = []
+    for key, value in overrides.items():
+        text = re.sub(r"[^\w.+-]+", "_", str(value)).strip("_")
+        parts.append(text if "." not in key and isinstance(value, str) else f"{key.rpartition('.')[2]}{text}")
+    return "-".join(parts)
+
+
+def load_sweep(path: Path | str) -> Sweep:
+    """The sweep of a YAML file; ValueError naming the file, the key and what is allowed there."""
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"there is no sweep file {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds {type(values).__name__}; needed: the keys of a sweep, name and entry at least")
+    resources = values.get("resources")
+    if isinstance(resources, dict) and resources.get("profile") is not None:
+        values = {**values, "resources": {**load_profile(resources["profile"]), **resources}}
+    try:
+        return strict(Sweep, values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def load_profile(name: str) -> dict[str, Any]:
+    """The keys of a cluster profile, by name or path."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(each.stem for each in PROFILES.glob("*.yaml"))
+        raise ValueError(f"resources.profile is {name!r}; allowed: {', '.join(known)}, or the path of a YAML file")
+    values = yaml.safe_load(path.read_text())
+    unknown = set(values or {}) - ({each.name for each in fields(Resources)} - {"profile"})
+    if unknown:
+        raise ValueError(f"{path} holds {', '.join(sorted(unknown))}; allowed: the keys of resources")
+    return dict(values or {})
+
+
+def find_entry(name: str) -> Entry:
+    """The command behind `python -m <name>`; ValueError where there is none."""
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not name.startswith(error.name):
+            raise  # the entry is there and lacks something
+        raise ValueError(f"entry is {name!r}; there is no such module (image.train is one)") from None
+    entry = getattr(module, "ENTRY", None)
+    if not isinstance(entry, Entry):
+        raise ValueError(f"entry is {name!r}, a module that is no command (image.train is one)")
+    return entry
+
+
+def check_runs(sweep: Sweep, cases: list[Case]) -> None:
+    """Compose the config of every run; ValueError naming the run for one that does not fit."""
+    entry = find_entry(sweep.entry)
+    for case in cases:
+        try:
+            config = entry.config(case.arguments(sweep.folder))
+        except ValueError as error:
+            raise ValueError(f"run {case.name}: {error}") from error
+        trainer = getattr(config, "trainer", None)
+        if trainer is not None:
+            processes = sweep.resources.nodes * sweep.resources.tasks
+            try:
+                trainer.check_parts(processes)
+            except ValueError as error:
+                raise ValueError(f"run {case.name}: {error}") from error
