@@ -85,7 +85,7 @@ def atomic_dir(path: Path | str) -> Iterator[Path]:
 
 
 def write_atomic(path: Path | str, content: str | bytes) -> Path:
-    """Write one file whole or not at all."""
+    """Write one file whole or not at all; raises OSError naming it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -94,6 +94,8 @@ def write_atomic(path: Path | str, content: str | bytes) -> Path:
         temporary.write_bytes(data)
         _sync(temporary)
         temporary.replace(path)
+    except OSError as error:
+        raise OSError(f"{path} could not be written: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
     return path
@@ -166,7 +168,7 @@ class CheckpointStore:
                 files = {f"{name}.safetensors": _write_group(temporary, name, state) for name, state in groups.items()}
                 manifest = {"schema_version": SCHEMA_VERSION, "step": step, "files": files, "notes": dict(notes)}
                 (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
-            write_atomic(self.root / LATEST, path.name + "\n")
+            self._point_to(path)
         except (OSError, SafetensorError) as error:
             latest = self.latest()
             kept = f"{latest} is intact" if latest is not None else "there is none before it"
@@ -174,11 +176,19 @@ class CheckpointStore:
         self._prune(path)
         return path
 
+    def settle(self, newest: Path) -> None:
+        """Let `latest` name the checkpoint that a run goes on from, and prune: a process may be killed before both."""
+        self._point_to(newest)
+        self._prune(newest)
+
+    def _point_to(self, path: Path) -> None:
+        write_atomic(self.root / LATEST, path.name + "\n")
+
     def _prune(self, newest: Path) -> None:
         for old in self.paths()[: -self.keep]:
             forever = self.keep_every and _step_of(old) % self.keep_every == 0
             if old != newest and not forever:  # newest: an earlier step than others that stand there
-                shutil.rmtree(old)
+                shutil.rmtree(old.rename(old.with_name(f".{old.name}.tmp")))  # a half-removed one has not its name
 
     def clean(self) -> None:
         """Remove what a killed process left half-written, and put back what it was about to replace."""
@@ -246,7 +256,7 @@ def read_checkpoint(path: Path | str, only: tuple[str, ...] | None = None, *, ve
     verified: its files have been checked just now. Raises DamagedError for a damaged one, ValueError for another
     schema.
     """
-    path = _follow(Path(path))
+    path = follow_latest(Path(path))
     manifest, groups = _read_manifest(path), {}
     for group, (file, facts) in _files(path, manifest, only).items():
         if not verified:
@@ -255,8 +265,8 @@ def read_checkpoint(path: Path | str, only: tuple[str, ...] | None = None, *, ve
     return Checkpoint(manifest["step"], groups, manifest["notes"])
 
 
-def _follow(path: Path) -> Path:
-    """The checkpoint that a file `latest` names; any other path as it is."""
+def follow_latest(path: Path) -> Path:
+    """The checkpoint folder that a file `latest` names; any other path as it is."""
     return path.parent / path.read_text().strip() if path.name == LATEST and path.is_file() else path
 
 
@@ -281,7 +291,7 @@ def load_weights(path: Path | str, prefer: str = "ema") -> State:
     with weights_only=True: a file that holds more than tensors and plain values is refused, nothing in it is executed.
     Raises ValueError for a missing, damaged or refused file.
     """
-    path = _follow(Path(path))
+    path = follow_latest(Path(path))
     if not path.exists():
         raise ValueError(f"no checkpoint at {path}")
     if path.is_dir():

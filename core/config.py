@@ -120,8 +120,8 @@ class Entry:
 
 def override(key: str, value: Any) -> str:
     """`key=value` as hydra reads it back: the value a plain word or JSON."""
-    plain_word = isinstance(value, str) and re.fullmatch(r"[\w./+-]+", value)
-    return f"{key}={value if plain_word else json.dumps(value)}"
+    plain_word = isinstance(value, str) and re.fullmatch(r"[\w./+-]+", value, re.ASCII)
+    return f"{key}={value if plain_word else json.dumps(value, ensure_ascii=False)}"
 
 
 class _BesideTheBar(logging.Handler):

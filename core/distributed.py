@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from core.failures import LostPeerError
+
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -146,11 +148,12 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
 def joined(device_name: str) -> Iterator[World]:
     """The world of this process, on the device of the config key `device`; leaves it at the end.
 
-    After an error nothing is waited for: the launcher ends the other processes.
+    After an error nothing is waited for: the launcher ends the other processes, or they find out. Raises LostPeerError
+    when one of them has ended.
     """
     place = Place.from_environment()
     device = pick_device(device_name, place.local_rank)
-    if device.type == "cuda":
+    if device.index is not None:  # without one it is the present device already
         torch.cuda.set_device(device)
     if place.size == 1:
         yield World(device=device)
@@ -159,5 +162,11 @@ def joined(device_name: str) -> Iterator[World]:
         raise ValueError(f"device is {device_name!r}, but {place.size} processes run; allowed then: auto, cpu, cuda")
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=PATIENCE)
-    yield World(place.rank, place.size, device)
+    try:
+        yield World(place.rank, place.size, device)
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):  # gloo's own have no class
+            reason = str(error).splitlines()[0]
+            raise LostPeerError(f"another process of the job has ended, and this one with it: {reason}") from error
+        raise
     dist.destroy_process_group()

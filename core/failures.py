@@ -24,6 +24,10 @@ class MemoryExhaustedError(RunError):
     """The device has no memory left for a training step."""
 
 
+class LostPeerError(RunError):
+    """Another process of the job has ended without a word to this one."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """True for what PyTorch raises when a GPU or the CPU's allocator has no memory left."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
@@ -37,10 +41,13 @@ def is_dead_worker(error: BaseException) -> bool:
 def undo_worker_wrapping(error: Exception) -> Exception:
     """The error that a data set raised inside a worker, without the worker's traceback in its message."""
     text = str(error)
-    if not (text.startswith("Caught ") and "Original Traceback" in text):
-        return error
     lines = text.rstrip().splitlines()
-    frames = [number for number, line in enumerate(lines) if line.startswith(" ")]  # the traceback's, indented
-    name, _, message = "\n".join(lines[frames[-1] + 1 :] if frames else lines).partition(": ")
+    traces = [number for number, line in enumerate(lines) if line.endswith("Traceback (most recent call last):")]
+    if not (text.startswith("Caught ") and "\nOriginal " in text and traces):
+        return error
+    frames = traces[-1] + 1  # of the error itself, behind those that caused it
+    while frames < len(lines) and lines[frames].startswith(" "):  # the frames are indented, and what follows may be
+        frames += 1
+    name, _, message = "\n".join(lines[frames:]).partition(": ")
     same = name.rpartition(".")[2] == type(error).__name__
     return type(error)(message if same else f"{name}: {message}")

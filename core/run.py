@@ -64,6 +64,7 @@ def run_training(
 @contextlib.contextmanager
 def _claimed(config: RunConfig, domain: str, world: World) -> Iterator[RunDirectory]:
     """The run's folder, locked and with its config written by the main process, for all of them."""
+    config.trainer.check_parts(world.size)  # before anything is written
     with contextlib.ExitStack() as held:
 
         def claim() -> RunDirectory:

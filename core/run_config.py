@@ -22,6 +22,7 @@ class TrainerConfig:
     batch_size         samples of an optimizer step, over all processes and micro-batches
     accumulate         micro-batches that a process makes of its part, one after the other, for memory
     keep_checkpoints   the newest so many stay
+    evaluate_every     samples are measured, as at the end, for evaluations.jsonl
     keep_every         checkpoints whose step is a multiple of it stay for good
     compile            torch.compile: none, the model as a whole, or its blocks, each for itself (compiles faster)
     checkpoint_blocks  recompute each block in backward, for memory
@@ -36,6 +37,7 @@ class TrainerConfig:
     log_every: int = 10
     preview_every: int = 0
     num_previews: int = 40
+    evaluate_every: int = 0
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2
     keep_every: int = 0
@@ -50,7 +52,7 @@ class TrainerConfig:
         for name in (*positive, "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("preview_every", "keep_every", "num_workers"):
+        for name in ("preview_every", "evaluate_every", "keep_every", "num_workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"trainer.{name} is {getattr(self, name)}; it must not be negative")
 

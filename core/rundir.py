@@ -1,7 +1,7 @@
 """The folder of one run: where everything is, whether it may be written, by whom, and with which config.
 
 runs/<domain>/<name>/
-  config.yaml  sessions.jsonl  metrics.jsonl  speed.jsonl  loss_curve.png  summary.json  tensorboard/
+  config.yaml  sessions.jsonl  metrics.jsonl  speed.jsonl  evaluations.jsonl  loss_curve.png  summary.json  tensorboard/
   checkpoints/step_00001000/  checkpoints/latest   previews/step_00001000.png   samples/   ema_snapshots/
 """
 
@@ -51,6 +51,7 @@ FREE_KEYS = (
     "trainer.checkpoint_blocks",
     "trainer.checkpoint_every",
     "trainer.compile",
+    "trainer.evaluate_every",
     "trainer.keep_checkpoints",
     "trainer.keep_every",
     "trainer.num_previews",
@@ -154,7 +155,7 @@ class RunDirectory:
     def clean(self) -> None:
         """Remove the half-written files of a process that was killed; the folder must be locked."""
         for folder in (self.path, self.previews, self.snapshots):
-            for temporary in folder.glob(".*.tmp"):
+            for temporary in [*folder.glob(".*.tmp"), *folder.glob(".tmp*")]:  # ours, and those of safetensors
                 temporary.unlink(missing_ok=True)
 
     def claim(self, config: dict[str, Any], allowed: Sequence[str] = ()) -> list[str]:

@@ -80,7 +80,10 @@ class SavedState:
 
     def _newest(self) -> Path | None:
         self.store.clean()
-        return self.store.newest_sound(set_aside=True)
+        path = self.store.newest_sound(set_aside=True)
+        if path is not None:
+            self.store.settle(path)
+        return path
 
     def _take(self, path: Path, saved: Checkpoint) -> None:
         trainer, notes = self.trainer, saved.notes

@@ -46,7 +46,8 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.received = self.received or signal.Signals(number)
+        if self.received is None or number == signal.SIGUSR2:  # a preemption may be told by SIGTERM first
+            self.received = signal.Signals(number)
         if number != signal.SIGINT:
             return
         now, echo = time.monotonic(), ECHO if Place.from_environment().size > 1 else 0.0

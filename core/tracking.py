@@ -25,7 +25,8 @@ from tqdm import tqdm
 from core.checkpoint import write_atomic
 from core.speed import Speedometer, in_words
 
-METRICS, SPEED, WANDB_ID = "metrics.jsonl", "speed.jsonl", "wandb_id.txt"
+METRICS, SPEED, EVALUATIONS = "metrics.jsonl", "speed.jsonl", "evaluations.jsonl"
+WANDB_ID = "wandb_id.txt"
 log = logging.getLogger(__name__)
 
 
@@ -69,14 +70,20 @@ class JsonLines:
         _sync(path.parent)
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append one line and hand it to the system. Raises ValueError for a number that is not finite."""
+        """Append one line and hand it to the system.
+
+        Raises ValueError for a number that is not finite, OSError naming the file where it cannot be written.
+        """
         for name, value in line.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(
                     f"{self.path.name}, step {line['step']}: {name} is {value}; records hold finite numbers"
                 )
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+        except OSError as error:
+            raise OSError(f"{self.path} could not be written: {error.strerror}") from error
 
     def sync(self) -> None:
         """Return when every line is on the disk."""

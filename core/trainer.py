@@ -18,7 +18,7 @@ import torch
 from core.checkpoint import CheckpointStore, write_atomic
 from core.contracts import Batch, Domain
 from core.data import StepPositions, step_batches
-from core.distributed import World, part
+from core.distributed import PeerError, World, part
 from core.draws import StepRandom
 from core.ema import EMA
 from core.failures import LoaderError, MemoryExhaustedError, NonFiniteError, is_dead_worker, is_out_of_memory
@@ -36,7 +36,7 @@ from core.schema import plain
 from core.signals import StopRequest
 from core.speed import Speedometer
 from core.step import Losses, TrainingLoss
-from core.tracking import Progress, Tracker
+from core.tracking import EVALUATIONS, JsonLines, Progress, Tracker
 
 SMALLEST_SCALE = 2.0**-10  # a loss scale below it means that the gradient itself is not finite
 
@@ -75,7 +75,7 @@ class Trainer:
         self.step, self.skipped = 0, 0
         self.stop: StopRequest | None = None
         self.stopping = False  # once `stop` was asked for in any process
-        self.whole = True  # False while an update is half done
+        self.whole = True  # False while a step is half done: not yet applied, or not yet recorded
         # Over all sessions of the run: seconds in training steps and waiting for their data, and wall time of sessions
         # before this one.
         self.seconds, self.wall_before = 0.0, 0.0
@@ -106,14 +106,14 @@ class Trainer:
         unit, shown = f"{self.domain.unit}s", self.world.is_main
         self.progress = Progress(config.trainer.steps, self.step, config.name, unit, shown, self.speed)
         try:
-            for batch in self._timed(self._batches()):
-                self._one_step(batch)
-                if self.stopping:
-                    break
+            self._steps()
         except Exception as error:
             # The last good step is saved, unless other processes, who know of no error, would have to help.
-            if self.whole and (self.world.size == 1 or isinstance(error, NonFiniteError)):
+            known_to_all = isinstance(error, NonFiniteError)
+            if self.whole and (self.world.size == 1 or known_to_all):
                 self.saved.save()
+            if known_to_all and not self.world.is_main:
+                raise PeerError(str(error)) from error  # it is told once
             raise
         finally:
             self.progress.close()
@@ -133,16 +133,23 @@ class Trainer:
         pin = self.world.device.type == "cuda"
         return step_batches(self.domain.dataset, self.config.seed, positions, config.num_workers, pin)
 
+    def _steps(self) -> None:
+        """Make the steps that are left, or those until a stop."""
+        try:
+            for batch in self._timed(self._batches()):
+                self._one_step(batch)
+                if self.stopping:
+                    break
+        except RuntimeError as error:
+            if is_dead_worker(error):  # PyTorch raises it wherever the main process happens to be
+                raise self._dead_worker(error) from error
+            raise
+
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches; the time to get one is a wait, the time between two a step."""
         while True:
             asked = time.perf_counter()
-            try:
-                batch = next(batches, None)
-            except Exception as error:
-                if is_dead_worker(error):
-                    raise self._dead_worker(error) from error
-                raise
+            batch = next(batches, None)
             if batch is None:
                 return
             waited = time.perf_counter() - asked
@@ -154,11 +161,9 @@ class Trainer:
         begun = time.perf_counter()
         try:
             losses, norm = self.update(batch.to(self.world.device))
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise self._out_of_memory(error) from error
-            if is_dead_worker(error):  # PyTorch raises it wherever the main process happens to be
-                raise self._dead_worker(error) from error
             raise
         config, seconds = self.config.trainer, time.perf_counter() - begun
         self.seconds += seconds
@@ -171,6 +176,10 @@ class Trainer:
         if config.preview_every and self.step % config.preview_every == 0:
             self.preview()
             self.progress.pause()
+        if config.evaluate_every and self.step % config.evaluate_every == 0 and self.step < config.steps:
+            self.evaluate()
+            self.progress.pause()
+        self.whole = True
         if self.step % config.checkpoint_every == 0:
             self.saved.save()
             self.progress.pause()
@@ -200,7 +209,6 @@ class Trainer:
         if self.scaler.is_enabled():
             self.scaler.update()
         self.step += 1
-        self.whole = True
         return losses, norm
 
     def _passes(self, batch: Batch) -> Losses:
@@ -284,7 +292,10 @@ class Trainer:
         return summary
 
     def evaluate(self, stop: StopRequest | None = None) -> dict[str, float]:
-        """The evaluator's metrics of samples made with the EMA weights, in every process; none without an evaluator."""
+        """The evaluator's metrics of samples made with the EMA weights, in every process; none without an evaluator.
+
+        They are recorded in evaluations.jsonl, a line for each step that was measured.
+        """
         evaluator, world = self.domain.evaluator, self.world
         count = world.on_main(lambda: evaluator.num_samples if evaluator is not None else 0)
         if not count:
@@ -297,28 +308,38 @@ class Trainer:
                 media = generator(condition, *sizes, bar.bar.update, lambda: bool(stop))
         finally:
             bar.close()
-        return world.on_main(lambda: dict(evaluator.evaluate(media, condition)))
+        return world.on_main(lambda: self._record(dict(evaluator.evaluate(media, condition))))
+
+    def _record(self, metrics: dict[str, float]) -> dict[str, float]:
+        lines = JsonLines(self.run.path / EVALUATIONS, self.step - 1)  # without those of steps that are made again
+        lines.write({"step": self.step, **metrics})
+        lines.sync()
+        return metrics
 
     def _not_finite(self, batch: Batch, losses: Losses, norm: float) -> NonFiniteError:
-        """The error for this step, after the batch's samples were written down; nothing has been updated."""
+        """The error for this step, the same in every process, after the global batch's samples were written down.
+
+        Nothing has been updated.
+        """
         self.optimizer.zero_grad()
         dataset = self.domain.dataset
         rows = zip(batch.index.tolist(), losses.flow.tolist(), strict=True)
         own = [{"index": index, "name": dataset.name(index), "flow_loss": f"{loss:g}"} for index, loss in rows]
         parts = self.world.gather(own)
-        total, file = float(losses.total), self.run.path / f"nonfinite_step_{self.step + 1:08d}.json"
-        if parts is not None:
-            facts = {
-                "step": self.step + 1,
-                "loss": f"{total:g}",
-                "gradient_norm": f"{norm:g}",
-                "samples": [sample for each in parts for sample in each],
-            }
+        (total,) = self.world.mean([float(losses.total)], len(losses.flow) / self.config.trainer.batch_size)
+
+        def written() -> str:
+            file = self.run.path / f"nonfinite_step_{self.step + 1:08d}.json"
+            samples = [sample for each in parts for sample in each]
+            facts = {"step": self.step + 1, "loss": f"{total:g}", "gradient_norm": f"{norm:g}", "samples": samples}
             write_atomic(file, json.dumps(facts, indent=1) + "\n")
-        return NonFiniteError(
-            f"step {self.step + 1}: loss {total:g}, gradient norm {norm:g}. Nothing was updated. Rows of the data set "
-            f"in this batch: {batch.index.tolist()[:16]}; all of them, by name and loss, are in {file}"
-        )
+            return (
+                f"step {self.step + 1}: loss {total:g}, gradient norm {norm:g}. Nothing was updated. Rows of the data "
+                f"set in this batch: {[each['index'] for each in samples[:16]]}; all of them, by name and loss, are "
+                f"in {file}"
+            )
+
+        return NonFiniteError(self.world.on_main(written))
 
     def _out_of_memory(self, error: Exception) -> MemoryExhaustedError:
         config, domain, device = self.config.trainer, self.domain, self.world.device

@@ -16,8 +16,9 @@ from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
-from core.checkpoint import CheckpointStore, atomic_dir, load_into, load_weights
+from core.checkpoint import CheckpointStore, atomic_dir, follow_latest, load_into, load_weights
 from core.config import Entry, compose_config, override
+from core.contracts import Tokenizer
 from core.distributed import World, joined
 from core.generate import Generator, make_generator
 from core.parallel import Compile, ParallelConfig, spread
@@ -27,10 +28,11 @@ from core.rundir import RunDirectory
 from core.schema import plain, strict
 from image.conditioning import LabelConditioning
 from image.preview import ImagePreview, to_images
-from image.tokenizer import build_tokenizer
+from image.tokenizer import build_tokenizer, cache_constants
 from image.train import ImageConfig
 
 MAX_SHOWN = 100  # samples in the grid
+UINT8_RULE = "uint8: 127.5 x + 128, cut to 0..255, truncated"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,7 @@ def dotted(values: dict, key: str = "") -> list[str]:
 def weights_file(config: SampleConfig) -> Path:
     """The checkpoint asked for, or the run's newest whose weights are not damaged."""
     if config.checkpoint is not None:
-        return Path(config.checkpoint)
+        return follow_latest(Path(config.checkpoint))
     run = RunDirectory.find(config.run)
     newest = CheckpointStore(run.checkpoints).newest_sound(only=(config.weights,))
     if newest is None:
@@ -154,6 +156,23 @@ def requested_labels(config: SampleConfig, conditioning: LabelConditioning) -> T
     return conditioning.chosen(config.labels, config.num)
 
 
+def protocol_of(
+    config: SampleConfig, model: ImageConfig, tokenizer: Tokenizer, pixels: str = UINT8_RULE
+) -> dict[str, Any]:
+    """How samples are made, all that must be equal for numbers of two models to be comparable; see `eval.record`."""
+    return {
+        "sampler": plain(model.sampler),
+        "weights": config.weights,
+        "precision": config.precision,
+        "tf32": config.tf32,
+        "labels": model.conditioning.labels if config.labels is None else config.labels,
+        "num": config.num,
+        "seed": config.seed,
+        "decoder": cache_constants(tokenizer.constants()),
+        "pixels": pixels,
+    }
+
+
 def write_samples(batches: Iterable[Tensor], labels: Tensor, folder: Path) -> None:
     """Write grid.png of the first samples, png/000000.png ..., and samples.npz, holding one batch in memory.
 
@@ -196,7 +215,8 @@ def main(config: SampleConfig) -> None:
         labels = requested_labels(config, generator.conditioning)
         batches = generator.batches(labels, config.seed, config.batch_size)
         if world.is_main:
-            made_from = {"checkpoint": str(source), "sampler": plain(model.sampler)}
+            protocol = protocol_of(config, model, generator.tokenizer)
+            made_from = {"checkpoint": str(source), "sampler": plain(model.sampler), "protocol": protocol}
             write_all(config, made_from, told(batches, config.num), labels, out)
         else:
             collections.deque(batches, maxlen=0)  # takes its turns; what it makes goes to the main process

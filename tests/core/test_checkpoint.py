@@ -18,6 +18,7 @@ from torch import nn
 import core.checkpoint
 from core.checkpoint import (
     MANIFEST,
+    SCHEMA_VERSION,
     CheckpointStore,
     atomic_dir,
     load_into,
@@ -209,7 +210,7 @@ def test_the_manifest_tells_sizes_and_hashes(tmp_path):
     path = CheckpointStore(tmp_path).save(1, {"model": state()}, {})
     manifest, file = json.loads((path / MANIFEST).read_text()), path / "model.safetensors"
     assert manifest["files"] == {file.name: {"bytes": file.stat().st_size, "sha256": sha256_file(file)}}
-    assert (manifest["step"], manifest["schema_version"]) == (1, 1)
+    assert (manifest["step"], manifest["schema_version"]) == (1, SCHEMA_VERSION)
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
@@ -219,7 +220,8 @@ def test_the_newest_are_kept(tmp_path, keep):
     for step in (5, 10, 100, 1000):
         assert store.save(step, {"model": state()}, {}) == store.latest()
     kept = [f"step_{step:08d}" for step in (5, 10, 100, 1000)][-keep:]
-    assert names_in(tmp_path) == [path.name for path in store.paths()] == kept
+    assert names_in(tmp_path) == ["latest", *kept]
+    assert [path.name for path in store.paths()] == kept
 
 
 def test_a_checkpoint_just_written_is_kept_beside_later_ones(tmp_path):
@@ -234,7 +236,7 @@ def test_the_same_step_again_replaces_it(tmp_path):
     store.save(5, {"model": state(), "ema": state()}, {})
     path = store.save(5, {"model": state(3)}, {})
     assert_same_state(read_checkpoint(path).groups["model"], state(3))
-    assert names_in(tmp_path) == ["step_00000005"]
+    assert names_in(tmp_path) == ["latest", "step_00000005"]
 
 
 def test_tensors_that_share_memory_are_saved_each_for_itself(tmp_path):
@@ -243,9 +245,74 @@ def test_tensors_that_share_memory_are_saved_each_for_itself(tmp_path):
     assert_same_state(read_checkpoint(CheckpointStore(tmp_path).save(1, {"model": tied}, {})).groups["model"], tied)
 
 
+def test_every_nth_is_kept_for_good(tmp_path):
+    store = CheckpointStore(tmp_path, keep=2, keep_every=20)
+    for step in range(10, 80, 10):
+        store.save(step, {"model": state()}, {})
+    assert [path.name[-2:] for path in store.paths()] == ["20", "40", "60", "70"]
+
+
+def test_latest_names_the_newest_and_is_followed(tmp_path):
+    store = CheckpointStore(tmp_path)
+    for step in (5, 10):
+        store.save(step, {"model": state(step), "ema": state(step + 1)}, {})
+        assert read_checkpoint(tmp_path / "latest").step == step
+        assert_same_state(load_weights(tmp_path / "latest"), state(step + 1))
+
+
+def test_what_a_killed_process_had_left_to_do_is_done_later(tmp_path):
+    """Killed between the rename of the newest folder and what follows it: `latest`, and the end of the oldest."""
+    for step in (5, 10, 15):
+        CheckpointStore(tmp_path, keep=3).save(step, {"model": state()}, {})
+    (tmp_path / "latest").write_text("step_00000010\n")
+    store = CheckpointStore(tmp_path, keep=2)
+    store.settle(store.newest_sound())
+    assert names_in(tmp_path) == ["latest", "step_00000010", "step_00000015"]
+    assert read_checkpoint(tmp_path / "latest").step == 15
+
+
+def test_a_checkpoint_that_is_being_removed_has_not_its_name_any_more(tmp_path, monkeypatch):
+    store = CheckpointStore(tmp_path, keep=1)
+    store.save(5, {"model": state()}, {})
+    monkeypatch.setattr(core.checkpoint.shutil, "rmtree", lambda path: (path / MANIFEST).unlink())
+    store.save(10, {"model": state()}, {})
+    assert [path.name for path in store.paths()] == ["step_00000010"]
+    monkeypatch.undo()
+    store.clean()
+    assert names_in(tmp_path) == ["latest", "step_00000010"]
+
+
+def test_cleaning_puts_back_what_was_about_to_be_replaced(tmp_path):
+    store = CheckpointStore(tmp_path)
+    path = store.save(5, {"model": state()}, {})
+    before = contents(path)
+    path.rename(tmp_path / ".step_00000005.12345678.old")
+    (tmp_path / ".step_00000005.87654321.tmp").mkdir()
+    (tmp_path / ".latest.87654321.tmp").touch()
+    store.clean()
+    assert names_in(tmp_path) == ["latest", "step_00000005"]
+    assert contents(path) == before
+
+
+def test_cleaning_removes_what_was_replaced(tmp_path):
+    store = CheckpointStore(tmp_path)
+    path = store.save(5, {"model": state(1)}, {})
+    (tmp_path / ".step_00000005.12345678.old").mkdir()
+    store.clean()
+    assert names_in(tmp_path) == ["latest", "step_00000005"]
+    assert_same_state(read_checkpoint(path).groups["model"], state(1))
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(core.checkpoint.os, "fsync", lambda descriptor: os.open(tmp_path / "absent" / "x", os.O_RDONLY))
+    with pytest.raises(OSError, match=r"facts\.json could not be written: No such file"):
+        write_atomic(tmp_path / "facts.json", "new")
+    assert names_in(tmp_path) == []
+
+
 def test_keeping_none_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"trainer\.keep_checkpoints must be at least 1, got 0"):
-        CheckpointStore(tmp_path, keep=0)
+    with pytest.raises(ValueError, match=r"trainer\.keep_checkpoints is 0 and trainer\.keep_every 3; at least 1 and 0"):
+        CheckpointStore(tmp_path, keep=0, keep_every=3)
 
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
@@ -261,7 +328,7 @@ def test_a_save_that_fails_keeps_the_earlier_ones(tmp_path, monkeypatch, failure
     for step in (5, 6):
         with pytest.raises(type(failure)):
             store.save(step, {"model": state(1)}, {})
-    assert names_in(tmp_path) == ["step_00000005"]
+    assert names_in(tmp_path) == ["latest", "step_00000005"]
     assert contents(store.latest()) == old
 
 
@@ -309,7 +376,6 @@ def test_a_lost_file_is_named(saved):
 def test_a_lost_manifest_is_named(saved):
     (saved / MANIFEST).unlink()
     refused(saved, saved / MANIFEST, "not a complete checkpoint")
-    assert CheckpointStore(saved.parent).latest() is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"schema_version": 1, "step": 3}'])
@@ -323,11 +389,38 @@ def test_a_manifest_that_is_no_text_is_named(saved):
     refused(saved, saved)
 
 
-@pytest.mark.parametrize("version", [0, 2, None, "1"])
+@pytest.mark.parametrize("version", [0, SCHEMA_VERSION + 1, None, str(SCHEMA_VERSION)])
 def test_another_schema_version_is_named(saved, version):
     manifest = json.loads((saved / MANIFEST).read_text())
     (saved / MANIFEST).write_text(json.dumps({**manifest, "schema_version": version}))
-    refused(saved, saved, f"schema {version}", "reads 1")
+    refused(saved, saved, f"schema {version}", f"reads {SCHEMA_VERSION}")
+
+
+def test_the_newest_sound_one_is_found_and_damaged_ones_are_set_aside(tmp_path, caplog):
+    store = CheckpointStore(tmp_path, keep=3)
+    for step in (5, 10, 15):
+        store.save(step, {"model": state(), "ema": state()}, {})
+    for step in (10, 15):
+        (tmp_path / f"step_{step:08d}" / "model.safetensors").unlink()
+    assert store.newest_sound(only=("ema",)).name == "step_00000015"
+    assert store.newest_sound().name == "step_00000005"
+    assert len(store.paths()) == 3, "looking moves nothing"
+    assert store.newest_sound(set_aside=True).name == "step_00000005"
+    assert names_in(tmp_path) == ["latest", "step_00000005", "step_00000010.damaged", "step_00000015.damaged"]
+    assert "step_00000015.damaged, and the one before it is used" in caplog.text
+
+
+def test_there_is_no_newest_sound_one_without_any(tmp_path):
+    assert CheckpointStore(tmp_path / "none").newest_sound() is None
+
+
+def test_a_second_damaged_one_of_the_same_step_is_set_aside_too(tmp_path):
+    store = CheckpointStore(tmp_path)
+    store.save(5, {"model": state()}, {})
+    for _ in range(2):
+        (store.save(10, {"model": state()}, {}) / MANIFEST).unlink()
+        assert store.newest_sound(set_aside=True).name == "step_00000005"
+    assert len([name for name in names_in(tmp_path) if name.startswith("step_00000010.damaged")]) == 2
 
 
 def test_a_folder_or_file_that_is_no_checkpoint_is_named(tmp_path):

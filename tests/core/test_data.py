@@ -154,10 +154,20 @@ def test_a_batch_moves_as_a_whole():
     assert Batch(torch.zeros(2, 3), torch.zeros(2), torch.arange(2)).to("meta").mask is None
 
 
-def test_an_error_of_the_data_set_comes_through_from_a_worker():
-    class Broken(Numbers):
-        def item(self, index, rng):
-            raise ValueError(f"broken image {index}")
+class Broken(Numbers):
+    """No row can be read."""
 
-    with pytest.raises(ValueError, match=r"broken image \d"):
-        batches(0, 1, dataset=Broken(), num_workers=1)
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def item(self, index, rng):
+        raise self.error
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_error_of_the_data_set_comes_from_a_worker_as_it_was(num_workers):
+    error = ValueError("two files:\n  a.png: 3 bytes\n  b.png: 4 bytes\nnothing was left out")
+    with pytest.raises(ValueError) as caught:
+        batches(0, 1, dataset=Broken(error), num_workers=num_workers)
+    assert str(caught.value) == str(error)

@@ -4,6 +4,8 @@ import copy
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -87,18 +89,18 @@ def test_the_same_config_continues(run):
     ],
 )
 def test_a_change_of_what_is_computed_is_refused_with_its_key(run, change, key):
-    with pytest.raises(ValueError, match=f"holds a run with another {key}; choose another name"):
+    with pytest.raises(ValueError, match=rf"holds a run with another {key} \(.* before, .* now\); choose another name"):
         run.claim(changed(**change))
     assert run.config() == CONFIG, "the refused config was written"
 
 
 def test_all_changed_keys_are_named(run):
-    with pytest.raises(ValueError, match=r"another optimizer.lr, seed;"):
+    with pytest.raises(ValueError, match=r"another optimizer.lr \(0.0001 before, 1.0 now\), seed \(0 before, 1 now\);"):
         run.claim(changed(seed=1, optimizer__lr=1.0, device="cuda"))
 
 
 def test_a_key_that_came_or_went_is_a_change(run):
-    with pytest.raises(ValueError, match=r"another optimizer.eps;"):
+    with pytest.raises(ValueError, match=r"another optimizer.eps \(none before, 1e-08 now\);"):
         run.claim(changed(optimizer={**CONFIG["optimizer"], "eps": 1e-8}))
 
 
@@ -124,7 +126,7 @@ def test_a_longer_run_is_the_same_run_unless_the_rate_depends_on_the_length(run)
     other = RunDirectory(run.path)
     (run.path / "config.yaml").unlink()
     other.claim(cosine)
-    with pytest.raises(ValueError, match=r"another trainer.steps;"):
+    with pytest.raises(ValueError, match=r"another trainer.steps \(10 before, 20 now\);"):
         other.claim({**cosine, "trainer": {**cosine["trainer"], "steps": 20}})
 
 
@@ -156,7 +158,7 @@ def test_a_summary_binds_even_when_the_checkpoints_were_deleted(run):
 @pytest.mark.parametrize("key", ["devices", "sampler_x", "samplers"])
 def test_a_key_that_begins_like_a_free_one_is_not_free(run, key):
     assert not {key} & set(FREE_KEYS)
-    with pytest.raises(ValueError, match=f"another {key};"):
+    with pytest.raises(ValueError, match=rf"another {key} \(none before, 1 now\);"):
         run.claim(changed(**{key: 1}))
 
 
@@ -182,3 +184,102 @@ def test_a_path_is_shown_as_the_user_would_type_it(run, tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert run.shown() == str(run.path)
+
+
+# --- allow_changes
+
+
+def test_a_change_is_allowed_by_its_key_or_its_group(run):
+    new = changed(seed=1, optimizer__lr=2e-4, optimizer__betas=[0.9, 0.99], device="cuda")
+    with pytest.raises(ValueError, match=r"another seed \(0 before, 1 now\); .*allow_changes=\[seed\] to go on"):
+        run.claim(new, ["optimizer"])
+    assert sorted(run.claim(new, ["seed", "optimizer"])) == ["optimizer.betas", "optimizer.lr", "seed"]
+    assert run.config() == new
+    assert run.claim(new) == []
+
+
+@pytest.mark.parametrize("key", ["sed", "optimizer.l", "optimizer.lr.x", "", "trainer."])
+def test_what_may_change_is_a_key_of_the_config(run, key):
+    with pytest.raises(ValueError, match=f"allow_changes names {key}; allowed: keys of the config"):
+        run.claim(CONFIG, [key])
+
+
+def test_a_key_that_begins_like_an_allowed_one_is_not_allowed(run):
+    config = {**CONFIG, "see": 1}
+    with pytest.raises(ValueError, match="another seed"):
+        run.claim({**config, "seed": 1}, ["see"])
+
+
+def test_every_change_that_is_taken_over_is_told(run, caplog):
+    caplog.set_level("INFO")
+    run.claim(changed(device="cuda", trainer__num_workers=4))
+    assert "goes on with another device (cpu before, cuda now)" in caplog.text
+    assert "goes on with another trainer.num_workers (0 before, 4 now)" in caplog.text
+
+
+# --- the lock
+
+LOCK = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+
+
+def is_free(run):
+    """Whether another process could take the lock."""
+    done = subprocess.run([sys.executable, "-c", LOCK, run.path / ".lock"], capture_output=True, text=True)
+    assert done.returncode == 0 or "BlockingIOError" in done.stderr, done.stderr
+    return done.returncode == 0
+
+
+def test_a_run_is_locked_inside_the_block_only(run):
+    with run.locked():
+        assert not is_free(run)
+        assert f"process {os.getpid()} on " in (run.path / ".lock").read_text()
+    assert is_free(run)
+    with pytest.raises(RuntimeError), run.locked():
+        raise RuntimeError
+    assert is_free(run)
+    with run.locked():
+        pass
+
+
+def test_the_same_process_is_refused_too_and_loses_nothing_by_asking(run):
+    with run.locked():
+        with (
+            pytest.raises(ValueError, match=rf"is being written by this process, {os.getpid()}; wait for it, or"),
+            RunDirectory(run.path.parent / "." / run.path.name).locked(),
+        ):
+            pass
+        assert not is_free(run)
+
+
+def test_the_process_that_holds_the_lock_is_named(run):
+    hold = f"{LOCK}; f = open(sys.argv[1], 'w'); f.write('process 7 on x'); f.flush(); print('held', flush=True)"
+    hold = hold.replace("fcntl.lockf(open(sys.argv[1], 'a')", "g = open(sys.argv[1], 'a'); fcntl.lockf(g")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"{hold}; input()", run.path / ".lock"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(ValueError, match="is being written by process 7 on x; wait"), run.locked():
+        pass
+    holder.kill()
+    holder.communicate()
+    with run.locked():
+        pass
+
+
+# --- cleaning
+
+
+def test_the_leftovers_of_a_killed_process_are_removed_and_nothing_else(run):
+    keep = [run.path / "metrics.jsonl", run.previews / "step_00000005.png", run.snapshots / "step_5.safetensors"]
+    leftovers = [run.path / ".config.yaml.12345678.tmp", run.path / ".writable.12345678.tmp", run.path / ".a.jsonl.tmp"]
+    leftovers += [run.previews / ".step_00000005.png.12345678.tmp", run.snapshots / ".step_5.safetensors.1.tmp"]
+    leftovers += [run.snapshots / ".tmpKV6nBc"]  # safetensors writes into it first
+    for file in [*keep, *leftovers]:
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    run.clean()
+    assert all(file.exists() for file in keep)
+    assert not any(file.exists() for file in leftovers)

@@ -1,18 +1,25 @@
 """One optimizer step seen from inside: what is drawn, what the network is given, what moves. On the digits' domain."""
 
 import functools
+import math
+import subprocess
 
 import pytest
 import torch
 
+import core.savestate
 from core.checkpoint import read_checkpoint
 from core.config import compose_config
 from core.contracts import Batch
-from core.data import SampleStream, collate
+from core.data import SampleStream, collate, fingerprint
+from core.distributed import World, pick_device
 from core.draws import StepRandom
+from core.failures import NonFiniteError
+from core.provenance import ROOT, config_hash
+from core.run_config import TrainerConfig
 from core.rundir import RunDirectory
-from core.schema import strict
-from core.trainer import NonFiniteError, Trainer, TrainerConfig, pick_device
+from core.schema import plain, strict
+from core.trainer import Trainer
 from image.train import ImageConfig, build_domain
 
 BATCH = 8
@@ -37,15 +44,15 @@ def make(tmp_path):
         config = strict(ImageConfig, values)
         cpu = torch.device("cpu")
         run = RunDirectory.create(config.runs_dir, "image", config.name)
-        return Trainer(config, build_domain(config, cpu, evaluate=False), run, cpu)
+        return Trainer(config, build_domain(config, cpu, evaluate=False), run, World())
 
     return make
 
 
-def batch_of(trainer, step=0):
+def batch_of(trainer, step=0, size=BATCH):
     """The batch of a step."""
     stream = SampleStream(trainer.domain.dataset, trainer.config.seed)
-    return collate([stream[position] for position in range(step * BATCH, (step + 1) * BATCH)])
+    return collate([stream[position] for position in range(step * size, (step + 1) * size)])
 
 
 def opened(trainer):
@@ -80,13 +87,13 @@ def test_every_step_has_its_own_draws_for_the_global_batch_and_its_own_rate(make
 
 
 def test_the_average_follows_each_step(make):
-    trainer = make("ema.decay=0.75")
+    trainer = make("ema.decays=[0.75]")
     name = "y_embedder.embedding_table.weight"
     opened(trainer)
-    before = trainer.ema.state_dict()[name].clone()
+    before = trainer.ema.state_dicts()["ema"][name].clone()
     trainer.update(batch_of(trainer))
     weights = trainer.model.state_dict()[name]
-    torch.testing.assert_close(trainer.ema.state_dict()[name], 0.75 * before + 0.25 * weights)
+    torch.testing.assert_close(trainer.ema.state_dicts()["ema"][name], 0.75 * before + 0.25 * weights)
 
 
 def test_the_network_gets_labels_of_which_a_share_is_null(make):
@@ -150,7 +157,7 @@ def test_bf16_runs_the_network_and_keeps_losses_weights_and_average_in_single(ma
     (losses, norm), (rough, rough_norm) = results
     assert rough.total.dtype == rough.flow.dtype == torch.float32
     assert {value.dtype for value in half.model.state_dict().values()} == {torch.float32}
-    assert {value.dtype for value in half.ema.state_dict().values()} == {torch.float32}
+    assert {value.dtype for value in half.ema.state_dicts()["ema"].values()} == {torch.float32}
     torch.testing.assert_close(rough.total, losses.total, atol=0.02, rtol=0)
     torch.testing.assert_close(rough_norm, norm, atol=0, rtol=0.1)
     assert not torch.equal(rough.flow, losses.flow)
@@ -158,7 +165,7 @@ def test_bf16_runs_the_network_and_keeps_losses_weights_and_average_in_single(ma
 
 def test_a_compiled_run_is_listened_to_and_equals_the_plain_one(make, monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    plain, compiled = opened(make()), opened(make("trainer.compile=true"))
+    plain, compiled = opened(make()), opened(make("trainer.compile=model"))
     for number in range(2):
         a, b = (trainer.update(batch_of(trainer, number))[0] for trainer in (plain, compiled))
         torch.testing.assert_close(a.total, b.total)
@@ -186,7 +193,7 @@ def test_nothing_moves_when_a_loss_or_gradient_is_not_finite(make, where):
     trainer = opened(make())
     trainer.update(batch_of(trainer))
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    average = {name: value.clone() for name, value in trainer.ema.state_dict().items()}
+    average = {name: value.clone() for name, value in trainer.ema.state_dicts()["ema"].items()}
     moments = {name: value.clone() for name, value in trainer.optimizer.state_dict().items()}
     batch = batch_of(trainer, 1)
     if where == "loss":
@@ -196,22 +203,147 @@ def test_nothing_moves_when_a_loss_or_gradient_is_not_finite(make, where):
     with pytest.raises(NonFiniteError, match=r"step 2: loss .*gradient norm .*Nothing was updated"):
         trainer.update(batch)
     assert trainer.step == 1
-    for state, saved in ((trainer.model, before), (trainer.ema, average), (trainer.optimizer, moments)):
-        assert all(torch.equal(value, saved[name]) for name, value in state.state_dict().items())
+    states = (trainer.model.state_dict(), trainer.ema.state_dicts()["ema"], trainer.optimizer.state_dict())
+    for state, saved in zip(states, (before, average, moments), strict=True):
+        assert all(torch.equal(value, saved[name]) for name, value in state.items())
     assert all(parameter.grad is None for parameter in trainer.model.parameters())
+
+
+# --- micro-batches and half precision
+
+
+@pytest.mark.parametrize("batch", [BATCH, 9])
+def test_micro_batches_change_nothing_but_rounding(make, batch):
+    """Three of them, which need not be equally large."""
+    results = []
+    for accumulate in (1, 3):
+        trainer = opened(make(f"trainer.accumulate={accumulate}", f"trainer.batch_size={batch}", "optimizer.lr=1e-9"))
+        named, gradients = trainer.optimizer.named, {}
+        trainer.optimizer.gradient_norm = lambda named=named, kept=gradients, norm=trainer.optimizer.gradient_norm: (
+            kept.update({name: each.grad.clone() for name, each in named.items()}) or norm()
+        )
+        losses, norm = trainer.update(batch_of(trainer, size=batch))
+        results.append((losses, norm, gradients))
+    (whole, whole_norm, whole_gradients), (parts, parts_norm, parts_gradients) = results
+    torch.testing.assert_close(parts.total, whole.total, rtol=1e-6, atol=0)
+    torch.testing.assert_close(parts.flow, whole.flow, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(parts.similarity, whole.similarity, rtol=1e-6, atol=1e-7)
+    assert parts_norm == pytest.approx(whole_norm, rel=1e-5)
+    for name, gradient in whole_gradients.items():
+        assert (parts_gradients[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+
+
+def states(trainer):
+    """Copies of all that a checkpoint holds of a trainer."""
+    groups = {
+        "model": trainer.model.state_dict(),
+        **trainer.ema.state_dicts(),
+        "optimizer": trainer.optimizer.state_dict(),
+    }
+    return {name: {key: value.clone() for key, value in state.items()} for name, state in groups.items()}
+
+
+def same(a, b):
+    """Two of these are equal, bit by bit."""
+    return a.keys() == b.keys() and all(
+        a[name].keys() == b[name].keys() and all(torch.equal(a[name][key], b[name][key]) for key in a[name])
+        for name in a
+    )
+
+
+def overflow_once(trainer):
+    """The gradient of the next step has infinite numbers in it."""
+    weight = trainer.model.final_layer.linear.weight
+    handle = weight.register_hook(lambda gradient: handle.remove() or gradient * torch.inf)
+
+
+def half(make):
+    """A trainer in half precision at a loss scale that suits it, 1024, which grows after three good steps."""
+    trainer = opened(make("trainer.precision=fp16"))
+    trainer.scaler.load_state_dict({**trainer.scaler.state_dict(), "scale": 1024.0, "growth_interval": 3})
+    return trainer
+
+
+def test_a_gradient_that_overflows_in_half_precision_is_dropped(make):
+    trainer = half(make)
+    trainer.update(batch_of(trainer))
+    before, scale = states(trainer), trainer.scaler.get_scale()
+    overflow_once(trainer)
+    losses, norm = trainer.update(batch_of(trainer, 1))
+    assert losses.total.isfinite()
+    assert not math.isfinite(norm)
+    assert same(states(trainer), before)
+    assert (trainer.step, trainer.skipped, trainer.scaler.get_scale()) == (2, 1, scale / 2)
+    _, norm = trainer.update(batch_of(trainer, 2))
+    assert math.isfinite(norm)
+    assert not same(states(trainer), before)
+
+
+def test_a_gradient_that_overflows_at_every_scale_is_an_error(make):
+    trainer = opened(make("trainer.precision=fp16"))
+    trainer.model.final_layer.linear.weight.register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(NonFiniteError, match="Nothing was updated"):
+        for number in range(40):
+            trainer.update(batch_of(trainer, number))
+    assert trainer.step == trainer.skipped == 26  # from 2^16 to 2^-10
+
+
+def test_loss_scale_and_dropped_steps_survive_a_resume(make):
+    first = half(make)
+    first.update(batch_of(first))
+    overflow_once(first)
+    first.update(batch_of(first, 1))
+    first.update(batch_of(first, 2))
+    first.saved.save()
+    second = opened(make("trainer.precision=fp16"))
+    second.saved.restore()
+    assert (second.step, second.skipped, second.scaler.get_scale()) == (3, 1, 512.0)
+    for trainer in (first, second):
+        for number in range(3, 5):
+            trainer.update(batch_of(trainer, number))
+    assert same(states(first), states(second))
+    assert first.scaler.state_dict() == second.scaler.state_dict()
+    assert second.scaler.get_scale() == 1024.0, "it grows with the third good step after the overflow"
 
 
 # --- checkpoints
 
 
+def test_a_manifest_tells_what_made_it(make):
+    trainer = make("trainer.num_workers=3")
+    trainer.update(batch_of(trainer))
+    trainer.saved.save()
+    notes = read_checkpoint(trainer.saved.store.latest()).notes
+    assert notes["config"] == plain(trainer.config)
+    assert notes["config_sha256"] == config_hash(dict(reversed(plain(trainer.config).items())))
+    assert notes["config_sha256"] != config_hash(plain(make("trainer.num_workers=2").config))
+    assert notes["tokenizer"] == trainer.domain.tokenizer.constants()
+    assert notes["data"] == fingerprint(trainer.domain.dataset)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    assert notes["code"]["commit"] == (commit or None)
+    assert notes["code"].keys() == {"version", "commit", "dirty"}
+    assert (notes["torch"], notes["processes"], notes["domain"]) == (torch.__version__, 1, "image")
+
+
+def test_another_code_and_another_torch_are_told(make, caplog, monkeypatch):
+    first = make()
+    first.update(batch_of(first))
+    first.saved.save()
+    monkeypatch.setattr(core.savestate, "code_version", lambda: {"version": "9", "commit": None, "dirty": None})
+    monkeypatch.setattr(torch, "__version__", "2.99.0")
+    make().saved.restore()
+    assert "this is {'version': '9'" in caplog.text
+    assert "was made with torch " in caplog.text
+
+
 def test_a_step_is_saved_once_and_step_zero_never(make, monkeypatch):
     trainer = make()
-    trainer.save()
-    assert trainer.store.latest() is None
+    trainer.saved.save()
+    assert trainer.saved.store.latest() is None
     trainer.update(batch_of(trainer))
-    trainer.save()
-    monkeypatch.setattr(trainer.store, "save", lambda *args: pytest.fail("saved again"))
-    trainer.save()
+    trainer.saved.save()
+    monkeypatch.setattr(trainer.saved.store, "save", lambda *args: pytest.fail("saved again"))
+    trainer.saved.save()
 
 
 def test_a_resumed_trainer_is_the_trainer_that_saved(make):
@@ -219,19 +351,25 @@ def test_a_resumed_trainer_is_the_trainer_that_saved(make):
     for number in range(3):
         first.update(batch_of(first, number))
     first.seconds = 12.5
-    first.save()
+    first.saved.save()
     second = opened(make())
-    second.resume()
+    second.saved.restore()
     assert (second.step, second.seconds) == (3, 12.5)
-    saved = read_checkpoint(second.store.latest())
-    for group, state in (("model", second.model), ("ema", second.ema), ("optimizer", second.optimizer)):
-        assert saved.groups[group].keys() == state.state_dict().keys()
-        assert all(torch.equal(saved.groups[group][name], value) for name, value in state.state_dict().items())
+    saved = read_checkpoint(second.saved.store.latest())
+    states = {
+        "model": second.model.state_dict(),
+        **second.ema.state_dicts(),
+        "optimizer": second.optimizer.state_dict(),
+    }
+    assert saved.groups.keys() == states.keys()
+    for group, state in states.items():
+        assert saved.groups[group].keys() == state.keys()
+        assert all(torch.equal(saved.groups[group][name], value) for name, value in state.items())
 
 
 def test_without_a_checkpoint_a_trainer_starts_at_zero(make):
     trainer = make()
-    trainer.resume()
+    trainer.saved.restore()
     assert trainer.step == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import image.sample
 import image.train
 from core.checkpoint import CheckpointStore
 from core.config import run_entry
+from tests.end_to_end.zygote import Zygote
 
 STEPS, BATCH = 150, 16
 TINY = [
@@ -35,6 +37,28 @@ TINY = [
     "evaluation.classifier_steps=20",
     "device=cpu",
 ]
+MINUTE = [  # a run so small that a session takes half a second, with all kinds of files, for `uninterrupted`
+    "trainer.steps=24",
+    "trainer.batch_size=6",
+    "trainer.log_every=1",
+    "trainer.preview_every=5",
+    "trainer.num_previews=2",
+    "trainer.checkpoint_every=3",
+    "trainer.keep_every=12",
+    "backbone.depth=2",
+    "backbone.hidden_size=16",
+    "backbone.num_heads=2",
+    "alignment.pairs=[[1,2]]",
+    "optimizer.warmup_steps=2",
+    "ema.decays=[0.9,0.5]",
+    "ema.widths=[0.1]",
+    "ema.snapshot_every=4",
+    "sampler.num_steps=2",
+    "evaluation=none",
+    "tracking.tensorboard=off",
+    "device=cpu",
+]
+RUN = Path("runs", "image", "digits")  # in the folder where the command is called
 SCHEMAS = {"image.train": ("train", image.train.ImageConfig), "image.sample": ("sample", image.sample.SampleConfig)}
 
 
@@ -112,6 +136,13 @@ def train_here(place: Path, *overrides: str) -> Path:
     return run
 
 
+def uninterrupted(zygote: Zygote, place: Path, *overrides: str) -> Path:
+    """The command in the folder `place` with nobody disturbing it: the folder of the run, which is complete then."""
+    session = zygote.train(*MINUTE, *overrides, cwd=place)
+    assert session.wait() == 0, session.said()
+    return place / RUN
+
+
 def newest(run: Path) -> Path:
     """The newest checkpoint of a run."""
     return CheckpointStore(run / "checkpoints").latest()
@@ -133,12 +164,13 @@ def same_weights(a: Path, b: Path) -> bool:
     return all(same_bytes(a / f"{name}.safetensors", b / f"{name}.safetensors") for name in names)
 
 
-def is_one_line_error(outcome: Outcome, *parts: str) -> None:
-    """Exit code 2 and one line that holds all of `parts`."""
+def is_one_line_error(outcome: Outcome, *parts: str, code: int = 2) -> None:
+    """The exit code (2: bad input, 1: a failure in the middle) and one line that holds all of `parts`."""
     screen = outcome.err.replace("\r", "\n").splitlines()
-    told = ("LayerSync aligns", "digit classifier")  # what a run says of itself before anything goes wrong
+    # What a run says of itself before anything goes wrong.
+    told = ("LayerSync aligns", "digit classifier", "goes on with another")
     lines = [line for line in screen if line.strip() and "|" not in line and not line.startswith(told)]  # nor bars
-    assert outcome.code == 2, outcome
+    assert outcome.code == code, outcome
     assert len(lines) == 1, outcome.err
     assert lines[0].startswith("error: ")
     missing = [part for part in parts if part not in lines[0]]
@@ -159,3 +191,25 @@ def save_malicious(path: Path, target: Path) -> Path:
     """A .pt file that would make the file `target`."""
     torch.save({"ema": {"weight": torch.zeros(1)}, "args": Malicious(target)}, path)
     return path
+
+
+# Of a run, what a clock or the number of its sessions decides.
+OF_TIME = {"sessions.jsonl", "speed.jsonl", "summary.json", "checkpoint.json", ".lock"}
+TIMES = {"seconds", "wall_seconds"}
+
+
+def same_run(a: Path, b: Path) -> None:
+    """Two runs have left the same files with the same bytes, and the same manifests but for the seconds in them."""
+    files = [{str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()} for run in (a, b)]
+    assert files[0] == files[1], f"left over: {files[0] - files[1]}, missing: {files[1] - files[0]}"
+    names = sorted(name for name in files[0] if Path(name).name not in OF_TIME)
+    assert {"metrics.jsonl", "config.yaml", "checkpoints/latest"} <= set(names)
+    differ = [name for name in names if not same_bytes(a / name, b / name)]
+    manifests = [name for name in files[0] if Path(name).name == "checkpoint.json"]
+    differ += [name for name in manifests if _without_times(a / name) != _without_times(b / name)]
+    assert not differ, f"not the same: {differ}"
+
+
+def _without_times(manifest: Path) -> dict:
+    content = json.loads(manifest.read_text())
+    return {**content, "notes": {key: value for key, value in content["notes"].items() if key not in TIMES}}

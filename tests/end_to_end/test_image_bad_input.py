@@ -197,16 +197,6 @@ def test_the_malicious_file_does_harm_when_it_is_loaded_without_care(tmp_path):
     assert (tmp_path / "executed").exists()
 
 
-def test_a_damaged_checkpoint_of_the_run_itself_is_one_line(train, run):
-    (run / "summary.json").unlink()
-    file = newest(run) / "optimizer.safetensors"
-    file.write_bytes(file.read_bytes()[:-1])
-    is_one_line_error(train(), str(file.relative_to(run.parents[2])), "damaged")
-    shutil.rmtree(newest(run))  # what the user can do: go on from the one before
-    assert steps_of(run) == [8]
-    assert train().code == 0
-
-
 def test_a_run_of_another_tokenizer_is_one_line(train, run):
     (run / "summary.json").unlink()
     manifest = newest(run) / "checkpoint.json"

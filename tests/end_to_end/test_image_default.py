@@ -12,10 +12,13 @@ from safetensors.torch import load_file
 
 from core.checkpoint import load_into, load_weights, read_checkpoint
 from core.config import compose_config
+from core.distributed import World
+from core.failures import NonFiniteError
 from core.rundir import RunDirectory
 from core.schema import strict
+from core.signals import StopRequest
 from core.tracking import read_lines
-from core.trainer import NonFiniteError, Trainer
+from core.trainer import Trainer
 from image.data import DigitsConfig, DigitsDataset
 from image.train import ImageConfig, build_domain
 from tests.end_to_end.image_runs import (
@@ -40,6 +43,7 @@ SUMMARY_KEYS = {
     "train_seconds",
     "wall_seconds",
     "device",
+    "processes",
     "frechet_distance",
     "frechet_floor",
     "class_accuracy",
@@ -78,14 +82,15 @@ def make_trainer(folder, *overrides):
     config = strict(ImageConfig, compose_config("image.conf", "train", tiny(f"runs_dir={folder}", *overrides)))
     cpu = torch.device("cpu")
     run = RunDirectory.create(config.runs_dir, "image", config.name)
-    return Trainer(config, build_domain(config, cpu, evaluate=False), run, cpu)
+    return Trainer(config, build_domain(config, cpu, evaluate=False), run, World())
 
 
 # --- a complete run
 
 
 def test_the_run_directory_holds_what_it_promises(run):
-    names = {"config.yaml", "metrics.jsonl", "speed.jsonl", "loss_curve.png", "summary.json", "checkpoints", "previews"}
+    names = {"config.yaml", "metrics.jsonl", "speed.jsonl", "sessions.jsonl", "loss_curve.png", "summary.json"}
+    names |= {"evaluations.jsonl", "checkpoints", "previews", ".lock"}
     assert names <= {path.name for path in run.iterdir()}
     assert {path.name for path in run.iterdir()} - names <= {"tensorboard"}
     assert steps_of(run) == [120, STEPS]
@@ -150,7 +155,8 @@ def test_a_checkpoint_remembers_what_made_it(run):
 
 def test_the_second_call_says_that_the_run_is_complete(run, place, inside, monkeypatch):
     monkeypatch.chdir(place)
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != "config.yaml"}
+    anew = ("config.yaml", ".lock")
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name not in anew}
     outcome = inside("image.train", *tiny(evaluate=True))
     assert outcome.code == 0
     assert f"runs/image/digits is complete after {STEPS} steps" in outcome.out
@@ -167,7 +173,10 @@ def test_the_same_name_with_another_value_is_refused(run, place, inside, monkeyp
     monkeypatch.chdir(place)
     before = (run / "config.yaml").read_bytes()
     is_one_line_error(
-        inside("image.train", *tiny(override, evaluate=True)), f"holds a run with another {key};", "name="
+        inside("image.train", *tiny(override, evaluate=True)),
+        f"holds a run with another {key} (",
+        "name=",
+        "allow_changes",
     )
     assert (run / "config.yaml").read_bytes() == before
 
@@ -248,7 +257,8 @@ def test_a_signal_before_the_first_step_is_done_leaves_one_step(tmp_path, monkey
 
     monkeypatch.setattr(Trainer, "update", update)
     trainer = make_trainer(tmp_path)
-    assert not trainer.fit()
+    with StopRequest() as stop:
+        assert not trainer.fit(stop)
     assert steps_of(trainer.run.path) == [1]
 
 
@@ -308,7 +318,7 @@ def test_layersync_changes_the_loss_by_its_term_and_then_the_weights(tmp_path):
     config = strict(ImageConfig, compose_config("image.conf", "train", [*baseline, *extra]))
     cpu = torch.device("cpu")
     run = RunDirectory.create(config.runs_dir, "image", config.name)
-    assert Trainer(config, build_domain(config, cpu, evaluate=False), run, cpu).fit()
+    assert Trainer(config, build_domain(config, cpu, evaluate=False), run, World()).fit()
     off = read_lines(run.path / "metrics.jsonl")
     assert on[0]["flow_loss"] == off[0]["flow_loss"] == off[0]["loss"]
     assert on[0]["loss"] == pytest.approx(on[0]["flow_loss"] - 0.5 * on[0]["similarity/1->2"])
@@ -328,7 +338,7 @@ def test_the_preview_shows_the_averaged_weights(run, tmp_path):
     for group in ("ema", "model"):
         trainer = make_trainer(tmp_path / group)
         load_into(trainer.model, load_weights(newest(run), prefer=group), group)
-        trainer.ema.load_state_dict(trainer.model.state_dict())
+        trainer.ema.load_state_dicts({"ema": trainer.model.state_dict()})
         trainer.step = STEPS
         trainer.preview()
         pictures[group] = trainer.run.path / "previews" / f"step_{STEPS:08d}.png"
@@ -367,7 +377,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_and_the_run_goes_on_
 def test_a_learning_rate_that_explodes_is_told_with_its_step(inside, tmp_path):
     wild = ["optimizer.lr=1e30", "optimizer.warmup_steps=0", "optimizer.clip_norm=null", f"runs_dir={tmp_path}"]
     outcome = inside("image.train", *tiny(*wild))
-    is_one_line_error(outcome, "error: step ", "loss nan")
+    is_one_line_error(outcome, "error: step ", "loss nan", code=1)
     step = int(re.search(r"step (\d+): loss", outcome.err)[1])
     saved = read_checkpoint(newest(tmp_path / "image" / "digits"))
     assert saved.step == step - 1

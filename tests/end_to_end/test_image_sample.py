@@ -15,7 +15,7 @@ from tests.end_to_end.image_runs import Inside, finish, is_one_line_error, newes
 def place(tmp_path_factory):
     """A user's folder with a short run in it."""
     place = tmp_path_factory.mktemp("user")
-    quick = ["trainer.steps=60", "trainer.num_previews=1", "optimizer.lr=1e-2", "ema.decay=0.9"]
+    quick = ["trainer.steps=60", "trainer.num_previews=1", "optimizer.lr=1e-2", "ema.decays=[0.9,0.5]"]
     train_here(place, *quick)
     return place
 
@@ -115,6 +115,21 @@ def test_weights_come_from_any_kind_of_file(made, place):
     assert np.array_equal(made("num=3", f"checkpoint={place / 'published.pt'}", "weights=model")[0], plain)
 
 
+def test_every_average_of_a_checkpoint_can_be_sampled(made, place):
+    run = place / "runs" / "image" / "digits"
+    other, _ = made("num=3", "weights=ema_decay0.5")
+    assert not np.array_equal(other, made("num=3")[0])
+    save_file(load_weights(newest(run), prefer="ema_decay0.5"), place / "other.safetensors")
+    assert np.array_equal(made("num=3", f"checkpoint={place / 'other.safetensors'}")[0], other)
+
+
+def test_a_single_file_has_no_other_averages(sample, place):
+    run = place / "runs" / "image" / "digits"
+    torch.save({"ema": load_weights(newest(run))}, place / "single.pt")
+    outcome = sample(f"checkpoint={place / 'single.pt'}", "weights=ema_decay0.5")
+    is_one_line_error(outcome, "'weights'", "'ema_decay0.5'", "single.pt", "ema, model")
+
+
 @pytest.mark.parametrize(
     ("args", "parts"),
     [
@@ -122,7 +137,8 @@ def test_weights_come_from_any_kind_of_file(made, place):
         (["labels=[0,-1]"], ["labels is [0, -1]", "0 to 9"]),
         (["labels=three"], ["labels", "'three'", "int"]),
         (["num=0"], ["num is 0"]),
-        (["weights=best"], ["'weights'", "'best'", "ema", "model"]),
+        (["weights=best"], ["'weights'", "'best'", "holds: ema, ema_decay0.5, model"]),
+        (["weights=optimizer"], ["'weights'", "'optimizer'", "holds: ema, ema_decay0.5, model"]),
         (["lables=3"], ["lables", "labels"]),
         (["sampler.num_stepps=3"], ["num_stepps", "num_steps"]),
         (["sampler.solver=rk5"], ["sampler.solver", "'rk5'", "heun"]),
