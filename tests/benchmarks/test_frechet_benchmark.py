@@ -1,0 +1,21 @@
+"""The benchmark of the Fréchet distance measures three ways of the same number."""
+
+import json
+
+import pytest
+
+from benchmarks import frechet
+
+
+def test_it_measures_and_records(tmp_path, capsys):
+    out = tmp_path / "record.json"
+    frechet.main(["--width", "24", "--samples", "200", "--few", "10", "--rounds", "2", "--out", str(out)])
+    record = json.loads(out.read_text())
+    full = record["results"]["cases"]["200"]
+    assert set(full["values"]) == {"sqrtm", "eigenvalues", "ours"}
+    assert full["values"]["sqrtm"] == pytest.approx(full["values"]["ours"], rel=1e-7)
+    assert record["results"]["difference_met"]
+    assert full["speedup"]["ours"] == {"median": 1, "low": 1, "high": 1}
+    assert record["results"]["speedup_met"] == (full["speedup"]["sqrtm"]["median"] >= frechet.AIM_SPEEDUP)
+    assert "aim: 10 times as fast as sqrtm" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == [out]
