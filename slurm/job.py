@@ -24,8 +24,10 @@ log = logging.getLogger(__name__)
 
 WARNED = 128 + signal.SIGUSR2  # exit codes of a run that a signal stopped: core.signals
 TERMINATED = 128 + signal.SIGTERM
-# A preempted job may get SIGTERM and, a moment later, the warning that asks to be queued again.
-GRACE = 5.0
+# Seconds that a process waits at its end. After SIGTERM: a preemption may send the warning, which asks to be queued
+# again, a moment later. After the warning all but the main process wait: it asks SLURM to queue the job again, which
+# ends them, and one that leaves before would end it.
+WAITS = {TERMINATED: 5.0, WARNED: 60.0}
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,16 @@ class TrainingJob:
             _name_job(place.job_id, self.name)
         if place.num_tasks > 1:
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+            if place.cluster == "local":
+                os.environ["MASTER_ADDR"] = "127.0.0.1"  # a machine's own name need not resolve
         os.environ.setdefault(DEBUG_VARIABLE, "1")  # a log has room for the traceback
         try:
             find_entry(self.entry).run(self.arguments)
         except SystemExit as exit_:
             if exit_.code == WARNED:
                 os.kill(os.getpid(), signal.SIGUSR2)  # submitit's handler is back: it queues the job again and exits
-            if place.cluster == "slurm" and exit_.code in (WARNED, TERMINATED):
-                time.sleep(GRACE)
+            if place.cluster == "slurm":
+                time.sleep(WAITS.get(exit_.code, 0))
             raise
 
     def checkpoint(self) -> DelayedSubmission:
@@ -60,8 +64,8 @@ class TrainingJob:
 
 def _name_job(job_id: str, name: str) -> None:
     """Let squeue and sacct show the run: the jobs of an array have one name until they start."""
-    done = subprocess.run(
-        ["scontrol", "update", f"JobId={job_id}", f"JobName={name}"], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        log.warning("the job keeps the name of its sweep: %s", done.stderr.strip())
+    command = ["scontrol", "update", f"JobId={job_id}", f"JobName={name}"]
+    try:
+        subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:
+        log.warning("the job keeps the name of its sweep: %s", (getattr(error, "stderr", None) or str(error)).strip())

@@ -7,10 +7,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from core.config import EXIT_BAD_INPUT, EXIT_INTERRUPTED
+from core.config import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED
 from slurm import status
 from slurm.manifest import Manifest, locked
-from slurm.submit import check_scheduler, dry_run, run_here, submit
+from slurm.submit import check_machine, check_scheduler, dry_run, run_here, submit
 from slurm.sweep import Sweep, check_runs, load_sweep
 
 ACTIONS = ("submit", "status", "resubmit", "cancel", "collect")
@@ -35,7 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("action", nargs="?", choices=ACTIONS, default="submit", help="default: submit")
+    parser.add_argument("action", choices=ACTIONS, help="submit, if it is left out")
     parser.add_argument("sweep", help="the sweep file; see slurm/examples")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--dry-run", action="store_true", help="submit nothing")
@@ -43,12 +43,15 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line; it may leave out the action `submit`."""
+    named = bool(argv) and argv[0] in (*ACTIONS, "-h", "--help")
+    return make_parser().parse_args(argv if named else ["submit", *argv])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; exits 2 with one line on bad input."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments and arguments[0] not in (*ACTIONS, "-h", "--help"):
-        arguments.insert(0, "submit")
-    options = make_parser().parse_args(arguments)
+    options = parse(sys.argv[1:] if argv is None else argv)
     try:
         run(options)
     except KeyboardInterrupt:
@@ -62,8 +65,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(options: argparse.Namespace) -> None:
     """What the options ask for."""
     sweep = load_sweep(options.sweep)
-    if options.local is not None and options.local < 1:
-        raise ValueError(f"--local is {options.local}; it must be at least 1")
     if (options.local is not None or options.dry_run) and options.action not in ("submit", "resubmit"):
         raise ValueError(f"--local and --dry-run go with submit and resubmit, not with {options.action}")
     if options.action in ("submit", "resubmit"):
@@ -84,6 +85,9 @@ def start(sweep: Sweep, options: argparse.Namespace) -> None:
         return
     if options.local is None:
         check_scheduler(sweep, len(cases))
+    else:
+        check_machine(sweep, options.local)
+    stopped: list[str] = []
     with locked(sweep):
         manifest = Manifest.load(sweep)
         manifest.take(sweep, cases)
@@ -93,11 +97,14 @@ def start(sweep: Sweep, options: argparse.Namespace) -> None:
         manifest.save()
         tell_others(states, len(wanted), again)
         if options.local is not None:
-            run_here(sweep, manifest, wanted, options.local, print)
+            stopped = run_here(sweep, manifest, wanted, options.local, print)
         elif wanted:
             ids = submit(sweep, manifest, wanted)
             print(f"submitted {len(ids)} runs: {', '.join(ids)}")
     print(f"runs, logs and manifest: {sweep.folder}; `python slurm/launch.py status {options.sweep}` shows them")
+    if stopped:
+        print(f"error: {len(stopped)} of {len(wanted)} runs stopped: {', '.join(stopped)}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
 
 
 def wants(state: status.RunState, again: bool) -> bool:
@@ -129,8 +136,18 @@ def cancel(sweep: Sweep, manifest: Manifest) -> None:
         ids = [state.job_id for state in status.run_states(sweep, manifest) if state.active and state.job_id]
         ids = [each for each in ids if manifest_kind(manifest, each) == "slurm"]
         if ids:
-            subprocess.run(["scancel", *ids], check=True)
+            scancel(ids)
     print(f"cancelled {len(ids)} jobs{': ' + ', '.join(ids) if ids else ''}; their state is saved, `resubmit` goes on")
+
+
+def scancel(ids: Sequence[str]) -> None:
+    """Cancel jobs; ValueError with SLURM's words where it does not."""
+    try:
+        subprocess.run(["scancel", *ids], check=True, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise ValueError("there is no SLURM on this machine (no scancel), but the sweep was submitted to one") from None
+    except subprocess.CalledProcessError as error:
+        raise ValueError(f"scancel does not cancel {', '.join(ids)}: {error.stderr.strip()}") from error
 
 
 def manifest_kind(manifest: Manifest, job_id: str) -> str | None:

@@ -59,20 +59,15 @@ class Manifest:
             return cls(path, sweep.entry)
         try:
             content = json.loads(path.read_text())
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
-        version = content.get("schema_version") if isinstance(content, dict) else None
-        if version != SCHEMA_VERSION:
-            raise ValueError(f"{path} has schema_version {version!r}; this version reads {SCHEMA_VERSION}")
-        if content["entry"] != sweep.entry:
-            raise ValueError(
-                f"{path} belongs to a sweep of {content['entry']}, this one is of {sweep.entry}; choose another name"
-            )
-        runs = {
-            name: Record(run["arguments"], [Attempt(**attempt) for attempt in run["attempts"]])
-            for name, run in content["runs"].items()
-        }
-        return cls(path, sweep.entry, runs)
+            version = content.get("schema_version")
+            if version != SCHEMA_VERSION:
+                raise ValueError(f"{path} has schema_version {version!r}; this version reads {SCHEMA_VERSION}")
+            entry, runs = content["entry"], {name: _record(run) for name, run in content["runs"].items()}
+        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged: {error!r}") from error
+        if entry != sweep.entry:
+            raise ValueError(f"{path} belongs to a sweep of {entry}, this one is of {sweep.entry}; choose another name")
+        return cls(path, entry, runs)
 
     def save(self) -> None:
         """Write it whole or not at all."""
@@ -104,6 +99,10 @@ class Manifest:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self.runs[name].attempts.append(Attempt(kind, job_id, now))
         self.save()
+
+
+def _record(run: dict) -> Record:
+    return Record(run["arguments"], [Attempt(**attempt) for attempt in run["attempts"]])
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import io
 import statistics
 import subprocess
@@ -26,6 +27,7 @@ DONE, MISSING, STOPPED = "done", "missing", "stopped"
 ACTIVE = ("PENDING", "RUNNING", "REQUEUED", "CONFIGURING", "COMPLETING", "SUSPENDED", "RESIZING", "REQUEUE_HOLD")
 HOUSEKEEPING = ("steps", "parameters", "train_seconds", "wall_seconds", "device", "processes")
 UNKNOWN = "-"
+ACCOUNTED = datetime.timedelta(minutes=10)  # a job that was submitted a moment ago is not in the accounts yet
 
 
 @dataclass(frozen=True)
@@ -50,15 +52,15 @@ class RunState:
 def run_states(sweep: Sweep, manifest: Manifest) -> list[RunState]:
     """The state of every run in the manifest."""
     last = {name: record.last for name, record in manifest.runs.items()}
-    words = slurm_words([each.job_id for each in last.values() if each is not None and each.kind == "slurm"])
+    words = slurm_words([each for each in last.values() if each is not None and each.kind == "slurm"])
     return [run_state(sweep, name, attempt, words) for name, attempt in last.items()]
 
 
-def slurm_words(job_ids: Sequence[str]) -> dict[str, str]:
-    """SLURM's word for each job, asked once for all of them; ValueError when sacct cannot tell."""
-    if not job_ids:
+def slurm_words(attempts: Sequence[Attempt]) -> dict[str, str]:
+    """SLURM's word for the job of each attempt, asked once for all; ValueError when sacct cannot tell."""
+    if not attempts:
         return {}
-    command = ["sacct", "-o", "JobID,State", "--parsable2", "-X", "-j", ",".join(job_ids)]
+    command = ["sacct", "-o", "JobID,State", "--parsable2", "-X", "-j", ",".join(each.job_id for each in attempts)]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     except FileNotFoundError:
@@ -66,8 +68,13 @@ def slurm_words(job_ids: Sequence[str]) -> dict[str, str]:
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         raise ValueError(f"sacct does not answer: {(error.stderr or str(error)).strip()}") from error
     known = SlurmInfoWatcher().read_info(answer)
-    # a job that was submitted a moment ago is not in the accounts yet
-    return {job_id: known.get(job_id, {}).get("State", "PENDING").split()[0].rstrip("+") for job_id in job_ids}
+    now = datetime.datetime.now(datetime.UTC)
+    words = {}
+    for each in attempts:
+        new = now - datetime.datetime.fromisoformat(each.time) < ACCOUNTED
+        word = known.get(each.job_id, {}).get("State") or ("PENDING" if new else "UNKNOWN")
+        words[each.job_id] = word.split()[0].rstrip("+")  # CANCELLED by 1000
+    return words
 
 
 def run_state(sweep: Sweep, name: str, attempt: Attempt | None, words: dict[str, str]) -> RunState:
@@ -84,10 +91,19 @@ def run_state(sweep: Sweep, name: str, attempt: Attempt | None, words: dict[str,
         word = words[attempt.job_id]
         state = STOPPED if word == "COMPLETED" else word.lower()
     else:
-        state = "running" if run.is_locked() else STOPPED
+        state = "running" if run.is_locked() or is_started(sweep, attempt) else STOPPED
     problem = None if state.upper() in ACTIVE else last_error(sweep, attempt)
     left = seconds_left(run, step) if state == "running" else None
     return RunState(name, state, job_id, step, loss, seconds_left=left, problem=problem)
+
+
+def is_started(sweep: Sweep, attempt: Attempt) -> bool:
+    """Whether the process of this machine that leads an attempt is alive; false where there is no /proc."""
+    try:
+        command = Path("/proc", attempt.job_id, "cmdline").read_bytes()
+    except OSError:
+        return False
+    return str(logs(sweep).absolute()).encode() in command.split(b"\0")
 
 
 def metric_of(sweep: Sweep, summary: dict[str, Any]) -> float | None:
@@ -113,13 +129,15 @@ def seconds_left(run: RunDirectory, step: int | None) -> float | None:
 
 
 def last_error(sweep: Sweep, attempt: Attempt) -> str | None:
-    """The last line of an attempt's log that tells an error, or the last line at all."""
-    log = JobPaths(logs(sweep), attempt.job_id, 0).stdout
-    try:
-        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    except FileNotFoundError:
-        return None
-    return next((line for line in reversed(lines) if "rror" in line), lines[-1] if lines else None)
+    """What an attempt's logs tell last: an error of the run, in any of its processes, else any error, else any line."""
+    files = (JobPaths(logs(sweep), attempt.job_id, task).stdout for task in range(sweep.resources.processes))
+    texts = [file.read_text(errors="replace") for file in files if file.exists()]
+    lines = [line.strip() for text in reversed(texts) for line in text.splitlines() if line.strip()]
+    own = [line for line in lines if line.startswith(("error: ", "error in process "))]
+    for found in (own, [line for line in lines if "rror" in line], lines):
+        if found:
+            return found[-1]
+    return None
 
 
 def table(states: Iterable[RunState], metric: str | None) -> str:

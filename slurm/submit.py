@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,12 +36,10 @@ class Executor(submitit.SlurmExecutor):
         return 2
 
     def script(self, jobs: int) -> str:
-        """The batch script of an array of `jobs`."""
-        self.parameters["map_count"] = jobs
-        try:
-            return self._make_submission_file_text(self._submitit_command_str, "")
-        finally:
-            del self.parameters["map_count"]
+        """The batch script of an array of `jobs`; one job is none."""
+        array = copy.copy(self)
+        array.parameters = {**self.parameters, **({"map_count": jobs} if jobs > 1 else {})}
+        return array._make_submission_file_text(self._submitit_command_str, "")
 
 
 def make_executor(sweep: Sweep) -> Executor:
@@ -57,6 +57,7 @@ def make_executor(sweep: Sweep) -> Executor:
         signal_delay_s=needs.signal_seconds,
         array_parallelism=needs.array_limit,
         setup=needs.setup or None,
+        srun_args=_srun_options(needs),
         stderr_to_stdout=True,
         additional_parameters={"requeue": True, **needs.extra},
         **given,
@@ -64,13 +65,19 @@ def make_executor(sweep: Sweep) -> Executor:
     return executor
 
 
+def _srun_options(needs: Resources) -> list[str]:
+    """A process that fails ends the others, and since SLURM 22.05 srun is told itself of the cores of a task."""
+    cores = [] if needs.cpus_per_task is None else [f"--cpus-per-task={needs.cpus_per_task}"]
+    return ["--kill-on-bad-exit=1", *cores]
+
+
 def _memory(needs: Resources) -> str | None:
     return None if needs.memory_gb is None else f"{round(1024 * needs.memory_gb)}MB"
 
 
 def logs(sweep: Sweep) -> Path:
-    """Folder of the jobs' logs and pickles, a folder for each job."""
-    return sweep.folder / "logs" / "%j"
+    """Folder of the jobs' logs and pickles; not one for each job, which SLURM may start before its folder is made."""
+    return sweep.folder / "logs"
 
 
 def job_of(sweep: Sweep, case: Case) -> TrainingJob:
@@ -126,8 +133,9 @@ def submit(sweep: Sweep, manifest: Manifest, cases: Sequence[Case]) -> list[str]
         chunk = cases[first : first + ARRAY_SIZE]
         executor = make_executor(sweep)
         try:
-            jobs = executor.submit_array([job_of(sweep, case) for case in chunk])
-        except (subprocess.CalledProcessError, submitit.core.utils.FailedJobError, OSError) as error:
+            with contextlib.redirect_stderr(None):  # submitit prints what it raises
+                jobs = executor.submit_array([job_of(sweep, case) for case in chunk])
+        except (RuntimeError, subprocess.CalledProcessError, OSError) as error:  # submitit raises RuntimeErrors
             rest = len(cases) - len(ids)
             raise ValueError(
                 f"{len(ids)} of {len(cases)} runs were submitted{' as ' + ', '.join(ids) if ids else ''}, then sbatch "
@@ -142,16 +150,22 @@ def submit(sweep: Sweep, manifest: Manifest, cases: Sequence[Case]) -> list[str]
 # This machine
 
 
+def check_machine(sweep: Sweep, parallel: int) -> None:
+    """ValueError for what this machine cannot run."""
+    if parallel < 1:
+        raise ValueError(f"--local is {parallel}; it must be at least 1")
+    if sweep.resources.nodes > 1:
+        raise ValueError(f"resources.nodes is {sweep.resources.nodes}; --local runs on one machine")
+
+
 def run_here(
     sweep: Sweep, manifest: Manifest, cases: Sequence[Case], parallel: int, tell: Callable[[str], None]
-) -> None:
-    """Run the runs on this machine, `parallel` at a time, and wait for all; Ctrl-C lets them save and ends them.
+) -> list[str]:
+    """Run the runs on this machine, `parallel` at a time, and wait for all; the names of those that did not end well.
 
-    Raises ValueError for resources of several machines.
+    Ctrl-C lets them save and ends them.
     """
-    needs = sweep.resources
-    if needs.nodes > 1:
-        raise ValueError(f"resources.nodes is {needs.nodes}; --local runs on one machine")
+    stopped: list[str] = []
     waiting, free = list(cases), list(range(parallel))
     running: dict[int, tuple[Case, submitit.LocalJob]] = {}
     try:
@@ -167,18 +181,25 @@ def run_here(
                     free.append(slot)
                     done = (sweep.run_path(case.name) / "summary.json").exists()
                     tell(f"{case.name}: {'done' if done else f'stopped, see {job.paths.stdout}'}")
+                    stopped += [] if done else [case.name]
             time.sleep(POLL)
     except KeyboardInterrupt:
-        for _, job in running.values():
-            job._process.send_signal(signal.SIGTERM)  # its controller hands it on
-        for _, job in running.values():
-            job._process.wait()
+        _stop([job for _, job in running.values()])
         raise
+    return stopped
+
+
+def _stop(jobs: Sequence[submitit.LocalJob]) -> None:
+    """Let the jobs save and end. A job's controller hands the signal on; one that is still starting does not listen."""
+    while running := [job for job in jobs if not job.done()]:
+        for job in running:
+            job._process.send_signal(signal.SIGTERM)
+        time.sleep(1)
 
 
 def _start_here(sweep: Sweep, case: Case, slot: int) -> submitit.LocalJob:
     needs = sweep.resources
-    executor = submitit.LocalExecutor(folder=logs(sweep), max_num_timeout=needs.max_timeouts, python=needs.python)
+    executor = submitit.LocalExecutor(folder=logs(sweep), max_num_timeout=needs.max_timeouts, python=_python(needs))
     gpus = [slot * needs.gpus_per_node + number for number in range(needs.gpus_per_node)]
     executor.update_parameters(
         timeout_min=ENDLESS,
@@ -187,10 +208,17 @@ def _start_here(sweep: Sweep, case: Case, slot: int) -> submitit.LocalJob:
         visible_gpus=gpus,
         signal_delay_s=needs.signal_seconds,
         stderr_to_stdout=True,
-        setup=needs.setup,
     )
     with _interrupts_ignored():
         return executor.submit(job_of(sweep, case))
+
+
+def _python(needs: Resources) -> str | None:
+    """The interpreter, after the lines of the set-up in the same process: submitit's own shell would keep signals."""
+    if not needs.setup:
+        return needs.python
+    start = f'exec {needs.python or shlex.quote(sys.executable)} "$@"'
+    return shlex.join(["bash", "-c", "\n".join([*needs.setup, start]), "bash"])
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -27,9 +27,13 @@ from core.config import Entry, override
 from core.schema import strict
 
 PROFILES = Path(__file__).parent / "profiles"
-NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,199}")
+ENTRY_NAME = re.compile(r"\w+(\.\w+)+")
 OWN_KEYS = ("name", "runs_dir", "seed")  # of the run's config: the sweep sets them
 UNITS = {"m": 1, "min": 1, "h": 60, "d": 24 * 60}
+# sbatch's options that the launcher or submitit sets itself
+TAKEN = {"array", "cpus-per-task", "error", "gpus-per-node", "job-name", "mem", "nodes", "ntasks-per-node", "open-mode"}
+TAKEN |= {"account", "constraint", "ntasks", "output", "partition", "qos", "signal", "time"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +85,7 @@ class Resources:
                 f"resources.tasks_per_node is {self.tasks_per_node}, but resources.gpus_per_node {self.gpus_per_node}; "
                 "a task has one GPU: leave it null"
             )
+        _check_extra(self.extra)
         if 60 * self.minutes <= self.signal_seconds:
             raise ValueError(
                 f"resources.signal_seconds is {self.signal_seconds}, but resources.time is {self.time!r}, "
@@ -93,9 +98,22 @@ class Resources:
         return self.tasks_per_node or self.gpus_per_node or 1
 
     @property
+    def processes(self) -> int:
+        """Processes of a run."""
+        return self.nodes * self.tasks
+
+    @property
     def minutes(self) -> int:
         """`time` in whole minutes."""
         return parse_minutes(self.time)
+
+
+def _check_extra(extra: dict) -> None:
+    for name, value in extra.items():
+        if str(name).replace("_", "-") in TAKEN:
+            raise ValueError(f"resources.extra holds {name}; the launcher sets it, or resources has a key for it")
+        if value is not True and (isinstance(value, bool) or not isinstance(value, str | int | float)):
+            raise ValueError(f"resources.extra.{name} is {value!r}; allowed: text, a number, or true for a flag")
 
 
 def parse_minutes(time: int | str) -> int:
@@ -149,9 +167,10 @@ class Sweep:
             if not isinstance(values, list) or not values:
                 raise ValueError(f"grid.{key} is {values!r}; needed: a list of values")
         for where, keys in (("overrides", self.overrides), ("grid", self.grid), *_named(self.cases)):
-            taken = sorted(set(OWN_KEYS) & set(keys))
-            if taken:
-                raise ValueError(f"{where} holds {', '.join(taken)}; the sweep itself sets name, runs_dir and seed")
+            _check_keys(where, keys)
+            twice = sorted(set(self.grid) & set(keys))
+            if where.startswith("cases") and twice:
+                raise ValueError(f"{where} and grid both hold {', '.join(twice)}; a run has one value of a key")
 
     @property
     def folder(self) -> Path:
@@ -170,10 +189,25 @@ class Sweep:
             given = {key: value for key, value in case.items() if key != "case"}
             label = str(case["case"]) if "case" in case else _label(given)
             name = "-".join(part for part in (label, _label(point), f"seed{seed}") if part)
+            if not NAME.fullmatch(name):
+                raise ValueError(
+                    f"a run is called {name!r}; a name has 200 letters, digits and . _ + - at most and begins with one "
+                    "of the first two: `case: NAME` in a case of the list gives another"
+                )
             if name in found:
                 raise ValueError(f"two runs are called {name!r}; `case: NAME` in a case of the list tells them apart")
             found[name] = Case(name, {**_groups_first({**self.overrides, **given, **point}), "seed": seed})
         return list(found.values())
+
+
+def _check_keys(where: str, keys: dict) -> None:
+    for key, value in keys.items():
+        if not isinstance(key, str):
+            raise ValueError(f"{where} holds {key!r} of type {type(key).__name__}; needed: keys of the run's config")
+        if key in OWN_KEYS:
+            raise ValueError(f"{where} holds {key}; the sweep itself sets name, runs_dir and seed")
+        if any(isinstance(each, dict) for each in (value, *(value if isinstance(value, list) else ()))):
+            raise ValueError(f"{where}.{key} is {value!r}; needed: values of single keys, such as {key}.name")
 
 
 def _named(cases: list[dict]) -> list[tuple[str, dict]]:
@@ -197,38 +231,65 @@ def _label(overrides: Mapping[str, Any]) -> str:
 def load_sweep(path: Path | str) -> Sweep:
     """The sweep of a YAML file; ValueError naming the file, the key and what is allowed there."""
     path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no sweep file {path}")
+    values = read_yaml(path)
+    where, resources = str(path), values.get("resources")
     try:
-        values = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ValueError(f"there is no sweep file {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds {type(values).__name__}; needed: the keys of a sweep, name and entry at least")
-    resources = values.get("resources")
-    if isinstance(resources, dict) and resources.get("profile") is not None:
-        values = {**values, "resources": {**load_profile(resources["profile"]), **resources}}
-    try:
+        if isinstance(resources, dict) and resources.get("profile") is not None:
+            values = {**values, "resources": {**load_profile(resources["profile"]), **resources}}
+            where += f" with profile {resources['profile']}"
         return strict(Sweep, values)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{where}: {error}") from error
 
 
 def load_profile(name: str) -> dict[str, Any]:
     """The keys of a cluster profile, by name or path."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
+    path = Path(name) if str(name).endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
     if not path.is_file():
         known = sorted(each.stem for each in PROFILES.glob("*.yaml"))
         raise ValueError(f"resources.profile is {name!r}; allowed: {', '.join(known)}, or the path of a YAML file")
-    values = yaml.safe_load(path.read_text())
-    unknown = set(values or {}) - ({each.name for each in fields(Resources)} - {"profile"})
+    values, allowed = read_yaml(path), [each.name for each in fields(Resources) if each.name != "profile"]
+    unknown = [str(key) for key in values if key not in allowed]
     if unknown:
-        raise ValueError(f"{path} holds {', '.join(sorted(unknown))}; allowed: the keys of resources")
-    return dict(values or {})
+        raise ValueError(f"{path} holds {', '.join(unknown)}; allowed: {', '.join(allowed)}")
+    return values
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without its surprises: 12:00:00 is text and not 43200, 2026-01-31 is no date, a key stands once."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [("tag:yaml.org,2002:str", re.compile(r"[-+]?\d+[:-]\d")), *others]
+        for first, others in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """A dict; an error for a key that stands twice."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """The keys and values of a YAML file; ValueError naming the file for one that holds something else."""
+    try:
+        values = yaml.load(path.read_text(), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds {values!r}; needed: keys and their values")
+    return values
 
 
 def find_entry(name: str) -> Entry:
     """The command behind `python -m <name>`; ValueError where there is none."""
+    if not ENTRY_NAME.fullmatch(name):
+        raise ValueError(f"entry is {name!r}; needed: a domain and its command, such as image.train")
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -251,8 +312,7 @@ def check_runs(sweep: Sweep, cases: list[Case]) -> None:
             raise ValueError(f"run {case.name}: {error}") from error
         trainer = getattr(config, "trainer", None)
         if trainer is not None:
-            processes = sweep.resources.nodes * sweep.resources.tasks
             try:
-                trainer.check_parts(processes)
+                trainer.check_parts(sweep.resources.processes)
             except ValueError as error:
                 raise ValueError(f"run {case.name}: {error}") from error

@@ -30,7 +30,20 @@ MAY_IMPORT = {
 # What core needs at import time, by file; everything else is imported where it is used.
 CORE_NEEDS = {"torch", "numpy", "einops", "safetensors", "tqdm"}
 CORE_EXCEPTIONS = {"core/config.py": {"hydra", "omegaconf"}, "core/rundir.py": {"yaml"}}
-ENTRIES = {"train.py", "sample.py", "cache.py", "evaluate.py", "train_tokenizer.py", "launch.py", "reconstruct_ema.py"}
+ENTRIES = {
+    "train.py",
+    "sample.py",
+    "cache.py",
+    "evaluate.py",
+    "train_tokenizer.py",
+    "launch.py",
+    "reconstruct_ema.py",
+    "weights.py",
+    "probe.py",
+    "similarity.py",
+    "compare.py",
+    "report.py",
+}
 MAX_FUNCTION_LINES = 100
 STANDARD_LIBRARY = set(sys.stdlib_module_names)
 
@@ -155,9 +168,9 @@ def test_vae_scale_is_nowhere_a_literal():
 
 
 def entries() -> list[tuple[str, type]]:
-    """(module, schema) of every `python -m` entry of core or a domain: the modules with an ENTRY."""
+    """(module, schema) of every `python -m` entry of core, eval or a domain: the modules with an ENTRY."""
     found = []
-    for path in sources("core", *DOMAINS):
+    for path in sources("core", "eval", *DOMAINS):
         names = [
             getattr(target, "id", "")
             for node in parse(path).body
@@ -215,7 +228,9 @@ def test_every_yaml_key_says_what_the_schema_says():
 
     for module, schema in entries():
         name = module.split(".")[-1]
-        required = {"sample": ["run=some-run"], "reconstruct_ema": ["run=some-run", "width=0.1"]}
+        run = ["run=some-run"]
+        required = {"sample": run, "probe": run, "similarity": run, "reconstruct_ema": [*run, "width=0.1"]}
+        required |= {"compare": ["domain=image"], "report": ["runs=[some-run]"]}
         values = compose_config(module.split(".")[0] + ".conf", name, required.get(name, []))
         missing = {field.name for field in dataclasses.fields(schema)} - set(values)
         assert not missing, f"{module}: {missing} stand in the schema and not in its YAML"
@@ -252,7 +267,7 @@ def commands(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_documented_commands_exist(path: Path):
-    """Modules exist, make targets exist, config overrides compose and convert."""
+    """Modules exist, make targets exist, config overrides compose and convert, sweeps load."""
     for command in commands(path):
         words = [word for word in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=\S*", word)]
         if words[:1] == ["make"]:
@@ -260,9 +275,23 @@ def test_documented_commands_exist(path: Path):
             assert set(words[1:]) <= set(targets), command
         elif words[:2] == ["python", "-m"]:
             check_module_command(words[2], words[3:], command)
+        elif words[:2] == ["python", "slurm/launch.py"]:
+            check_sweep_command(words[2:], command)
         elif words[:1] == ["torchrun"]:
             module = words.index("-m") + 1
             check_module_command(words[module], words[module + 1 :], command)
+
+
+def check_sweep_command(arguments: list[str], command: str) -> None:
+    """A `python slurm/launch.py` line: its options are accepted, and the sweep is a file of ours that loads."""
+    from slurm.launch import parse
+    from slurm.sweep import load_sweep
+
+    try:
+        sweep = parse(arguments).sweep
+    except SystemExit:
+        pytest.fail(f"its options are refused: {command}")
+    assert load_sweep(ROOT / sweep).runs(), command
 
 
 def check_module_command(module: str, arguments: list[str], command: str) -> None:
@@ -270,14 +299,8 @@ def check_module_command(module: str, arguments: list[str], command: str) -> Non
     if module in ("pytest", "pip", "venv", "torch.distributed.run"):
         return
     assert importlib.util.find_spec(module) is not None, command
-    schemas = dict(entries())
-    if module in schemas:
-        from core.config import compose_config
-        from core.schema import strict
-
-        overrides = [word for word in arguments if not word.startswith("-")]
-        values = compose_config(module.split(".")[0] + ".conf", module.split(".")[-1], overrides)
-        strict(schemas[module], values)
+    if module in dict(entries()):
+        importlib.import_module(module).ENTRY.config([word for word in arguments if not word.startswith("-")])
 
 
 @pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))

@@ -1,0 +1,189 @@
+"""Sweeps on a real SLURM of one node: arrays, preemption, time-outs, failures, as a user meets them."""
+
+import re
+from types import SimpleNamespace
+
+import pytest
+from submitit.slurm.slurm import SlurmJob
+
+from tests.slurm.commands import ROOT, STEPS, ToySweep, has_same_end, launch, train_alone
+from tests.slurm.held import HOLDS
+
+pytestmark = pytest.mark.slow
+PATIENCE = 180  # seconds: processes import for seconds, and several share a core
+
+
+@pytest.fixture(scope="module")
+def here(cluster, tmp_path_factory):
+    """A folder whose commands reach the cluster; jobs inherit the environment, and find this entry."""
+    folder = tmp_path_factory.mktemp("real")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**cluster.environment, "PYTHONPATH": str(ROOT)}.items():
+            patch.setenv(name, value)
+        patch.chdir(folder)
+        yield folder
+
+
+class Watch:
+    """Waits for what the runs of a sweep reach."""
+
+    def __init__(self, cluster, sweep):
+        self.cluster, self.sweep = cluster, sweep
+
+    def until(self, question, what):
+        """Until it holds; what the jobs said is told where it never does."""
+        try:
+            self.cluster.wait_for(question, what, PATIENCE)
+        except AssertionError as error:
+            logs = [f"--- {log.name}\n{log.read_text()[-3000:]}" for log in (self.sweep.folder / "logs").glob("*.out")]
+            raise AssertionError("\n".join([str(error), *logs])) from error
+
+    def until_step(self, case, step):
+        """Until the run has recorded it."""
+        self.until(lambda: self.sweep.step(case) >= step, f"step {step} of {case}")
+
+    def until_complete(self, case):
+        """Until the run has trained to its end."""
+        self.until(lambda: self.sweep.is_complete(case), f"end of {case}")
+
+    def until_state(self, case, state):
+        """Until `status` shows it: the accounts lag behind."""
+        self.until(lambda: self.sweep.table()[case]["state"] == state, f"{case} being {state}")
+
+    def names(self):
+        """Job names in the queue, by id."""
+        lines = self.cluster.run("squeue", "--noheader", "--array", "--format=%i %j").splitlines()
+        return dict(line.split() for line in lines)
+
+
+@pytest.fixture(scope="module")
+def timed(cluster, here):
+    """A run whose minute is nearly over from its start; submitted, and on its way while the others are looked at."""
+    sweep = ToySweep(here, "timed", ["held"], time=1, signal_seconds=59)
+    assert launch(sweep.file).code == 0
+    return Watch(cluster, sweep)
+
+
+@pytest.fixture(scope="module")
+def array(cluster, here, timed):
+    """An array of three runs of two processes each; the held one is told to stop at both steps where it waits.
+
+    First as a preemption does, SIGTERM and the warning, then as the end of its time does, the warning alone.
+    """
+    sweep = ToySweep(here, "array", ["through", {"case": "failing", "optimizer.lr": 1e30}, "held"], tasks_per_node=2)
+    watch = Watch(cluster, sweep)
+    seen = SimpleNamespace(sweep=sweep, watch=watch, submitted=launch(sweep.file))
+    watch.until_step("held", HOLDS[0])
+    seen.names, seen.during, seen.again = watch.names(), sweep.table(), launch(sweep.file)
+    (job,) = sweep.jobs("held")
+    SlurmJob(sweep.folder / "logs", job)._interrupt()
+    watch.until_step("held", HOLDS[1])
+    cluster.run("scancel", "--signal=USR2", job)
+    for case in ("held", "through"):
+        watch.until_complete(case)
+        watch.until_state(case, "done")
+    watch.until_state("failing", "failed")
+    return seen
+
+
+def test_a_submission_returns_at_once_with_one_array(array):
+    assert array.submitted.code == 0, array.submitted
+    ids = [array.sweep.jobs(case) for case in ("through", "failing", "held")]
+    number = ids[0][0].partition("_")[0]
+    assert ids == [[f"{number}_{element}"] for element in range(3)]
+    assert f"submitted 3 runs: {number}_0, {number}_1, {number}_2" in array.submitted.out
+
+
+def test_while_a_run_trains_its_job_tells_its_name_and_status_how_far_it_is(array):
+    job = array.sweep.jobs("held")[0]
+    assert array.names[job] == "array-held-seed0"
+    row = array.during["held"]
+    assert (row["state"], row["job"], row["step"]) == ("running", job, str(HOLDS[0]))
+    assert re.fullmatch(r"\d+ s", row["left"])
+
+
+def test_the_same_sweep_again_submits_nothing(array):
+    assert array.again.code == 0
+    assert "submitted" not in array.again.out
+    assert re.search(r"[01] runs are done, [123] wait or run", array.again.out)
+
+
+def test_a_preempted_run_of_two_processes_ends_as_an_undisturbed_one(array):
+    """Weights, averages, optimizer state and records, to the bit; its job was queued again, not submitted twice."""
+    assert has_same_end(array.sweep.run("held"), array.sweep.run("through"))
+    (job,) = array.sweep.jobs("held")
+    log = (array.sweep.folder / "logs" / f"{job}_0_log.out").read_text()
+    assert log.count("Requeued job") == 2
+    for step in HOLDS:
+        assert f"stopped after step {step + 1} of {STEPS}" in log
+
+
+def test_both_processes_took_part(array):
+    lines = (array.sweep.run("through") / "summary.json").read_text()
+    assert '"processes": 2' in lines
+
+
+def test_a_failing_run_is_told_with_its_error(array):
+    row = array.sweep.table()["failing"]
+    assert row["state"] == "failed"
+    assert re.match(r"error in process \d: step \d+: loss ", row["problem"])
+
+
+def test_collect_gathers_the_complete_runs(array):
+    done = launch("collect", array.sweep.file)
+    assert done.code == 0
+    lines = (array.sweep.folder / "summary.csv").read_text().splitlines()
+    assert [line.split(",")[:3] for line in lines[1:]] == [[case, "0", str(STEPS)] for case in ("through", "held")]
+
+
+def test_a_partition_that_slurm_refuses_is_told_and_nothing_is_written(here):
+    sweep = ToySweep(here, "refused", ["through"], partition="nowhere")
+    assert launch(sweep.file).is_error("SLURM refuses the resources of the sweep", "invalid partition", "nowhere")
+    assert not sweep.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("resources", "words"),
+    [
+        ({"cpus_per_task": 64}, "Requested node configuration is not available"),
+        ({"extra": {"no-such-option": "x"}}, "unrecognized option '--no-such-option=x'"),
+    ],
+)
+def test_resources_that_slurm_refuses_are_told(here, resources, words):
+    sweep = ToySweep(here, "refused", ["through"], **resources)
+    assert launch(sweep.file).is_error("SLURM refuses the resources of the sweep", words)
+    assert not sweep.folder.exists()
+
+
+def test_a_run_that_runs_out_of_time_is_queued_again_until_its_end(timed, array, tmp_path):
+    """SLURM itself sends the warning."""
+    sweep = timed.sweep
+    timed.until_complete("held")
+    assert has_same_end(sweep.run("held"), train_alone(tmp_path))
+    (job,) = sweep.jobs("held")
+    log = (sweep.folder / "logs" / f"{job}_0_log.out").read_text()
+    assert log.count("this job is timed-out") >= 2  # each is written twice
+    assert "(99 remaining timeouts)" in log
+
+
+def test_urgent_work_preempts_a_run_and_a_cancelled_one_goes_on_when_it_is_resubmitted(
+    cluster, here, timed, array, tmp_path
+):
+    """SLURM preempts it, and it comes back by itself; it is cancelled, and does not. It ends as an undisturbed one."""
+    timed.until_complete("held")
+    sweep = ToySweep(here, "disturbed", ["held"], cpus_per_task=2)
+    watch = Watch(cluster, sweep)
+    assert launch(sweep.file).code == 0
+    watch.until_step("held", HOLDS[0])
+    urgent = cluster.submit("#!/bin/sh\n", "--partition=urgent", "--ntasks=2", f"--output={tmp_path}/urgent")
+    cluster.wait_for_state(urgent, "COMPLETED", PATIENCE)
+    watch.until_step("held", HOLDS[1])
+    (job,) = sweep.jobs("held")
+    assert f"cancelled 1 jobs: {job}" in launch("cancel", sweep.file).out
+    watch.until_state("held", "cancelled")
+    assert sweep.step("held") == HOLDS[1] + 1, "its state is saved"
+    assert "resubmit" in launch(sweep.file).out
+    assert launch("resubmit", sweep.file).code == 0
+    watch.until_complete("held")
+    assert sweep.jobs("held")[0] == job and len(sweep.jobs("held")) == 2
+    assert has_same_end(sweep.run("held"), train_alone(tmp_path))
