@@ -1,0 +1,217 @@
+"""`python -m eval.compare <domain>`: matched runs of several methods, and what one gains over the other."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from core.config import EXIT_BAD_INPUT, Entry, override
+from core.rundir import RunDirectory
+from eval.comparison import direction
+from eval.comparison_file import make_comparison, write_comparison
+from eval.comparison_text import draw_comparison, report
+from eval.matched import MatchedRuns, find_seeds, read_evaluations
+from eval.method_runs import (
+    BUILT_IN,
+    NAME,
+    Plan,
+    check_overrides,
+    claim,
+    find_command,
+    key_of,
+    measures,
+    sweep_content,
+    write_sweep,
+)
+from eval.run_queue import Job, RunQueue
+
+CASE = re.compile(r"\+{0,2}cases\.([^.=\[]+)\.([^=]+=.*)", re.DOTALL)
+DEFAULT_SEEDS = 3
+DEFAULT_EVALUATIONS = 10  # of a run, when `every` is null
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """What to compare; the keys are explained in eval/conf/compare.yaml."""
+
+    domain: str
+    methods: list[str]
+    cases: dict
+    overrides: list[str]
+    seeds: int | list[int] | None
+    steps: int | None
+    every: int | None
+    log_every: int
+    metric: str | None
+    better: Literal["auto", "lower", "higher"]
+    name: str | None
+    runs_dir: str
+    parallel: int
+    replicates: int
+    sweep: str | None
+    runs: str | None
+
+    def __post_init__(self) -> None:
+        if len(self.methods) < 2 or len(set(self.methods)) < len(self.methods):
+            raise ValueError(f"methods is {self.methods}; needed: two different ones at least, the baseline first")
+        unknown = [method for method in self.methods if method not in {**BUILT_IN, **self.cases}]
+        if unknown:
+            known = ", ".join({**BUILT_IN, **self.cases})
+            raise ValueError(
+                f"methods holds {', '.join(unknown)}; allowed: {known}, and those that +cases.NAME.KEY= defines"
+            )
+        for name in ("steps", "every", "log_every", "parallel", "replicates"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        seeds = self.seed_list
+        if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+            raise ValueError(f"seeds is {self.seeds}; needed: a number of seeds, or a list of different ones from 0 on")
+        if self.name is not None and not NAME.fullmatch(self.name):
+            raise ValueError(f"name is {self.name!r}; a comparison's name has letters, digits and . _ + - only")
+        if self.sweep is not None and self.runs is not None:
+            raise ValueError(f"sweep is {self.sweep!r} and runs {self.runs!r}; write runs down, or read them, not both")
+
+    @property
+    def label(self) -> str:
+        """The name of the comparison."""
+        return self.name or "-".join(self.methods)
+
+    @property
+    def folder(self) -> Path:
+        """Where the runs and the result are."""
+        return Path(self.runs) if self.runs is not None else Path(self.runs_dir) / "compare" / self.label
+
+    @property
+    def seed_list(self) -> list[int]:
+        """The seeds of the runs to make, in order."""
+        if isinstance(self.seeds, list):
+            return sorted(self.seeds)
+        return list(range(DEFAULT_SEEDS if self.seeds is None else self.seeds))
+
+
+def plan_runs(config: CompareConfig) -> Plan:
+    """The runs that the config asks for; ValueError for keys of them that do not fit."""
+    methods = {method: list({**BUILT_IN, **config.cases}[method]) for method in config.methods}
+    check_overrides(config.overrides, methods)
+    common = [*config.overrides, *([] if config.steps is None else [f"trainer.steps={config.steps}"])]
+    plan = Plan(config.domain, common, methods, config.seed_list)
+    every = config.every
+    if every is None:
+        entry = find_command(config.domain)
+        steps = entry.config(plan.overrides(config.methods[0])).trainer.steps
+        every = max(1, steps // DEFAULT_EVALUATIONS)
+    rhythm = [f"trainer.evaluate_every={every}", f"trainer.log_every={config.log_every}"]
+    return replace(plan, common=[*common, *rhythm])
+
+
+def make_runs(config: CompareConfig) -> None:
+    """Make the runs that are not complete yet, each by the domain's own command."""
+    plan = plan_runs(config)
+    configs = plan.check(config.folder)
+    if not all(map(measures, configs.values())):
+        raise ValueError("evaluation is none in the runs: nothing is compared; choose evaluation=..., or sweep=...")
+    jobs = []
+    for (method, seed), run_config in configs.items():
+        path = MatchedRuns(config.folder, config.domain, config.methods, plan.seeds).path(method, seed)
+        if claim(run_config, path):
+            print(f"{path.name}: complete", flush=True)
+            continue
+        arguments = ("-m", f"{config.domain}.train", *plan.arguments(method, seed, config.folder))
+        jobs.append(Job(path.name, path, arguments))
+    RunQueue(config.folder / "logs", config.parallel, tell=lambda text: print(text, flush=True)).make(jobs)
+
+
+def compare(config: CompareConfig, seeds: list[int]) -> None:
+    """Check that the runs are matched, compare them, write the result and say it."""
+    runs = MatchedRuns(config.folder, config.domain, config.methods, seeds)
+    changes = runs.check()
+    evaluations = read_evaluations(runs, config.metric)
+    better = direction(evaluations.metric, config.better)
+    result = make_comparison(runs, evaluations, changes, better, config.replicates)
+    file = write_comparison(config.folder, result)
+    picture = draw_comparison(file.with_suffix(".png"), result)
+    print(report(result))
+    shown = [RunDirectory(each).shown() for each in (file, picture, config.folder)]
+    print(f"numbers    {shown[0]}")
+    print(f"curves     {shown[1]}")
+    print(f"report     python -m eval.report {shown[2]} out=report")
+
+
+def main(config: CompareConfig) -> None:
+    """Train matched runs of several methods, measure them along the way, and compare them with the first method.
+
+    The first word is the domain: python -m eval.compare image steps=600. Runs of the same seed share the order
+    of data, noise and times. Keys that are none of those below go to the runs (experiment=..., backbone.depth=...). The
+    methods baseline (no alignment) and layersync (the experiment's alignment) are known, +cases.NAME.KEY=VALUE defines
+    others. The same command again continues what was interrupted and keeps what is complete.
+    """
+    if config.sweep is not None:
+        plan = plan_runs(config)
+        configs = plan.check(config.folder)
+        write_sweep(Path(config.sweep), sweep_content(plan, config.label, config.runs_dir, config.metric))
+        folder = Path(config.runs_dir) / "sweeps" / config.label
+        print(f"written    {config.sweep}; its resources are yours to set")
+        print(f"start      python slurm/launch.py {config.sweep}")
+        if not all(map(measures, configs.values())):
+            print(
+                f"measure    python -m {config.domain}.evaluate for every checkpoint of every run: evaluation is none"
+            )
+        print(f"then       python -m eval.compare {config.domain} methods=[{','.join(config.methods)}] runs={folder}")
+    elif config.runs is not None:
+        everything = config.seeds is None
+        compare(config, find_seeds(config.folder, config.domain, config.methods) if everything else config.seed_list)
+    else:
+        make_runs(config)
+        compare(config, config.seed_list)
+
+
+def arguments(words: Sequence[str]) -> list[str]:
+    """The command line as hydra reads it: the domain, methods and keys of the runs become values of our own keys.
+
+    Raises ValueError for a second word without `=`.
+    """
+    own = {field.name for field in fields(CompareConfig)}
+    ours: list[str] = []
+    runs: list[str] = []
+    cases: dict[str, list[str]] = {}
+    for place, word in enumerate(words):
+        case = CASE.fullmatch(word)
+        if word.startswith("-"):
+            ours.append(word)
+        elif "=" not in word and not word.startswith("~"):
+            if place:
+                raise ValueError(f"{word!r} is no key=value; the domain alone stands by itself, as the first word")
+            ours.append(override("domain", word))
+        elif case:
+            cases.setdefault(case[1], []).append(case[2])
+        else:
+            (ours if key_of(word) in own else runs).append(word)
+    ours += [override(f"+cases.{name}", keys) for name, keys in cases.items()]
+    return [*ours, *([override("overrides", runs)] if runs else [])]
+
+
+class _CompareEntry(Entry):
+    """An entry whose first word is the domain, and which hands keys that it does not know to the runs."""
+
+    def run(self, argv: Sequence[str] | None = None) -> None:
+        """The command with `argv`, by default the command line's."""
+        try:
+            words = arguments(list(sys.argv[1:] if argv is None else argv))
+        except ValueError as error:
+            sys.stderr.write(f"error: {error}\n")
+            sys.exit(EXIT_BAD_INPUT)
+        super().run(words)
+
+    def config(self, overrides: Sequence[str]) -> Any:
+        """The checked config of a command line."""
+        return super().config(arguments(overrides))
+
+
+ENTRY = _CompareEntry(main, "eval.conf", "compare", CompareConfig)
+
+if __name__ == "__main__":
+    ENTRY.run()
