@@ -398,7 +398,7 @@ def test_killed_and_started_again(pictures, conv_kl, cache, tmp_path):
         "def build(config):\n    data = read(config); pixels = data.pixels\n"
         "    data.pixels = lambda row: (time.sleep(0.1), pixels(row))[1]\n    return data\n"
         "c.build_dataset = build\n"
-        "c.run_entry(c.main, config_module='image.conf', config_name='cache', schema=c.CacheConfig)\n"
+        "c.ENTRY.run()\n"
     )
     root = tmp_path / "killed"
     arguments = command(config(pictures, conv_kl, root))
