@@ -15,11 +15,12 @@ import logging
 import os
 import re
 import socket
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
@@ -125,11 +126,10 @@ class RunDirectory:
         if path in _HELD:  # and the file is not opened: closing it would give the lock back
             raise ValueError(_written_by(f"this process, {os.getpid()}", self.path))
         with (path / ".lock").open("a+") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
+            # twice: `is_locked` of another process holds it for an instant
+            if not (_lock(file) or _lock(file, after=0.1)):
                 file.seek(0)
-                raise ValueError(_written_by(file.read().strip() or "another process", self.path)) from None
+                raise ValueError(_written_by(file.read().strip() or "another process", self.path))
             _HELD.add(path)
             try:
                 now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -146,11 +146,7 @@ class RunDirectory:
         if self.path.resolve() in _HELD or not file.exists():
             return self.path.resolve() in _HELD
         with file.open("a") as opened:
-            try:
-                fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                return True
-        return False
+            return not _lock(opened)
 
     def clean(self) -> None:
         """Remove the half-written files of a process that was killed; the folder must be locked."""
@@ -196,6 +192,15 @@ class RunDirectory:
 
 def _written_by(owner: str, path: Path) -> str:
     return f"{path} is being written by {owner}; wait for it, or choose another name=..."
+
+
+def _lock(file: TextIO, after: float = 0.0) -> bool:
+    time.sleep(after)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
 def _is_free(key: str, config: dict[str, Any]) -> bool:
