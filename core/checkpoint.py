@@ -43,7 +43,8 @@ class DamagedError(ValueError):
     """A checkpoint that is not what was written."""
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Return when a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -64,8 +65,8 @@ def atomic_dir(path: Path | str) -> Iterator[Path]:
     try:
         yield temporary
         for file in temporary.rglob("*"):
-            _sync(file)
-        _sync(temporary)
+            sync(file)
+        sync(temporary)
         old = None
         if path.exists():
             old = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.old"
@@ -76,7 +77,7 @@ def atomic_dir(path: Path | str) -> Iterator[Path]:
             if old is not None:
                 old.rename(path)
             raise
-        _sync(path.parent)
+        sync(path.parent)
         if old is not None:
             shutil.rmtree(old)
     finally:
@@ -92,7 +93,7 @@ def write_atomic(path: Path | str, content: str | bytes) -> Path:
     data = content.encode() if isinstance(content, str) else content
     try:
         temporary.write_bytes(data)
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
     except OSError as error:
         raise OSError(f"{path} could not be written: {error.strerror}") from error

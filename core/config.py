@@ -61,6 +61,7 @@ def run_entry(
     config_name: str,
     schema: type,
     argv: Sequence[str] | None = None,
+    rewrite: Callable[[Sequence[str]], Sequence[str]] = list,
 ) -> None:
     """Run `main(config)` with the config of the command line.
 
@@ -72,7 +73,7 @@ def run_entry(
         if {"-h", "--help"} & set(args):
             return _print(help_text(main, config_module, config_name))
         printing = "--print-config" in args
-        overrides = [arg for arg in args if arg != "--print-config"]
+        overrides = rewrite([arg for arg in args if arg != "--print-config"])
         values = compose_config(config_module, config_name, overrides)
         config = strict(schema, values)
         if printing:
@@ -101,21 +102,23 @@ class Entry:
     config_module  package of its YAML files
     config_name    the YAML file it begins with
     schema         dataclass of its config
+    rewrite        the words of a command line as overrides, where they are not all key=value
     """
 
     main: Callable[[Any], Any]
     config_module: str
     config_name: str
     schema: type
+    rewrite: Callable[[Sequence[str]], Sequence[str]] = list
 
     def run(self, argv: Sequence[str] | None = None) -> None:
         """The command with `argv`, by default the command line's; see `run_entry`."""
         names = {"config_module": self.config_module, "config_name": self.config_name}
-        run_entry(self.main, **names, schema=self.schema, argv=argv)
+        run_entry(self.main, **names, schema=self.schema, argv=argv, rewrite=self.rewrite)
 
     def config(self, overrides: Sequence[str]) -> Any:
         """The checked config of a command line; ValueError for one that does not fit."""
-        return strict(self.schema, compose_config(self.config_module, self.config_name, overrides))
+        return strict(self.schema, compose_config(self.config_module, self.config_name, self.rewrite(overrides)))
 
 
 def override(key: str, value: Any) -> str:

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from core.checkpoint import sha256_file
+from core.checkpoint import sha256_file, sync
 from core.failures import LoaderError, is_dead_worker, undo_worker_wrapping
 from core.latents import (
     CONDITIONS,
@@ -213,11 +213,7 @@ def _whole_file(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
         os.fsync(file.fileno())
         if replace or not path.exists():
             temporary.replace(path)
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
         file.close()

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from core.checkpoint import sha256_file
+from core.provenance import json_sha256
 from core.schema import plain, strict
 
 SCHEMA_VERSION = 1
@@ -83,11 +84,6 @@ class CacheSpec:
     def identity(self) -> str:
         """Hex SHA-256 over all of it; a shard's facts name the cache that it belongs to."""
         return json_sha256(plain(self))
-
-
-def json_sha256(value: Any) -> str:
-    """Hex SHA-256 of a JSON value, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def array_facts(array: np.ndarray) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import subprocess
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def config_hash(config: Mapping[str, Any]) -> str:
-    """Hex SHA-256 of a resolved config: the same for the same values in any order of keys."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+def json_sha256(value: Any) -> str:
+    """Hex SHA-256 of a JSON value, a resolved config for one, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from core.checkpoint import Checkpoint, CheckpointStore, State, load_into, read_
 from core.data import fingerprint
 from core.distributed import World
 from core.posthoc import drop_snapshots
-from core.provenance import code_version, config_hash
+from core.provenance import code_version, json_sha256
 from core.schema import plain
 from core.sharding import whole
 from core.tracking import JsonLines
@@ -64,7 +64,7 @@ class SavedState:
             "tokenizer": trainer.domain.tokenizer.constants(),
             "data": fingerprint(trainer.domain.dataset),
             "config": config,
-            "config_sha256": config_hash(config),
+            "config_sha256": json_sha256(config),
             "code": code_version(),
             "torch": torch.__version__,
             "processes": trainer.world.size,
@@ -127,7 +127,7 @@ class SavedState:
             "begun": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "device": str(trainer.world.device),
             "processes": trainer.world.size,
-            "config_sha256": config_hash(plain(trainer.config)),
+            "config_sha256": json_sha256(plain(trainer.config)),
             "code": code_version(),
             "torch": torch.__version__,
         }

@@ -10,7 +10,6 @@ import importlib.util
 import json
 import logging
 import math
-import os
 import sys
 import time
 import uuid
@@ -22,7 +21,7 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
-from core.checkpoint import write_atomic
+from core.checkpoint import sync, write_atomic
 from core.speed import Speedometer, in_words
 
 METRICS, SPEED, EVALUATIONS = "metrics.jsonl", "speed.jsonl", "evaluations.jsonl"
@@ -65,9 +64,9 @@ class JsonLines:
         kept = b"".join(text + b"\n" for text, line in _whole_lines(path) if line["step"] <= resume_step)
         temporary = path.with_name(f".{path.name}.tmp")  # one left over from a killed process is overwritten
         temporary.write_bytes(kept)
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one line and hand it to the system.
@@ -87,15 +86,7 @@ class JsonLines:
 
     def sync(self) -> None:
         """Return when every line is on the disk."""
-        _sync(self.path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(self.path)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from core.config import EXIT_BAD_INPUT, Entry, override
+from core.config import Entry, override
 from core.rundir import RunDirectory
 from eval.comparison import direction
 from eval.comparison_file import make_comparison, write_comparison
@@ -194,24 +193,7 @@ def arguments(words: Sequence[str]) -> list[str]:
     return [*ours, *([override("overrides", runs)] if runs else [])]
 
 
-class _CompareEntry(Entry):
-    """An entry whose first word is the domain, and which hands keys that it does not know to the runs."""
-
-    def run(self, argv: Sequence[str] | None = None) -> None:
-        """The command with `argv`, by default the command line's."""
-        try:
-            words = arguments(list(sys.argv[1:] if argv is None else argv))
-        except ValueError as error:
-            sys.stderr.write(f"error: {error}\n")
-            sys.exit(EXIT_BAD_INPUT)
-        super().run(words)
-
-    def config(self, overrides: Sequence[str]) -> Any:
-        """The checked config of a command line."""
-        return super().config(arguments(overrides))
-
-
-ENTRY = _CompareEntry(main, "eval.conf", "compare", CompareConfig)
+ENTRY = Entry(main, "eval.conf", "compare", CompareConfig, rewrite=arguments)
 
 if __name__ == "__main__":
     ENTRY.run()

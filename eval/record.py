@@ -27,8 +27,7 @@ from typing import Any, Literal
 import torch
 
 from core.checkpoint import write_atomic
-from core.latents import json_sha256
-from core.provenance import code_version
+from core.provenance import code_version, json_sha256
 from core.schema import changed_keys, plain, strict
 from eval.estimate import Estimate, Interval
 

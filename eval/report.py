@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from core.checkpoint import write_atomic
-from core.config import EXIT_BAD_INPUT, Entry, override
+from core.config import Entry, override
 from core.provenance import code_version
 from core.rundir import RunDirectory
 from eval.html import page
@@ -136,24 +134,7 @@ def arguments(words: Sequence[str]) -> list[str]:
     return [*([override("runs", paths)] if paths else []), *rest]
 
 
-class _ReportEntry(Entry):
-    """An entry whose words without `=` are paths."""
-
-    def run(self, argv: Sequence[str] | None = None) -> None:
-        """The command with `argv`, by default the command line's."""
-        try:
-            words = arguments(list(sys.argv[1:] if argv is None else argv))
-        except ValueError as error:
-            sys.stderr.write(f"error: {error}\n")
-            sys.exit(EXIT_BAD_INPUT)
-        super().run(words)
-
-    def config(self, overrides: Sequence[str]) -> Any:
-        """The checked config of a command line."""
-        return super().config(arguments(overrides))
-
-
-ENTRY = _ReportEntry(main, "eval.conf", "report", ReportConfig)
+ENTRY = Entry(main, "eval.conf", "report", ReportConfig, rewrite=arguments)
 
 if __name__ == "__main__":
     ENTRY.run()

@@ -19,7 +19,8 @@ from core.config import Entry
 from core.data import fingerprint
 from core.distributed import Place, pick_device
 from core.latent_writer import LatentWriter, Source, encode_shards
-from core.latents import CacheSpec, StoredType, array_facts, damaged_files, json_sha256, missing_shards, read_spec
+from core.latents import CacheSpec, StoredType, array_facts, damaged_files, missing_shards, read_spec
+from core.provenance import json_sha256
 from core.rundir import RunDirectory
 from core.schema import choice
 from image.data import CACHE_KIND, PIXEL_DATASETS, DigitsConfig, ImageDataset, build_dataset

@@ -28,8 +28,8 @@ from core.checkpoint import write_atomic
 from core.distributed import World
 from core.draws import SampleRandom
 from core.generate import Generator, StoppedError
-from core.latents import json_sha256
 from core.pixels import to_uint8
+from core.provenance import json_sha256
 from image.collection import Images
 
 MANIFEST = "manifest.json"

@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor
 
 from core.checkpoint import sha256_file
-from core.latents import json_sha256
+from core.provenance import json_sha256
 from image.data import IMAGE_SUFFIXES
 from image.decode import decode_image
 

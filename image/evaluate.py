@@ -19,7 +19,7 @@ from core.distributed import World, joined
 from core.generate import StoppedError
 from core.parallel import Compile
 from core.precision import Precision
-from core.provenance import config_hash
+from core.provenance import json_sha256
 from core.rundir import RunDirectory
 from core.schema import plain
 from core.signals import StopRequest
@@ -336,7 +336,7 @@ def facts_of(protocol: dict, run: str, checkpoint: str, world: World) -> Facts:
     """What all records of this evaluation share."""
     step = re.search(r"step_(\d+)", checkpoint)
     folder = Path(run)
-    config = config_hash(RunDirectory(folder).config()) if (folder / "config.yaml").is_file() else None
+    config = json_sha256(RunDirectory(folder).config()) if (folder / "config.yaml").is_file() else None
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
     machine = hardware(world.device, world.size)
     return Facts(protocol, machine, now, config, None if step is None else int(step[1]), run)

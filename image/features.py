@@ -24,7 +24,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from core.checkpoint import load_weights, sha256_file
-from core.latents import json_sha256
+from core.provenance import json_sha256
 from eval.features import flatten_spatial
 from eval.weights import locate, verified
 from image.metrics import DigitsEvaluationConfig, DigitsEvaluator

@@ -159,7 +159,7 @@ store.save(2, {{"model": {{"w": torch.ones(3)}}, "ema": {{"w": torch.ones(3)}}}}
 
 def test_everything_is_on_disk_before_it_has_the_final_name(tmp_path, monkeypatch):
     synced, target = [], tmp_path / "target"
-    monkeypatch.setattr(core.checkpoint, "_sync", lambda path: synced.append((path.name, target.exists())))
+    monkeypatch.setattr(core.checkpoint, "sync", lambda path: synced.append((path.name, target.exists())))
     with atomic_dir(target) as temporary:
         fill(temporary, "new")
     assert {("file", False), ("sub", False), (temporary.name, False)} <= set(synced)
@@ -179,7 +179,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert write_atomic(file, "old") == file
     write_atomic(file, b"\x00new")
     assert file.read_bytes() == b"\x00new"
-    monkeypatch.setattr(core.checkpoint, "_sync", lambda path: 1 / 0)
+    monkeypatch.setattr(core.checkpoint, "sync", lambda path: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_atomic(file, "never")
     assert file.read_bytes() == b"\x00new"

@@ -189,9 +189,7 @@ def test_a_number_that_is_not_finite_is_never_written(tmp_path, value):
 
 def test_sync_reaches_the_disk_and_works_after_close(tmp_path, monkeypatch):
     synced = []
-    monkeypatch.setattr(
-        tracking.os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-    )
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
     tracker = Tracker(tmp_path, 0, FILES_ONLY)
     for _ in range(2):
         synced.clear()

@@ -15,7 +15,7 @@ from core.data import SampleStream, collate, fingerprint
 from core.distributed import World, pick_device
 from core.draws import StepRandom
 from core.failures import NonFiniteError
-from core.provenance import ROOT, config_hash
+from core.provenance import ROOT, json_sha256
 from core.run_config import TrainerConfig
 from core.rundir import RunDirectory
 from core.schema import plain, strict
@@ -315,8 +315,8 @@ def test_a_manifest_tells_what_made_it(make):
     trainer.saved.save()
     notes = read_checkpoint(trainer.saved.store.latest()).notes
     assert notes["config"] == plain(trainer.config)
-    assert notes["config_sha256"] == config_hash(dict(reversed(plain(trainer.config).items())))
-    assert notes["config_sha256"] != config_hash(plain(make("trainer.num_workers=2").config))
+    assert notes["config_sha256"] == json_sha256(dict(reversed(plain(trainer.config).items())))
+    assert notes["config_sha256"] != json_sha256(plain(make("trainer.num_workers=2").config))
     assert notes["tokenizer"] == trainer.domain.tokenizer.constants()
     assert notes["data"] == fingerprint(trainer.domain.dataset)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()

@@ -13,7 +13,7 @@ import torch
 import image.evaluate
 import image.sample
 import image.train
-from core.provenance import config_hash
+from core.provenance import json_sha256
 from core.rundir import RunDirectory
 from eval.neighbours import Blocks, precision_recall
 from eval.record import differences, read_records, table
@@ -55,7 +55,7 @@ def test_the_numbers_are_those_that_training_printed(user, tmp_path, capsys):
     assert "frechet_distance" in capsys.readouterr().out
     record = found["frechet_distance"]
     assert record.step == 4
-    assert record.config_sha256 == config_hash(RunDirectory(user / RUN).config())
+    assert record.config_sha256 == json_sha256(RunDirectory(user / RUN).config())
     assert record.protocol["sampler"]["num_steps"] == 2
     assert [record.protocol[key] for key in ("weights", "labels", "seed", "precision")] == [
         "ema",
