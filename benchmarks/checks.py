@@ -17,6 +17,7 @@ from torch import Tensor
 from benchmarks.models import Preset, Work, build_backbone, build_batch, compiled
 from benchmarks.sampling import CountedNetwork
 from core.alignment import LayerSyncConfig, NoAlignmentConfig
+from core.conditioning import LabelConditioning, LabelConfig
 from core.draws import SampleRandom, StepRandom
 from core.interpolant import Interpolant
 from core.objective import FlowMatching, ObjectiveConfig
@@ -25,7 +26,6 @@ from core.parallel import Compile
 from core.sampler import Sampler, SamplerConfig
 from core.step import TrainingLoss
 from image.backbone import SiT, SiTConfig
-from image.conditioning import LabelConditioning, LabelConfig
 from image.tokenizer import Pixels
 
 CPU = torch.device("cpu")

@@ -73,7 +73,7 @@ def make_cache(root: Path, setting: Setting) -> None:
         transform={},
         tokenizer={},
     )
-    writer = LatentWriter(root, spec, labels, {}, (0, 1))
+    writer = LatentWriter(root, spec, {"conditions": labels}, {}, (0, 1))
     moments = np.random.default_rng(setting.seed).standard_normal(spec.shard_shape(0), dtype=np.float32)
     moments = moments.astype(np.float16)
     for shard in writer.missing():

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from benchmarks.baseline import BaselineStep
 from benchmarks.models import Work, build_backbone, build_batch, compiled
 from core.alignment import LayerSyncConfig, NoAlignmentConfig
+from core.conditioning import LabelConditioning, LabelConfig
 from core.draws import StepRandom
 from core.ema import EMA, EMAConfig
 from core.objective import FlowMatching, ObjectiveConfig
@@ -24,7 +25,6 @@ from core.optimizer import Optimizer
 from core.parallel import Compile
 from core.precision import autocast
 from core.step import TrainingLoss
-from image.conditioning import LabelConditioning, LabelConfig
 from image.tokenizer import Pixels
 
 OURS: dict[str, tuple[Compile, bool]] = {  # what is compiled, and whether LayerSync is on

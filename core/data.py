@@ -103,7 +103,8 @@ def fingerprint(dataset: Dataset) -> dict[str, Any]:
     """What tells a data set from another, as JSON: a cache and a checkpoint keep it, a mismatch can be named.
 
     length, num_classes; classes_sha256 of the names; labels_sha256 of all rows' labels in order, null where the data
-    set has no `labels`. A data set and its latent cache have the same. It does not look into the media, so that it
+    set has no `labels`; instead of these, conditions_sha256 where the conditions of its rows are no classes. A data set
+    and its latent cache have the same. It does not look into the media, so that it
     costs milliseconds: other media under the same labels pass.
     """
     labels = getattr(dataset, "labels", None)
@@ -114,7 +115,14 @@ def fingerprint(dataset: Dataset) -> dict[str, Any]:
         "num_classes": len(dataset.class_names),
         "classes_sha256": hashlib.sha256(json.dumps(list(dataset.class_names)).encode()).hexdigest(),
         "labels_sha256": None if labels is None else hashlib.sha256(labels).hexdigest(),
-    }
+    } | ({} if labels is not None else _conditions_sha256(dataset))
+
+
+def _conditions_sha256(dataset: Dataset) -> dict[str, str]:
+    conditions = getattr(dataset, "conditions", None)
+    if conditions is None:
+        return {}
+    return {"conditions_sha256": hashlib.sha256(np.ascontiguousarray(conditions)).hexdigest()}
 
 
 def step_batches(dataset: Dataset, seed: int, positions: StepPositions, num_workers: int, pin: bool) -> Iterator[Batch]:

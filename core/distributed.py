@@ -111,6 +111,15 @@ class World:
             raise PeerError(answer[1])
         return answer[0]
 
+    def first_on_main(self, make: Callable[[], T]) -> T:
+        """What `make` gives, made by every process for itself: in the main process first, then in the others.
+
+        What it refuses is told once, and files that it leaves for later (caches) are there for the others.
+        """
+        made: list[T] = []
+        self.on_main(lambda: made.append(make()))
+        return made[0] if made else make()
+
     def barrier(self) -> None:
         """Wait until every process is here."""
         self.any(False)

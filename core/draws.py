@@ -9,8 +9,9 @@ Letters: B rows of this process's batch, G rows of the global batch.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,6 +29,14 @@ def fold_seed(*parts: int | str) -> int:
 def numpy_rng(*parts: int | str) -> np.random.Generator:
     """A NumPy generator seeded by `fold_seed(*parts)`."""
     return np.random.default_rng(fold_seed(*parts))
+
+
+@contextlib.contextmanager
+def seeded_weights(*parts: int | str) -> Iterator[None]:
+    """Modules made inside get weights that are a function of `parts`; the global generator stays as it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(fold_seed(*parts))
+        yield
 
 
 class Random(Protocol):

@@ -71,10 +71,17 @@ class Generator:
             mine = turn + self.world.rank
             media = None
             if mine < len(starts):
-                rows = condition[starts[mine] : starts[mine] + batch_size].to(self.world.device)
-                indices = range(starts[mine], starts[mine] + len(rows))
-                media = self._batch(rows, SampleRandom(seed, indices, self.world.device)).cpu()
+                rows = condition[starts[mine] : starts[mine] + batch_size]
+                media = self.one_batch(rows, seed, starts[mine])
             yield from (made for made in self.world.gather(media) or () if made is not None)
+
+    def one_batch(self, condition: Tensor, seed: int, first: int) -> Tensor:
+        """Media (B, *media) on the CPU of the samples first, first + 1, ... with conditions (B, ...).
+
+        Made in this process alone, anywhere among the samples.
+        """
+        indices, device = range(first, first + len(condition)), self.world.device
+        return self._batch(condition.to(device), SampleRandom(seed, indices, device)).cpu()
 
     @torch.no_grad()
     def _batch(self, condition: Tensor, random: SampleRandom) -> Tensor:

@@ -30,18 +30,17 @@ from torch.utils.data import Dataset as TorchDataset
 from core.checkpoint import sha256_file, sync
 from core.failures import LoaderError, is_dead_worker, undo_worker_wrapping
 from core.latents import (
-    CONDITIONS,
     MANIFEST,
     SCHEMA_VERSION,
     CacheSpec,
     missing_shards,
     read_spec,
-    same_conditions,
+    same_array,
     shard_file,
 )
 from core.schema import changed_keys, plain
 
-TEMPORARY = re.compile(r"\.(manifest|conditions|shard_(?P<shard>\d+))\.(json|npy)\.[0-9a-f]{8}\.tmp")
+TEMPORARY = re.compile(r"\.(manifest|conditions|lengths|shard_(?P<shard>\d+))\.(json|npy)\.[0-9a-f]{8}\.tmp")
 MAX_SHOWN = 60  # characters of a value in an error
 
 
@@ -63,7 +62,7 @@ class LatentWriter:
     """One process's part of writing a cache.
 
     root        the folder, made where it is not there
-    conditions  (n, ...) of all rows, in the order of the data set
+    arrays      what is known of all rows, in the order of the data set: conditions (n, ...), lengths (n,) or None
     notes       what a person may want to know and no one compares: paths
     part        (k, W): this process takes the shards k, k + W, ...
 
@@ -71,15 +70,21 @@ class LatentWriter:
     """
 
     def __init__(
-        self, root: Path | str, spec: CacheSpec, conditions: np.ndarray, notes: Mapping[str, Any], part: tuple[int, int]
+        self,
+        root: Path | str,
+        spec: CacheSpec,
+        arrays: Mapping[str, np.ndarray | None],
+        notes: Mapping[str, Any],
+        part: tuple[int, int],
     ):
         self.root, self.spec, self.part = Path(root).expanduser(), spec, part
         self.root.mkdir(parents=True, exist_ok=True)
         self._claim(notes)
         self._remove_left_overs()
-        if not same_conditions(self.root, spec):
-            with _whole_file(self.root / CONDITIONS) as file:
-                np.save(file, conditions)
+        for name, facts in spec.arrays().items():
+            if not same_array(self.root / name, facts):
+                with _whole_file(self.root / name) as file:
+                    np.save(file, arrays[Path(name).stem])
 
     @property
     def own(self) -> range:

@@ -4,6 +4,7 @@ A cache is a folder:
 
     manifest.json      what it holds and what that was made from
     conditions.npy     (n, ...) the condition of each row
+    lengths.npy        (n,) real frames of each row, where the ends of some are padding
     shard_00000.npy    (rows, M, 2, *latent) mean and standard deviation of the posterior, of each mirror of each row
     shard_00000.json   size and SHA-256 of that shard, written after it: a shard with its facts is whole
 
@@ -31,7 +32,7 @@ from core.provenance import json_sha256
 from core.schema import plain, strict
 
 SCHEMA_VERSION = 1
-MANIFEST, CONDITIONS = "manifest.json", "conditions.npy"
+MANIFEST, CONDITIONS, LENGTHS = "manifest.json", "conditions.npy", "lengths.npy"
 MOMENTS = 2  # mean and standard deviation
 StoredType = Literal["float16", "float32"]
 
@@ -52,6 +53,7 @@ class CacheSpec:
     data            `core.data.fingerprint` of the data set
     transform       how the files became media
     tokenizer       what decides the latents: its constants without its path, and its precision
+    lengths         of the array in lengths.npy, as of the conditions; None: nothing is padding
     """
 
     kind: str
@@ -66,6 +68,7 @@ class CacheSpec:
     data: dict
     transform: dict
     tokenizer: dict
+    lengths: dict | None = None
 
     @property
     def num_shards(self) -> int:
@@ -83,7 +86,11 @@ class CacheSpec:
 
     def identity(self) -> str:
         """Hex SHA-256 over all of it; a shard's facts name the cache that it belongs to."""
-        return json_sha256(plain(self))
+        return json_sha256({key: value for key, value in plain(self).items() if value is not None})
+
+    def arrays(self) -> dict[str, dict]:
+        """Facts of the arrays that lie beside the shards, by file name."""
+        return {CONDITIONS: self.conditions} | ({} if self.lengths is None else {LENGTHS: self.lengths})
 
 
 def array_facts(array: np.ndarray) -> dict[str, Any]:
@@ -132,10 +139,9 @@ def missing_shards(root: Path, spec: CacheSpec) -> list[int]:
 
 
 def damaged_files(root: Path, spec: CacheSpec, shards: Iterable[int]) -> list[Path]:
-    """Files whose bytes are not those that were written: the conditions, and those of `shards` that are there."""
-    identity, found = spec.identity(), []
-    if not same_conditions(root, spec):
-        found.append(root / CONDITIONS)
+    """Files whose bytes are not those that were written: conditions, lengths, and those of `shards` that are there."""
+    identity = spec.identity()
+    found = [root / name for name, facts in spec.arrays().items() if not same_array(root / name, facts)]
     for shard in shards:
         file, facts = shard_file(root, shard), shard_facts(root, shard, identity)
         if facts is not None and sha256_file(file) != facts["sha256"]:
@@ -143,10 +149,10 @@ def damaged_files(root: Path, spec: CacheSpec, shards: Iterable[int]) -> list[Pa
     return found
 
 
-def same_conditions(root: Path, spec: CacheSpec) -> bool:
-    """Whether conditions.npy is there and as the manifest says."""
+def same_array(file: Path, facts: dict) -> bool:
+    """Whether an array is there and as the manifest says."""
     try:
-        return array_facts(np.load(root / CONDITIONS)) == spec.conditions
+        return array_facts(np.load(file)) == facts
     except (FileNotFoundError, ValueError, EOFError):
         return False
 
@@ -162,10 +168,11 @@ class LatentShards:
 
     The constructor looks at names and sizes only. Shards are mapped when first read, in each process by itself; a
     process that reads them all keeps as many files open. Raises ValueError, naming the config key `data.root`, for a
-    folder that holds no cache or not all of one; `make_command` is what makes it.
+    folder that holds no cache or not all of one; `make_command` is what makes it. `patch`: latent frames of a token of
+    the backbone, for the masks of a cache with lengths.
     """
 
-    def __init__(self, root: Path | str, *, flip: bool, make_command: str):
+    def __init__(self, root: Path | str, *, flip: bool, make_command: str, patch: int = 1):
         self.root = Path(root).expanduser()
         try:
             self.spec = read_spec(self.root)
@@ -183,6 +190,13 @@ class LatentShards:
         is_class = self.conditions.dim() == 1 and not self.conditions.is_floating_point()
         self.labels = self.conditions if is_class else None
         self._shards: dict[int, np.ndarray] = {}
+        self._masks = None if self.spec.lengths is None else self._token_masks(patch)
+
+    def _token_masks(self, patch: int) -> Tensor:
+        """(n, N) bool, true for the tokens that hold a real frame."""
+        lengths = torch.from_numpy(np.load(self.root / LENGTHS)).long()
+        tokens = self.spec.latent_shape[-1] // patch
+        return torch.arange(tokens) < (-(-lengths // patch))[:, None]
 
     def __len__(self) -> int:
         return self.spec.rows
@@ -191,14 +205,14 @@ class LatentShards:
         return {**self.__dict__, "_shards": {}}  # a worker maps the files for itself
 
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """`media` (2, *latent), mean and standard deviation in the stored type, and `condition`.
+        """`media` (2, *latent), mean and standard deviation in the stored type, `condition` and, with lengths, `mask`.
 
         `rng` decides the flip, as for the data set that was encoded, so that both give the same samples.
         """
         return {name: value[0] for name, value in self.items(np.array([index]), [rng]).items()}
 
     def items(self, indices: np.ndarray, rngs: Iterable[np.random.Generator]) -> dict[str, Tensor]:
-        """`media` (B, 2, *latent) and `condition` (B, ...) for each index (B,) and its generator."""
+        """`media` (B, 2, *latent), `condition` (B, ...) and, with lengths, `mask` (B, N)."""
         shape = len(indices), MOMENTS, *self.spec.latent_shape
         media = torch.empty(shape, dtype=getattr(torch, self.spec.dtype))
         rows = media.numpy()
@@ -207,7 +221,9 @@ class LatentShards:
             shard, row = divmod(index, self.spec.rows_per_shard)
             array = self._shards.get(shard)
             rows[position] = (self._map(shard) if array is None else array)[row, mirror]
-        return {"media": media, "condition": self.conditions[torch.from_numpy(indices)]}
+        chosen = torch.from_numpy(indices)
+        masks = {} if self._masks is None else {"mask": self._masks[chosen]}
+        return {"media": media, "condition": self.conditions[chosen], **masks}
 
     def name(self, index: int) -> str:
         """The shard and the row within it, from 0."""
@@ -235,5 +251,6 @@ def _check_complete(root: Path, spec: CacheSpec, make_command: str) -> None:
             f"{len(missing)} of {spec.num_shards} shards of the cache {root} are missing or cut off, such as "
             f"{shard_file(root, missing[0]).name}; the same `{make_command} ...` that began it continues"
         )
-    if not same_conditions(root, spec):
-        raise ValueError(f"{root / CONDITIONS} is missing or damaged; the same `{make_command} ...` writes it again")
+    for name, facts in spec.arrays().items():
+        if not same_array(root / name, facts):
+            raise ValueError(f"{root / name} is missing or damaged; the same `{make_command} ...` writes it again")

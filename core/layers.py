@@ -195,6 +195,10 @@ class LabelEmbedder(nn.Module):
         self.num_classes = num_classes
         self.embedding_table = nn.Embedding(num_classes + null_row, width)
 
+    def initialize(self) -> None:
+        """DiT's initialisation: normal, 0.02."""
+        nn.init.normal_(self.embedding_table.weight, std=0.02)
+
     def forward(self, labels: Tensor) -> Tensor:
         """labels (B,) int64 -> (B, D)."""
         return self.embedding_table(labels)

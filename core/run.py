@@ -48,7 +48,8 @@ def run_training(
             speak(f"{run.shown()} is complete after {summary['steps']} steps; name=... starts another run")
             speak(report(run, summary))
             return
-        trainer = Trainer(config, build(config, world.device, evaluate=world.is_main), run, world, started)
+        parts = world.first_on_main(lambda: build(config, world.device, evaluate=world.is_main))
+        trainer = Trainer(config, parts, run, world, started)
         with StopRequest() as stop:
             done, summary = False, None
             if trainer.fit(stop):
@@ -59,6 +60,20 @@ def run_training(
             speak(f"stopped {where}; the same command continues {run.shown()}")
             raise SystemExit(stop.exit_code)
         speak(report(run, summary))
+
+
+def closing_lines(run: RunDirectory, summary: dict[str, Any], unit: str, asked: str) -> list[str]:
+    """The last lines of a report: speed, places, next commands; `asked` are words for the sampling command."""
+    domain = run.path.resolve().parent.name
+    last_preview = max(run.previews.glob("step_*.png"), default=run.previews)
+    where = RunDirectory(last_preview).shown()
+    return [
+        f"speed             {summary[f'{unit}s_per_second']:.0f} {unit}s/s, {summary['wall_seconds']:.0f} s in all, "
+        f"{summary['parameters']:,} parameters, {summary['steps']} steps on {summary['device']}",
+        f"run directory     {run.shown()} (samples: {where}, curve: loss_curve.png, numbers: summary.json)",
+        f"sample            python -m {domain}.sample run={run.shown()} {asked}",
+        "resume            the same command again, if a run was interrupted",
+    ]
 
 
 @contextlib.contextmanager

@@ -86,3 +86,13 @@ class RunConfig:
     alignment: LayerSyncConfig | NoAlignmentConfig = choice(ALIGNMENTS)
     sampler: SamplerConfig
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def check_guidance(self, drop: float, null: bool) -> None:
+        """Raises ValueError where there is no unconditional model for what is asked; a domain calls it.
+
+        drop  conditioning.drop; null: backbone.null_label
+        """
+        if drop > 0 and not null:
+            raise ValueError("conditioning.drop is above 0 but backbone.null_label is false: there is no null label")
+        if self.sampler.guidance_scale != 1 and drop == 0:
+            raise ValueError("sampler.guidance_scale is not 1 but conditioning.drop is 0: no unconditional model")

@@ -63,6 +63,7 @@ class SavedState:
             "skipped_steps": trainer.skipped,
             "tokenizer": trainer.domain.tokenizer.constants(),
             "data": fingerprint(trainer.domain.dataset),
+            "class_names": list(trainer.domain.dataset.class_names),
             "config": config,
             "config_sha256": json_sha256(config),
             "code": code_version(),

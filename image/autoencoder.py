@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from core.draws import Random
+from core.kl import kl_divergence
 from core.schema import plain, strict
 
 KIND = "conv_kl"
@@ -103,11 +104,6 @@ class ConvKL(nn.Module):
         reconstruction = (error.abs() + error.square()).mean()
         kl = kl_divergence(mean, std).mean()
         return AutoencoderLoss(reconstruction + self.config.kl_weight * kl / mean[0].numel(), reconstruction, kl)
-
-
-def kl_divergence(mean: Tensor, std: Tensor) -> Tensor:
-    """KL(N(mean, std^2) || N(0, 1)) in nats, summed over one image's latents: two (B, ...) -> (B,)."""
-    return 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).flatten(1).sum(1)
 
 
 def latent_grid(

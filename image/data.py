@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from core.draws import fold_seed
+from core.files import class_folders, existing_folder, files_under, packed_paths
 from core.latents import LatentShards
 from image.decode import center_crop, decode_image, to_media
 
@@ -195,9 +196,9 @@ def build_dataset(config: PixelsDataConfig | LatentsConfig) -> ImageDataset | La
     if isinstance(config, DigitsConfig):
         return DigitsDataset(config)
     if isinstance(config, FolderConfig):
-        return FileDataset(FolderSource(_existing(config.root)), config)
+        return FileDataset(FolderSource(existing_folder(config.root)), config)
     if isinstance(config, ParquetConfig):
-        return FileDataset(ParquetSource(_existing(config.root), config.split, config.cache_dir), config)
+        return FileDataset(ParquetSource(existing_folder(config.root), config.split, config.cache_dir), config)
     if isinstance(config, LatentsConfig):
         return _open_cache(config)
     raise ValueError(f"data is a {type(config).__name__}; allowed: {', '.join(DATASETS)}")
@@ -318,17 +319,16 @@ class FolderSource:
 
     def __init__(self, root: Path):
         self._root = root
-        self.class_names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and entry.name[0] != ".")
+        self.class_names = class_folders(root)
         if not self.class_names:
             raise ValueError(f"data.root is {str(root)!r}, which holds no folders; needed: one folder per class")
-        paths = [_files_under(root / name, IMAGE_SUFFIXES) for name in self.class_names]
+        paths = [files_under(root / name, IMAGE_SUFFIXES) for name in self.class_names]
         empty = [name for name, found in zip(self.class_names, paths, strict=True) if not found]
         if empty:
             such = f"({', '.join(IMAGE_SUFFIXES)}) in {len(empty)} class folders, such as {empty[:NUM_LISTED]}"
             raise ValueError(f"data.root is {str(root)!r}: no image {such}")
         self.labels = np.repeat(np.arange(len(paths), dtype=np.int64), [len(found) for found in paths])
-        # One array of bytes: a list of a million strings would be copied into every worker as its counts are touched.
-        self._paths = np.array([os.fsencode(path.relative_to(root)) for found in paths for path in found])
+        self._paths = np.array([path for found in paths for path in packed_paths(found, root)])
 
     def read(self, row: int) -> bytes:
         """All bytes of a file."""
@@ -353,7 +353,7 @@ class ParquetSource:
         except ImportError:
             raise ImportError("data.name=parquet needs the extra 'hf': pip install 'layersync[hf]'") from None
         pattern = f"{split}*.parquet"
-        self._shards = [path for path in _files_under(root, (".parquet",)) if fnmatch.fnmatch(path.name, pattern)]
+        self._shards = [path for path in files_under(root, (".parquet",)) if fnmatch.fnmatch(path.name, pattern)]
         self._first_rows = np.cumsum([0, *(_num_rows(shard) for shard in self._shards)])
         if not self._first_rows[-1]:
             raise ValueError(f"data.root is {str(root)!r}, data.split is {split!r}: no file {pattern} with rows there")
@@ -378,26 +378,6 @@ class ParquetSource:
         """The shard and the row within it, from 0."""
         shard = int(np.searchsorted(self._first_rows, row, side="right")) - 1
         return f"{self._shards[shard]}, row {row - self._first_rows[shard]}"
-
-
-def _existing(root: str) -> Path:
-    path = Path(root).expanduser()
-    if not path.is_dir():
-        raise ValueError(f"data.root is {root!r}, which is {'not a folder' if path.exists() else 'not there'}")
-    return path
-
-
-def _files_under(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Sorted files at any depth, links followed, hidden ones left out; OSError for a folder that cannot be read."""
-
-    def fail(error: OSError):
-        raise error
-
-    found = []
-    for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
-        folders[:] = [name for name in folders if name[0] != "."]
-        found += [Path(parent, name) for name in files if name[0] != "." and name.lower().endswith(suffixes)]
-    return sorted(found)
 
 
 def _num_rows(shard: Path) -> int:

@@ -7,19 +7,20 @@ from pathlib import Path
 
 import torch
 
+from core.conditioning import LabelConditioning, LabelConfig
 from core.config import Entry
 from core.contracts import Domain
-from core.draws import fold_seed
-from core.run import run_training
+from core.draws import seeded_weights
+from core.kl import FromMoments
+from core.run import closing_lines, run_training
 from core.run_config import RunConfig
 from core.rundir import RunDirectory
 from core.schema import choice
 from image.backbone import BACKBONES, SiTConfig
-from image.conditioning import LabelConditioning, LabelConfig
 from image.data import DATASETS, DigitsConfig, LatentsConfig, build_dataset
 from image.metrics import EVALUATIONS, DigitsEvaluationConfig, NoEvaluationConfig
 from image.preview import ImagePreview
-from image.tokenizer import TOKENIZERS, FromMoments, PixelsConfig, build_tokenizer
+from image.tokenizer import TOKENIZERS, PixelsConfig, build_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +37,7 @@ class ImageConfig(RunConfig):
         if isinstance(self.data, LatentsConfig) and isinstance(self.tokenizer, PixelsConfig):
             kinds = ", ".join(sorted(set(TOKENIZERS) - {"pixels"}))
             raise ValueError(f"data is 'latents' but tokenizer is 'pixels'; allowed there: {kinds}, as in the cache")
-        if self.conditioning.drop > 0 and not self.backbone.null_label:
-            raise ValueError("conditioning.drop is above 0 but backbone.null_label is false: there is no null label")
-        if self.sampler.guidance_scale != 1 and self.conditioning.drop == 0:
-            raise ValueError("sampler.guidance_scale is not 1 but conditioning.drop is 0: no unconditional model")
+        self.check_guidance(self.conditioning.drop, self.backbone.null_label)
         if isinstance(self.evaluation, DigitsEvaluationConfig) and not isinstance(self.data, DigitsConfig):
             data = next(name for name, schema in DATASETS.items() if type(self.data) is schema)
             raise ValueError(f"evaluation is 'digits' but data is {data!r}; allowed there: none")
@@ -52,8 +50,7 @@ def build_domain(config: ImageConfig, device: torch.device, *, evaluate: bool) -
     if isinstance(config.data, LatentsConfig):
         tokenizer = FromMoments(tokenizer, dataset.spec.tokenizer, config.data.root)
     num_classes = len(dataset.class_names)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(fold_seed(config.seed, "weights"))
+    with seeded_weights(config.seed, "weights"):
         backbone = config.backbone.build(tuple(tokenizer.latent_shape(dataset.media_shape)), num_classes)
     return Domain(
         name="image",
@@ -87,16 +84,7 @@ def report(run: RunDirectory, summary: dict) -> str:
             f"class accuracy    {100 * summary['class_accuracy']:.1f} %   (samples that the classifier takes for the "
             f"digit asked for; of real held-out digits it gets {100 * summary['classifier_accuracy']:.1f} % right)",
         ]
-    last_preview = max(run.previews.glob("step_*.png"), default=run.previews)
-    where = RunDirectory(last_preview).shown()
-    lines += [
-        f"speed             {summary['images_per_second']:.0f} images/s, {summary['wall_seconds']:.0f} s in all, "
-        f"{summary['parameters']:,} parameters, {summary['steps']} steps on {summary['device']}",
-        f"run directory     {run.shown()} (samples: {where}, curve: loss_curve.png, numbers: summary.json)",
-        f"sample            python -m image.sample run={run.shown()} labels=3 num=64",
-        "resume            the same command again, if a run was interrupted",
-    ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *closing_lines(run, summary, "image", "labels=3 num=64")])
 
 
 ENTRY = Entry(main, "image.conf", "train", ImageConfig)

@@ -15,6 +15,7 @@ from benchmarks.baseline import BaselineStep, PlainSiT
 from benchmarks.models import PRESETS, Work, build_backbone
 from benchmarks.steps import AlignmentAlone, OurStep
 from core.alignment import NoAlignmentConfig
+from core.conditioning import LabelConditioning, LabelConfig
 from core.contracts import Domain
 from core.distributed import World
 from core.ema import EMA, EMAConfig
@@ -22,7 +23,6 @@ from core.objective import ObjectiveConfig
 from core.run_config import RunConfig, TrainerConfig
 from core.sampler import SamplerConfig
 from core.trainer import Trainer
-from image.conditioning import LabelConditioning, LabelConfig
 from image.tokenizer import Pixels
 
 CPU = torch.device("cpu")

@@ -75,7 +75,7 @@ def spec(**changes):
 
 
 def writer(root, part=(0, 1), **changes):
-    return LatentWriter(root, spec(**changes), Numbers.labels.numpy(), {"path": "x"}, part)
+    return LatentWriter(root, spec(**changes), {"conditions": Numbers.labels.numpy()}, {"path": "x"}, part)
 
 
 def make(root, part=(0, 1), source=SOURCE, stop_after=None, num_workers=0, **changes):
@@ -389,7 +389,7 @@ def test_a_disk_that_lies_is_noticed(cache, monkeypatch):
     (cache / "shard_00001.json").unlink()
     load = np.load
     monkeypatch.setattr("core.latent_writer.np.load", lambda *a, **k: load(*a, **k) * 0)
-    monkeypatch.setattr("core.latent_writer.same_conditions", lambda root, spec: True)
+    monkeypatch.setattr("core.latent_writer.same_array", lambda file, facts: True)
     with pytest.raises(OSError, match="reads back differently"):
         make(cache)
     assert missing_shards(cache, spec()) == [1]

@@ -1,0 +1,97 @@
+"""Reading what `save_pretrained` of diffusers wrote: a directory without a look at the network, or a hub repository."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+CONFIG = "config.json"
+WEIGHTS = "diffusion_pytorch_model"
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+
+
+@dataclass(frozen=True)
+class DiffusersModel:
+    """Which model of diffusers is read, and from where; the extra `vae` has diffusers.
+
+    model      name of its class
+    choice     the tokenizer's name in the config, for errors
+    path       a directory, or a hub id (owner/name)
+    subfolder  where the model stands below it; "" for the top
+    inside     the subfolder that whole pipelines have it in, for a hint
+    """
+
+    model: str
+    choice: str
+    path: str
+    subfolder: str = ""
+    inside: str = "vae"
+
+    @property
+    def directory(self) -> Path:
+        """The path as a directory, there or not."""
+        return Path(self.path).expanduser()
+
+    @property
+    def name(self) -> str:
+        """The directory's own name, or the hub id, with the subfolder."""
+        name = self.directory.resolve().name if self.directory.is_dir() else self.path
+        return f"{name}/{self.subfolder}" if self.subfolder else name
+
+    def load(self) -> nn.Module:
+        """The network in float32; from a directory that exists without a look at the network.
+
+        Raises ValueError, naming tokenizer.path, for files that are missing, damaged or of another model.
+        """
+        kind, local = self._class(), self.directory.is_dir()
+        if local:
+            self._check_directory(self.directory / self.subfolder)
+        elif not HUB_ID.fullmatch(self.path):
+            raise ValueError(f"tokenizer.path is '{self.path}': no such directory, and not a hub id (owner/name)")
+        try:
+            model, report = kind.from_pretrained(
+                str(self.directory) if local else self.path,
+                subfolder=self.subfolder or None,
+                local_files_only=local,
+                low_cpu_mem_usage=False,  # else diffusers asks for accelerate
+                torch_dtype=torch.float32,
+                output_loading_info=True,
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ValueError(self._unreadable(local, error)) from error
+        if report["missing_keys"]:  # diffusers leaves these at random
+            raise ValueError(f"tokenizer.path '{self.path}': the weights lack {', '.join(report['missing_keys'][:3])}")
+        return model
+
+    def _class(self) -> Any:
+        try:
+            return getattr(importlib.import_module("diffusers"), self.model)
+        except ModuleNotFoundError:
+            raise ImportError(
+                f"tokenizer.name={self.choice} needs the extra 'vae': pip install 'layersync[vae]'"
+            ) from None
+
+    def _check_directory(self, directory: Path) -> None:
+        missing = [] if (directory / CONFIG).is_file() else [CONFIG]
+        if not any(directory.glob(f"{WEIGHTS}*")):
+            missing.append(f"{WEIGHTS}.safetensors")
+        if missing:
+            raise ValueError(
+                f"tokenizer.path '{directory}' lacks {' and '.join(missing)}; needed: a directory written by "
+                f"diffusers' {self.model}.save_pretrained (in a whole pipeline: tokenizer.subfolder={self.inside})"
+            )
+
+    def _unreadable(self, local: bool, error: Exception) -> str:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if local:
+            return f"tokenizer.path '{self.path}' holds no readable {self.model}: {reason}"
+        return (
+            f"tokenizer.path '{self.path}' is no directory here and could not be read from the hub ({reason}); "
+            f"where there is network, `hf download {self.path} --local-dir DIR`, and set tokenizer.path=DIR"
+        )
