@@ -1,0 +1,28 @@
+"""SiT over time: `core.sit` on a grid of one axis, the latent frames of a clip; the paper's patch is one frame.
+
+Letters: B batch, Z latent channels, T latent frames, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from core import sit
+
+
+@dataclass(frozen=True)
+class SiTConfig(sit.SiTConfig):
+    """The options of `core.sit.SiTConfig`, with the paper's patch of one latent frame."""
+
+    patch_size: int = 1
+
+    def build(self, latent_shape: tuple[int, ...], conditioning: Any) -> sit.SiT:
+        """The network for latents (Z, T) under an `audio.conditioning.AudioConditioning`.
+
+        It takes shorter clips too, and clips whose last frames are padding, by a mask (B, N).
+        """
+        return sit.SiT(latent_shape, self.recipe, lambda width: conditioning.embedder(width, self.null_label))
+
+
+BACKBONES = {"sit": SiTConfig}

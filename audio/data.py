@@ -1,0 +1,79 @@
+"""The audio data sets: synthesised notes that need no download, folders, MTG-Jamendo, and cached latents.
+
+Every data set gives clips of one format: (C, L) float32 in [-1, 1], and a mask of real tokens where the ends of some
+clips are padding. How long a clip is depends on the tokenizer too: `clip_format`.
+
+Letters: C channels, L samples, N tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from audio.folder import FolderConfig, FolderDataset
+from audio.jamendo import JamendoConfig, JamendoDataset
+from audio.notes import NotesConfig, NotesDataset
+from audio.sound import ClipFormat
+from core.latents import LatentShards
+
+CACHE_KIND = "audio"
+CACHE_COMMAND = "python -m audio.cache"
+
+
+@dataclass(frozen=True)
+class LatentsConfig:
+    """A latent cache, written by `python -m audio.cache`.
+
+    root         the folder of the cache
+    seconds      of the clips that were encoded
+    sample_rate  of these clips, Hz
+    channels     of these clips
+    """
+
+    root: str
+    seconds: float = 10.0
+    sample_rate: int = 44100
+    channels: Literal[1, 2] = 2
+
+    def __post_init__(self):
+        if not self.root:
+            raise ValueError(f"data.root is {self.root!r}; needed: the folder of a latent cache")
+        if self.channels not in (1, 2):
+            raise ValueError(f"data.channels is {self.channels!r}; allowed: 1 (mono) or 2 (stereo)")
+
+
+SOUND_DATASETS: dict[str, type] = {"notes": NotesConfig, "folder": FolderConfig, "jamendo": JamendoConfig}
+DATASETS: dict[str, type] = {**SOUND_DATASETS, "latents": LatentsConfig}
+SoundConfig = NotesConfig | FolderConfig | JamendoConfig
+SoundDataset = NotesDataset | FolderDataset | JamendoDataset
+
+
+def clip_format(data: SoundConfig | LatentsConfig, hop: int, patch_size: int) -> ClipFormat:
+    """The clips of a run, known without the data: whole tokens of `patch_size` latent frames of `hop` samples."""
+    return ClipFormat.of(data.sample_rate, data.channels, data.seconds, hop * patch_size)
+
+
+def build_dataset(
+    config: SoundConfig | LatentsConfig, clip: ClipFormat, patch_size: int
+) -> SoundDataset | LatentShards:
+    """The data set that `config` describes; ValueError, naming the config key, for a root that does not hold one."""
+    builders = {NotesConfig: NotesDataset, FolderConfig: FolderDataset, JamendoConfig: JamendoDataset}
+    if type(config) in builders:
+        return builders[type(config)](config, clip)
+    if isinstance(config, LatentsConfig):
+        return _open_cache(config, clip, patch_size)
+    raise ValueError(f"data is a {type(config).__name__}; allowed: {', '.join(DATASETS)}")
+
+
+def _open_cache(config: LatentsConfig, clip: ClipFormat, patch_size: int) -> LatentShards:
+    cache = LatentShards(config.root, flip=False, make_command=CACHE_COMMAND, patch=patch_size)
+    if cache.spec.kind != CACHE_KIND:
+        raise ValueError(f"data.root is {config.root!r}, a cache of kind {cache.spec.kind!r}; allowed: {CACHE_KIND!r}")
+    made, wanted = (*cache.media_shape, cache.spec.transform["sample_rate"]), (*clip.shape, clip.sample_rate)
+    if made != wanted:
+        raise ValueError(
+            f"data.channels, seconds and sample_rate give clips of {wanted} (channels, samples, Hz), but the cache "
+            f"{config.root} was made of clips of {made}"
+        )
+    return cache

@@ -1,0 +1,119 @@
+"""What the default run measures: the Fréchet distance and class accuracy of notes, in the eyes of a small classifier.
+
+A stand-in for FAD with CLAP on sounds that need no download; its numbers compare runs on notes and nothing else.
+
+Letters: B batch, C channels, L samples, M mel bands, F frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torchaudio.transforms import MelSpectrogram
+
+from audio.data import clip_format
+from audio.notes import NotesConfig, NotesDataset
+from audio.sound import ClipFormat
+from core.provenance import json_sha256
+from core.schema import plain
+from eval.classifier import Classifier, ClassifierEvaluator, Fit, StandIn, fit_classifier
+
+FEATURES = 64
+BANDS, WINDOW_SECONDS, HOP_SECONDS = 48, 0.064, 0.016
+FLOOR = 1e-7  # of mel power: 70 dB below a sine of full scale
+WIDTHS = (24, 48, FEATURES)
+
+
+@dataclass(frozen=True)
+class NotesEvaluationConfig:
+    """Options of the default's evaluation.
+
+    num_samples: generated notes; null takes as many as the held-out split has, so that the distance and its floor carry
+    the same bias of small samples. classifier_steps, classifier_seed: training of the classifier, cached in
+    <runs_dir>/cache.
+    """
+
+    num_samples: int | None = None
+    classifier_steps: int = 300
+    classifier_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_samples is not None and self.num_samples < 2:
+            raise ValueError(f"evaluation.num_samples is {self.num_samples}; it must be at least 2, or null")
+        if self.classifier_steps < 1:
+            raise ValueError(f"evaluation.classifier_steps is {self.classifier_steps}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class NoEvaluationConfig:
+    """Nothing is measured at the end of the run."""
+
+
+EVALUATIONS = {"notes": NotesEvaluationConfig, "none": NoEvaluationConfig}
+
+
+class TimbreClassifier(Classifier):
+    """Three convolutions over the log-mel spectrogram of the channels' mean power, and their means over the picture."""
+
+    def __init__(self, sample_rate: int, num_classes: int):
+        super().__init__()
+        n_fft = 1 << (round(WINDOW_SECONDS * sample_rate) - 1).bit_length()
+        self.mel = MelSpectrogram(sample_rate, n_fft, hop_length=round(HOP_SECONDS * sample_rate), n_mels=BANDS)
+        self.full_scale = (n_fft / 4) ** 2  # power of a sine of amplitude 1 under a Hann window
+        layers, before = [], 1
+        for width in WIDTHS:
+            layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.GroupNorm(4, width), nn.GELU()]
+            before = width
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(FEATURES, num_classes)
+
+    def features(self, media: Tensor) -> Tensor:
+        """Clips (B, C, L) in [-1, 1] -> (B, 64)."""
+        power = self.mel(media).mean(1) / self.full_scale  # (B, M, F)
+        picture = rearrange(power.clamp_min(FLOOR).log10() / 3.5 + 1, "b m f -> b 1 m f")
+        return self.layers(picture).mean((2, 3))
+
+    def forward(self, media: Tensor) -> Tensor:
+        """Clips (B, C, L) in [-1, 1] -> logits (B, K)."""
+        return self.head(self.features(media))
+
+
+def train_timbres(notes: NotesDataset, media: Tensor, labels: Tensor, fit: Fit) -> nn.Module:
+    """The classifier of a format's notes, trained on media (n, C, L); the same for the same `fit`."""
+    sizes = (notes.clip.sample_rate, len(notes.class_names))
+    return fit_classifier(lambda: TimbreClassifier(*sizes), media, labels, fit)
+
+
+def build_evaluator(
+    config: NotesEvaluationConfig, data: NotesConfig, clip: ClipFormat, cache: Path, device: torch.device
+) -> ClassifierEvaluator:
+    """The evaluator for notes of one format, with its classifier from the cache or trained now (seconds)."""
+    splits = {split: NotesDataset(notes_of(data, split), clip) for split in ("train", "heldout")}
+    train, heldout = splits.values()
+    fit = Fit("timbre classifier", config.classifier_steps, config.classifier_seed, batch=64)
+    identity = json_sha256([plain(notes_of(data, "train")), clip.num_samples])[:12]
+    about = StandIn(
+        name="notes",
+        media="clips",
+        title="timbre classifier",
+        train=(train.media, train.labels),
+        heldout=(heldout.media, heldout.labels),
+        make=lambda: TimbreClassifier(clip.sample_rate, len(train.class_names)),
+        fit=lambda media, labels: train_timbres(train, media, labels, fit),
+        file=cache / f"timbre_classifier-{identity}-steps{fit.steps}-seed{fit.seed}.safetensors",
+    )
+    return ClassifierEvaluator(about, config.num_samples, device)
+
+
+def notes_of(data: NotesConfig, split: str) -> NotesConfig:
+    """The same notes, of another split."""
+    return NotesConfig(split, data.num_notes, data.sample_rate, data.seconds, data.channels)
+
+
+def notes_clip(data: NotesConfig, token_samples: int = 1) -> ClipFormat:
+    """Clips of notes in whole tokens of a tokenizer."""
+    return clip_format(data, token_samples, 1)

@@ -1,0 +1,111 @@
+"""Where the scaling of latents comes from when nobody gave it: measured on the training clips, and kept.
+
+The same look at the clips tells whether the autoencoder is a trained one: random weights give latents too, and a run on
+them looks healthy until somebody listens.
+
+Letters: n clips, B batch, C channels, L samples, Z latent channels.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from audio.quality import log_mel_correlation
+from audio.tokenizer import AudioTokenizer, Scaling
+from core.checkpoint import write_atomic
+from core.data import fingerprint
+from core.draws import numpy_rng
+from core.kl import cache_constants
+from core.provenance import json_sha256
+from core.tokenizer_training import LatentStatistics
+
+log = logging.getLogger(__name__)
+
+MEASURED_CLIPS = 256  # at most, for mean and deviation
+HEARD_CLIPS = 8  # of these, coded and decoded
+BATCH = 8
+LEAST_CORRELATION = 0.5  # of log-mels: trained autoencoders have above 0.9, random weights about 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the training clips say of a tokenizer.
+
+    mean, std    of its latents, one for each channel
+    correlation  of the log-mels of clips before and after coding, mean over clips
+    num_clips    that were measured
+    """
+
+    mean: list[float]
+    std: list[float]
+    correlation: float
+    num_clips: int
+
+    def check(self, path: str | None, allow_untrained: bool) -> None:
+        """Raises ValueError when decoded clips have nothing of what was encoded."""
+        if self.correlation < LEAST_CORRELATION and not allow_untrained:
+            raise ValueError(
+                f"tokenizer.path is {path!r}, whose decoded clips have a log-mel correlation of {self.correlation:.2f} "
+                f"with the clips that were encoded; a trained autoencoder has above {LEAST_CORRELATION}. Are its "
+                "weights random, or its sample rate another? (tokenizer.allow_untrained=true is for tests)"
+            )
+
+
+def measured(tokenizer: AudioTokenizer, dataset: Any, cache: Path) -> Measured:
+    """The latents of the training clips: from the file that a run before has left in `cache`, or measured now.
+
+    A function of the tokenizer's weights and the data set; ValueError for a file that is damaged.
+    """
+    known = {"schema_version": 1, "tokenizer": cache_constants(tokenizer.constants()), "data": fingerprint(dataset)}
+    known |= {"clip": list(dataset.media_shape), "sound": json_sha256(dataset.clip_at(0).flatten().tolist())}
+    file = cache / f"latents-{json_sha256(known)[:16]}.json"
+    if file.exists():
+        try:
+            found = Measured(**json.loads(file.read_text()))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{file} is damaged, delete it: {error}") from error
+    else:
+        found = measure(tokenizer, dataset)
+        write_atomic(file, json.dumps(vars(found)) + "\n")
+    log.info(
+        "latents of %d clips: means %.3g to %.3g, deviations %.3g to %.3g; log-mel correlation of decoded clips %.3f",
+        *(found.num_clips, min(found.mean), max(found.mean), min(found.std), max(found.std), found.correlation),
+    )
+    return found
+
+
+@torch.no_grad()
+def measure(tokenizer: AudioTokenizer, dataset: Any) -> Measured:
+    """Latents of at most `MEASURED_CLIPS` clips, and a few clips decoded again."""
+    statistics, correlations, count = LatentStatistics(), [], 0
+    for clips in _clips(dataset):
+        mean, std = tokenizer.moments(clips)
+        statistics.add(mean, std)
+        if count < HEARD_CLIPS:
+            heard = tokenizer.decode(mean).cpu()
+            correlations.append(log_mel_correlation(clips[..., : heard.shape[-1]], heard, tokenizer.sample_rate))
+        count += len(clips)
+    means, stds = statistics.of_channels()
+    return Measured(means, stds, torch.cat(correlations).mean().item(), count)
+
+
+def _clips(dataset: Any) -> Iterator[Tensor]:
+    """Clips of a data set (B, C, L) that do not depend on a run's seed."""
+    order = numpy_rng("latent statistics").permutation(len(dataset))[:MEASURED_CLIPS]
+    for start in range(0, len(order), BATCH):
+        yield torch.stack([dataset.clip_at(int(index)) for index in order[start : start + BATCH]])
+
+
+def scaling_for(known: Scaling | None, found: Measured | None) -> Scaling:
+    """The scaling that is known, else the one that was measured."""
+    if known is not None:
+        return known
+    return Scaling.of(found.mean, found.std)

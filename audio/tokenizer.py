@@ -1,0 +1,230 @@
+"""Clips to the latents a backbone sees, and back: a spectral codec, Stable Audio Open's VAE, or our small one.
+
+Coding and posterior are `core.kl`, the networks have files of their own. Here is which network a config means, and how
+its latents are normalised, channel by channel: with the numbers in the config, else those that came with the weights,
+else those of the cache or the checkpoint at hand, else as measured from the training data (`audio.normal`).
+
+Letters: C channels, L samples, Z latent channels, T latent frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from audio.autoencoder import KIND as CONV_OOBLECK
+from audio.autoencoder import MAKE_COMMAND, load_autoencoder
+from audio.chunked import ChunkedNetwork
+from audio.oobleck import OobleckNetwork, check_format
+from audio.spectral import SpectralCodec, SpectralConfig
+from core.kl import CodingOptions, KLOptions, KLTokenizer, Normal, TokenizerConstants, weights_sha256
+from core.pretrained import DiffusersModel
+from core.provenance import json_sha256
+from core.schema import plain
+
+SPECTRAL, STABLE_AUDIO = "spectral", "stable_audio"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalisation:
+    """How latents are brought to mean 0 and deviation 1; null: by the numbers that are known, see `audio.tokenizer`.
+
+    latent_mean  a number, or one for each latent channel
+    latent_std   the same
+    """
+
+    latent_mean: float | list[float] | None = None
+    latent_std: float | list[float] | None = None
+
+    def __post_init__(self):
+        if (self.latent_mean is None) != (self.latent_std is None):
+            raise ValueError(
+                f"tokenizer.latent_mean is {self.latent_mean}, latent_std {self.latent_std}; give both or none"
+            )
+        stds = self.latent_std if isinstance(self.latent_std, list) else [self.latent_std]
+        if self.latent_std is not None and not all(0 < std < float("inf") for std in stds):
+            raise ValueError(f"tokenizer.latent_std is {self.latent_std}; allowed: finite numbers above 0")
+
+    @property
+    def given(self) -> Scaling | None:
+        """By the numbers in the config, if they are there."""
+        return None if self.latent_mean is None else Scaling.of(self.latent_mean, self.latent_std)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """latents = (z - shift) * scale, each a number or one for each channel."""
+
+    shift: Normal
+    scale: Normal
+
+    @classmethod
+    def of(cls, mean: Normal, std: Normal) -> Scaling:
+        """What brings latents of that mean and deviation to 0 and 1; a channel that is constant stays as it is."""
+        if not isinstance(std, list):
+            return cls(mean, 1 / std)
+        return cls(mean, [1 / each if each > 0 else 1.0 for each in std])
+
+    @classmethod
+    def kept(cls, constants: Mapping[str, Any]) -> Scaling:
+        """What a cache or a checkpoint has kept among a tokenizer's constants."""
+        return cls(constants["shift"], constants["scale"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectralTokenizerConfig(SpectralConfig, Normalisation):
+    """The codec without weights; see `audio.spectral`.
+
+    decode_batch  clips decoded at once
+    """
+
+    decode_batch: int = 64
+
+    def __post_init__(self):
+        SpectralConfig.__post_init__(self)
+        Normalisation.__post_init__(self)
+        if self.decode_batch < 1:
+            raise ValueError(f"tokenizer.decode_batch is {self.decode_batch!r}; allowed: 1 or more at once")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _VAEConfig(KLOptions, Normalisation):
+    chunk_seconds: float | None = None
+    allow_untrained: bool = False
+
+    def __post_init__(self):
+        KLOptions.__post_init__(self)
+        Normalisation.__post_init__(self)
+        if self.chunk_seconds is not None and not self.chunk_seconds > 0:
+            raise ValueError(f"tokenizer.chunk_seconds is {self.chunk_seconds}; allowed: above 0, or null: whole clips")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StableAudioConfig(_VAEConfig):
+    """Stable Audio Open's VAE, a diffusers AutoencoderOobleck; needs the extra `vae`. Other keys: `core.kl.KLOptions`.
+
+    path             directory written by `save_pretrained` (never touches the network), or the id of a hub repository
+    subfolder        where the autoencoder stands below `path`: "vae" in the whole pipeline
+    chunk_seconds    code this much at a time, with overlap, for memory; null: the whole clip
+    allow_untrained  take a VAE that does not reproduce the training clips: for tests with random weights
+    """
+
+    path: str = "stabilityai/stable-audio-open-1.0"
+    subfolder: str = "vae"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvOobleckConfig(_VAEConfig):
+    """Our small VAE, made by `python -m audio.train_tokenizer`; the other keys are those of `StableAudioConfig`.
+
+    path  directory with `config.json` and `model.safetensors`
+    """
+
+    path: str = "runs/tokenizer/notes"
+
+
+TOKENIZERS: dict[str, type] = {
+    SPECTRAL: SpectralTokenizerConfig,
+    STABLE_AUDIO: StableAudioConfig,
+    CONV_OOBLECK: ConvOobleckConfig,
+}
+TokenizerConfig = SpectralTokenizerConfig | StableAudioConfig | ConvOobleckConfig
+
+
+@dataclass(frozen=True)
+class AudioConstants(TokenizerConstants):
+    """`core.kl.TokenizerConstants`, and the rate of the sound.
+
+    sample_rate  Hz
+    """
+
+    sample_rate: int
+
+
+class AudioTokenizer(KLTokenizer):
+    """A network that codes sound, with its constants.
+
+    hop          samples of a latent frame
+    sample_rate  Hz
+    """
+
+    def __init__(self, network: nn.Module, constants: AudioConstants, options: CodingOptions):
+        super().__init__(network, constants, options)
+        self.hop, self.sample_rate = constants.downsample, constants.sample_rate
+
+    def scaled(self, scaling: Scaling) -> AudioTokenizer:
+        """The same network under another scaling of its latents."""
+        constants = replace(self._constants, shift=scaling.shift, scale=scaling.scale)
+        return AudioTokenizer(self._network, constants, self._options).to(self.device)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A network with what is known of its origin.
+
+    scaling  that came with it
+    """
+
+    network: nn.Module
+    path: str | None
+    sha256: str
+    options: CodingOptions
+    scaling: Scaling | None = None
+
+
+def build_tokenizer(
+    config: TokenizerConfig, sample_rate: int, channels: int, device: torch.device | str
+) -> tuple[AudioTokenizer, Scaling | None]:
+    """The tokenizer for clips of that format, not normalised, and the scaling that config or weights know.
+
+    Raises ValueError, naming the config key, for files that are missing, damaged or of another model, and for a rate or
+    channels that it does not take; ImportError for an extra that is not installed.
+    """
+    builders: dict[type, Callable[[Any, int, int], _Found]] = {
+        SpectralTokenizerConfig: _build_spectral,
+        StableAudioConfig: _build_stable_audio,
+        ConvOobleckConfig: _build_conv_oobleck,
+    }
+    if type(config) not in builders:
+        raise ValueError(f"tokenizer is a {type(config).__name__}; allowed: {', '.join(TOKENIZERS)}")
+    found = builders[type(config)](config, sample_rate, channels)
+    check_format(found.network, sample_rate, channels)
+    kind = next(name for name, schema in TOKENIZERS.items() if type(config) is schema)
+    constants = AudioConstants(kind, found.path, 1.0, 0.0, found.network.hop, found.sha256, sample_rate)
+    network = _in_chunks(found.network, config, sample_rate)
+    return AudioTokenizer(network, constants, found.options).to(device), config.given or found.scaling
+
+
+def _in_chunks(network: nn.Module, config: TokenizerConfig, sample_rate: int) -> nn.Module:
+    seconds = getattr(config, "chunk_seconds", None)
+    if seconds is None:
+        return network
+    return ChunkedNetwork(network, max(1, int(seconds * sample_rate) // network.hop))
+
+
+def _build_spectral(config: SpectralTokenizerConfig, sample_rate: int, channels: int) -> _Found:
+    own = {each.name: getattr(config, each.name) for each in fields(SpectralConfig)}
+    spectral = SpectralConfig(**own)
+    network = SpectralCodec(spectral, sample_rate, channels)
+    options = CodingOptions(posterior="mean", encode_batch=256, decode_batch=config.decode_batch)
+    return _Found(network, None, json_sha256(plain(spectral)), options)
+
+
+def _build_stable_audio(config: StableAudioConfig, sample_rate: int, channels: int) -> _Found:
+    source = DiffusersModel("AutoencoderOobleck", STABLE_AUDIO, config.path, config.subfolder)
+    model = source.load()
+    return _Found(OobleckNetwork(model), source.name, weights_sha256(model), config)
+
+
+def _build_conv_oobleck(config: ConvOobleckConfig, sample_rate: int, channels: int) -> _Found:
+    directory = Path(config.path).expanduser()
+    if not directory.is_dir():
+        raise ValueError(f"tokenizer.path is '{config.path}', which is no directory; `{MAKE_COMMAND}` makes one")
+    network, saved = load_autoencoder(directory)
+    scaling = Scaling.of(saved.latent_mean, saved.latent_std)
+    return _Found(network, directory.resolve().name, weights_sha256(network), config, scaling)

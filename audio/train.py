@@ -1,0 +1,137 @@
+"""`python -m audio.train`: train a SiT with LayerSync on sound, sample it and measure it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from audio.backbone import BACKBONES, SiTConfig
+from audio.conditioning import (
+    CONDITIONINGS,
+    LabelConfig,
+    NoneConfig,
+    TagsConfig,
+    TextConfig,
+    build_conditioning,
+    condition_cache,
+    condition_dataset,
+)
+from audio.data import DATASETS, LatentsConfig, build_dataset, clip_format
+from audio.metrics import EVALUATIONS, NoEvaluationConfig, NotesEvaluationConfig, build_evaluator
+from audio.normal import measured, scaling_for
+from audio.notes import NotesConfig
+from audio.preview import AudioPreview
+from audio.tokenizer import TOKENIZERS, AudioTokenizer, Scaling, build_tokenizer
+from core.config import Entry
+from core.contracts import Domain
+from core.draws import seeded_weights
+from core.kl import FromMoments
+from core.run import closing_lines, run_training
+from core.run_config import RunConfig
+from core.rundir import RunDirectory
+from core.schema import choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioConfig(RunConfig):
+    """A run on sound."""
+
+    data: object = choice(DATASETS)
+    tokenizer: object = choice(TOKENIZERS)
+    backbone: SiTConfig = choice(BACKBONES)
+    conditioning: LabelConfig | TagsConfig | TextConfig | NoneConfig = choice(CONDITIONINGS)
+    evaluation: NotesEvaluationConfig | NoEvaluationConfig = choice(EVALUATIONS)
+
+    def __post_init__(self) -> None:
+        self.check_guidance(self.conditioning.drop, self.backbone.null_label)
+        if isinstance(self.evaluation, NotesEvaluationConfig):
+            if not isinstance(self.data, NotesConfig):
+                data = next(name for name, schema in DATASETS.items() if type(self.data) is schema)
+                raise ValueError(f"evaluation is 'notes' but data is {data!r}; allowed there: none")
+            if not isinstance(self.conditioning, LabelConfig):
+                raise ValueError("evaluation is 'notes', which needs conditioning=labels; allowed otherwise: none")
+
+    @property
+    def cache(self) -> Path:
+        """Where what was measured or trained once is kept for other runs."""
+        return Path(self.runs_dir) / "cache"
+
+
+def build_domain(config: AudioConfig, device: torch.device, *, evaluate: bool) -> Domain:
+    """The components of an audio run; the backbone's first weights are a function of the seed."""
+    tokenizer, dataset = open_data(config, device)
+    conditioning = build_conditioning(config.conditioning, dataset.class_names, device)
+    latent_shape = tuple(tokenizer.latent_shape(dataset.media_shape))
+    with seeded_weights(config.seed, "weights"):
+        backbone = config.backbone.build(latent_shape, conditioning)
+    evaluator = None
+    if evaluate and isinstance(config.evaluation, NotesEvaluationConfig):
+        clip = clip_format(config.data, tokenizer.hop, config.backbone.patch_size)
+        evaluator = build_evaluator(config.evaluation, config.data, clip, config.cache, device)
+    names = dataset.class_names
+    return Domain(
+        name="audio",
+        unit="clip",
+        dataset=dataset,
+        tokenizer=tokenizer,
+        backbone=backbone,
+        conditioning=conditioning,
+        preview=make_preview(config, names),
+        evaluator=evaluator,
+    )
+
+
+def make_preview(config: AudioConfig, names: Sequence[str]) -> AudioPreview:
+    """Pictures and sounds that are titled by class or by tags."""
+    tags = names if isinstance(config.conditioning, TagsConfig) else ()
+    return AudioPreview(names, config.data.sample_rate, tags)
+
+
+def open_data(config: AudioConfig, device: torch.device) -> tuple[AudioTokenizer | FromMoments, Any]:
+    """The tokenizer, its latents scaled, and the data set with the conditions that are asked for."""
+    data, patch = config.data, config.backbone.patch_size
+    tokenizer, known = build_tokenizer(config.tokenizer, data.sample_rate, data.channels, device)
+    clip = clip_format(data, tokenizer.hop, patch)
+    dataset = build_dataset(data, clip, patch)
+    if isinstance(data, LatentsConfig):
+        condition_cache(dataset, config.conditioning)
+        scaling = known or Scaling.kept(dataset.spec.tokenizer)
+        recorded = {**dataset.spec.tokenizer, "shift": scaling.shift, "scale": scaling.scale}  # moments have neither
+        return FromMoments(tokenizer.scaled(scaling), recorded, data.root), dataset
+    condition_dataset(dataset, config.conditioning, device)
+    found = measured(tokenizer, dataset, config.cache)
+    found.check(getattr(config.tokenizer, "path", None), getattr(config.tokenizer, "allow_untrained", True))
+    return tokenizer.scaled(scaling_for(known, found)), dataset
+
+
+def main(config: AudioConfig) -> None:
+    """Train a SiT with LayerSync on sound, then sample and measure it.
+
+    Without arguments: synthesised instrument notes, some minutes on two CPU cores. The same command again continues a
+    run that was interrupted, or says that it is complete. experiment=NAME selects a row of the paper.
+    torchrun --nproc-per-node=N -m audio.train ... runs it on N GPUs, or N CPU processes.
+    """
+    run_training(config, "audio", build_domain, report, tell=print)
+
+
+def report(run: RunDirectory, summary: dict) -> str:
+    """What a run prints at its end: numbers, places, next commands."""
+    lines = []
+    if "frechet_distance" in summary:
+        lines += [
+            f"FAD (timbres)     {summary['frechet_distance']:.2f}   (held-out notes: {summary['frechet_floor']:.2f}; "
+            f"{summary['num_samples']} samples, EMA weights, features of a small timbre classifier)",
+            f"class accuracy    {100 * summary['class_accuracy']:.1f} %   (samples that the classifier takes for the "
+            f"timbre asked for; of held-out notes it gets {100 * summary['classifier_accuracy']:.1f} % right)",
+        ]
+    return "\n".join([*lines, *closing_lines(run, summary, "clip", "num=24")])
+
+
+ENTRY = Entry(main, "audio.conf", "train", AudioConfig)
+
+if __name__ == "__main__":
+    ENTRY.run()
