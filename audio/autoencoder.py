@@ -2,7 +2,8 @@
 
 Built like Stable Audio's Oobleck (Evans et al. 2024, arXiv 2404.10301): strided convolutions with weight normalisation,
 dilated residual units between them, Snake activations (Ziyin et al. 2020, eq. 3), a normal posterior over the latents.
-Smaller, without residual units at full rate, where they cost most, and without discriminators. Trained by `python -m audio.train_tokenizer`, used as the tokenizer `conv_oobleck`.
+Smaller, without residual units at full rate, where they cost most, and without discriminators. Trained by
+`python -m audio.train_tokenizer`, used as the tokenizer `conv_oobleck`.
 
 Letters: B batch, C channels, Z latent channels, L samples, T latent frames.
 """
@@ -51,7 +52,7 @@ class AudioAutoencoderConfig:
     """
 
     latent_channels: int = 16
-    ratios: tuple[int, ...] = (4, 8, 8)
+    ratios: tuple[int, ...] = (8, 8, 4)
     width: int = 16
     units: int = 2
     waveform_weight: float = 10.0

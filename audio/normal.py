@@ -20,11 +20,12 @@ from torch import Tensor
 
 from audio.quality import log_mel_correlation
 from audio.tokenizer import AudioTokenizer, Scaling
-from core.checkpoint import write_atomic
+from core.checkpoint import CheckpointStore, read_checkpoint, write_atomic
 from core.data import fingerprint
 from core.draws import numpy_rng
 from core.kl import cache_constants
 from core.provenance import json_sha256
+from core.rundir import RunDirectory
 from core.tokenizer_training import LatentStatistics
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,18 @@ def _clips(dataset: Any) -> Iterator[Tensor]:
     order = numpy_rng("latent statistics").permutation(len(dataset))[:MEASURED_CLIPS]
     for start in range(0, len(order), BATCH):
         yield torch.stack([dataset.clip_at(int(index)) for index in order[start : start + BATCH]])
+
+
+def scaling_of_run(run: RunDirectory, tokenizer: AudioTokenizer) -> Scaling | None:
+    """The scaling that a run began with, to the last bit; None for one without a checkpoint or with other weights.
+
+    Measured again, on another machine or number of threads, it would differ in rounding, and the run would not be one.
+    """
+    newest = CheckpointStore(run.checkpoints).newest_sound(only=())
+    if newest is None:
+        return None
+    kept = read_checkpoint(newest, only=()).notes["tokenizer"]
+    return Scaling.kept(kept) if kept["sha256"] == tokenizer.constants()["sha256"] else None
 
 
 def scaling_for(known: Scaling | None, found: Measured | None) -> Scaling:

@@ -42,7 +42,7 @@ class NotesConfig:
     """
 
     split: Literal["train", "heldout", "all"] = "train"
-    num_notes: int = 3000
+    num_notes: int = 2400
     sample_rate: int = 16000
     seconds: float = 1.024
     channels: Literal[1, 2] = 2

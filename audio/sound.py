@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -21,6 +22,10 @@ class Sound:
     def seconds(self) -> float:
         """How long it lasts."""
         return self.samples.shape[-1] / self.sample_rate
+
+    def same(self, other: Sound) -> bool:
+        """Whether another one has the same rate and the same samples."""
+        return self.sample_rate == other.sample_rate and torch.equal(self.samples, other.samples)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from audio.conditioning import (
 )
 from audio.data import DATASETS, LatentsConfig, build_dataset, clip_format
 from audio.metrics import EVALUATIONS, NoEvaluationConfig, NotesEvaluationConfig, build_evaluator
-from audio.normal import measured, scaling_for
+from audio.normal import measured, scaling_for, scaling_of_run
 from audio.notes import NotesConfig
 from audio.preview import AudioPreview
 from audio.tokenizer import TOKENIZERS, AudioTokenizer, Scaling, build_tokenizer
@@ -103,6 +103,7 @@ def open_data(config: AudioConfig, device: torch.device) -> tuple[AudioTokenizer
         recorded = {**dataset.spec.tokenizer, "shift": scaling.shift, "scale": scaling.scale}  # moments have neither
         return FromMoments(tokenizer.scaled(scaling), recorded, data.root), dataset
     condition_dataset(dataset, config.conditioning, device)
+    known = known or scaling_of_run(RunDirectory(Path(config.runs_dir) / "audio" / config.name), tokenizer)
     found = measured(tokenizer, dataset, config.cache)
     found.check(getattr(config.tokenizer, "path", None), getattr(config.tokenizer, "allow_untrained", True))
     return tokenizer.scaled(scaling_for(known, found)), dataset

@@ -1,28 +1,25 @@
-"""`python -m audio.train_tokenizer`: train the small VAE that `tokenizer=conv_oobleck` loads, and listen to it in numbers.
+"""`python -m audio.train_tokenizer`: train the small VAE that `tokenizer=conv_oobleck` loads.
 
-Letters: B batch, C channels, L samples, Z latent channels.
+Letters: B batch, C channels, L samples.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from audio.autoencoder import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    AudioAutoencoder,
-    AudioAutoencoderConfig,
-    save_autoencoder,
-)
+from audio.autoencoder import CONFIG_FILE, WEIGHTS_FILE, AudioAutoencoder, AudioAutoencoderConfig, save_autoencoder
 from audio.data import SOUND_DATASETS, NotesConfig, SoundConfig, build_dataset, clip_format
+from audio.pcm import write_wav
 from audio.preview import AudioPreview
-from audio.quality import log_mel_distance_db, si_snr_db, snr_db
+from audio.quality import log_mel_correlation, log_mel_distance_db, si_snr_db, snr_db, spectral_distance
 from audio.spectral import SpectralCodec, SpectralConfig
 from core.checkpoint import atomic_dir
 from core.config import Entry
@@ -40,7 +37,154 @@ from core.tokenizer_training import (
     split_by_chance,
 )
 
-METRICS_FILE = "metrics.json"
-PICTURE = "reconstructions"
-SHOWN = 6  # clips, each before and after
-OUTPUT_FILES = {CONFIG_FILE, WEIGHTS_FILE, METRICS_FILE, f"{PICTURE}.png"}
+METRICS_FILE, PICTURE_FILE = "metrics.json", "reconstructions.png"
+HEARD = 6  # clips, each before and after, in the picture and as WAV files
+SIDES = ("original", "decoded")
+WAVS = [f"{side}_{number}.wav" for number in range(HEARD) for side in SIDES]
+OUTPUT_FILES = {CONFIG_FILE, WEIGHTS_FILE, METRICS_FILE, PICTURE_FILE, *WAVS}
+USE = "python -m audio.train tokenizer=conv_oobleck tokenizer.path={} backbone.patch_size=1"
+Code = Callable[[Tensor], Tensor]  # clips (B, C, L) -> decoded clips
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTokenizerConfig(TokenizerTraining):
+    """What `python -m audio.train_tokenizer` takes; the keys are explained in conf/train_tokenizer.yaml."""
+
+    data: SoundConfig = choice(SOUND_DATASETS, default_factory=NotesConfig)
+    autoencoder: AudioAutoencoderConfig = field(default_factory=AudioAutoencoderConfig)
+    heldout_clips: int = 200
+    steps: int = 1500
+    batch_size: int = 16
+    lr: float = 1e-3
+    name: str = "notes"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.heldout_clips < HEARD:
+            raise ValueError(f"heldout_clips is {self.heldout_clips!r}; allowed: {HEARD} or more")
+
+
+def main(config: TrainTokenizerConfig) -> Path:
+    """Train a small convolutional VAE on sound, for runs with tokenizer=conv_oobleck.
+
+    Without arguments: synthesised notes, some minutes on two CPU cores. Writes weights, numbers, a picture and WAV
+    files of held-out clips before and after to runs_dir/tokenizer/name, and tells how it compares with the spectral
+    codec, which needs no training. It stands in for a pretrained VAE: it has no adversarial loss.
+    """
+    directory = output_directory(config, OUTPUT_FILES, USE)
+    train, heldout = split_clips(config)
+    network = build_network(config, train.media_shape)
+    print(f"training on {len(train)} clips, {config.steps} steps of {config.batch_size}")
+    seconds = fit(network, train, config)
+    metrics = measure(network, train, heldout, config)
+    mean, std = latent_statistics(network, train, config.batch_size).of_channels()
+    with atomic_dir(directory) as temporary:
+        save_autoencoder(temporary, network, mean, std)
+        save_sounds(partial(coded, network), heldout, config, temporary)
+        record = {**metrics, "train_seconds": seconds, "config": plain(config)}
+        (temporary / METRICS_FILE).write_text(json.dumps(record, indent=2) + "\n")
+    print(report(directory, metrics, seconds))
+    return directory
+
+
+def split_clips(config: TrainTokenizerConfig) -> tuple[Rows, Rows]:
+    """Clips to train on and clips to measure on, disjoint; the notes' train split is measured on their held-out one."""
+    clip = clip_format(config.data, config.autoencoder.hop, 1)
+    dataset = build_dataset(config.data, clip, 1)
+    if isinstance(config.data, NotesConfig) and config.data.split == "train":
+        return all_rows(dataset), all_rows(build_dataset(replace(config.data, split="heldout"), clip, 1))
+    return split_by_chance(dataset, config.heldout_clips, "clip")
+
+
+def build_network(config: TrainTokenizerConfig, media_shape: tuple[int, ...]) -> AudioAutoencoder:
+    """A fresh network for clips (C, L), on `config.device`; its weights are a function of the seed."""
+    with seeded_weights(config.seed, "weights"):
+        network = AudioAutoencoder(config.autoencoder, media_shape[0], config.data.sample_rate)
+    network.latent_shape(media_shape)  # a length that does not fit is refused here, before the first batch
+    return network.to(pick_device(config.device))
+
+
+@torch.no_grad()
+def coded(network: torch.nn.Module, clips: Tensor) -> Tensor:
+    """Clips (B, C, L) encoded, by the posterior's mean, and decoded."""
+    device = next(itertools.chain(network.parameters(), network.buffers())).device
+    return network.decode(network.moments(clips.to(device))[0]).clamp(-1, 1).cpu()
+
+
+def measure(
+    network: AudioAutoencoder, train: Rows, heldout: Rows, config: TrainTokenizerConfig
+) -> dict[str, float | dict]:
+    """What metrics.json holds: how near held-out clips come back, beside the spectral codec on the same clips."""
+    rate, channels = config.data.sample_rate, train.media_shape[0]
+    codec = SpectralCodec(SpectralConfig(), rate, channels)
+    count = min(config.heldout_clips, len(heldout))
+    codes: dict[str, Code] = {"conv_oobleck": partial(coded, network), "spectral": partial(coded, codec)}
+    batches = list(heldout.batches(config.batch_size, count))
+    found = {name: distances(code, batches, rate) for name, code in codes.items()}
+    sizes = {name: numbers_a_second(each, config) for name, each in (("conv_oobleck", network), ("spectral", codec))}
+    return {
+        **{name: {**numbers, "latent_numbers_a_second": sizes[name]} for name, numbers in found.items()},
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "train_clips": len(train),
+        "heldout_clips": count,
+    }
+
+
+def numbers_a_second(network: AudioAutoencoder | SpectralCodec, config: TrainTokenizerConfig) -> float:
+    """How many latent numbers a second of sound becomes."""
+    return network.latent_channels * config.data.sample_rate / network.hop
+
+
+def distances(code: Code, batches: Iterable[Tensor], sample_rate: int) -> dict[str, float]:
+    """Means over clips of the numbers of `audio.quality`."""
+    parts: dict[str, list[Tensor]] = {}
+    for clips in batches:
+        heard = code(clips)
+        own = {
+            "snr_db": snr_db(clips, heard),
+            "si_snr_db": si_snr_db(clips, heard),
+            "log_mel_distance_db": log_mel_distance_db(clips, heard, sample_rate),
+            "log_mel_correlation": log_mel_correlation(clips, heard, sample_rate),
+            "spectral_distance": spectral_distance(clips, heard),
+        }
+        for name, values in own.items():
+            parts.setdefault(name, []).append(values)
+    return {name: torch.cat(values).double().mean().item() for name, values in parts.items()}
+
+
+def save_sounds(code: Code, heldout: Rows, config: TrainTokenizerConfig, folder: Path) -> None:
+    """A picture of some held-out clips, each before and after, and WAV files of them."""
+    clips = next(heldout.batches(HEARD, HEARD))
+    pairs = torch.stack([clips, code(clips)], dim=1)  # (B, 2, C, L)
+    for number, pair in enumerate(pairs):
+        for side, sound in zip(SIDES, pair, strict=True):
+            write_wav(folder / f"{side}_{number}.wav", sound, config.data.sample_rate)
+    sides = torch.arange(len(SIDES)).repeat(len(clips))
+    AudioPreview(SIDES, config.data.sample_rate).save_picture(pairs.flatten(0, 1), sides, folder / PICTURE_FILE)
+
+
+def report(directory: Path, metrics: dict, seconds: float) -> str:
+    """What a training prints at its end: the comparison with the codec, places, next command."""
+    shown = RunDirectory(directory).shown()
+    head = "tokenizer      SNR dB   SI-SNR dB   log-mel distance dB   log-mel correlation   latent numbers a second"
+    rows = [
+        f"{name:<13}  {row['snr_db']:>6.1f}   {row['si_snr_db']:>9.1f}   {row['log_mel_distance_db']:>19.2f}   "
+        f"{row['log_mel_correlation']:>19.3f}   {row['latent_numbers_a_second']:>23.0f}"
+        for name, row in ((name, metrics[name]) for name in ("conv_oobleck", "spectral"))
+    ]
+    return "\n".join(
+        [
+            f"{metrics['heldout_clips']} held-out clips, encoded and decoded:",
+            head,
+            *rows,
+            f"size              {metrics['parameters']:,} parameters, trained in {seconds:.0f} s",
+            f"directory         {shown} (picture: {PICTURE_FILE}, sounds: *.wav, numbers: {METRICS_FILE})",
+            f"use               {USE.format(shown)}",
+        ]
+    )
+
+
+ENTRY = Entry(main, "audio.conf", "train_tokenizer", TrainTokenizerConfig)
+
+if __name__ == "__main__":
+    ENTRY.run()

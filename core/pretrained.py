@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,14 +56,16 @@ class DiffusersModel:
         elif not HUB_ID.fullmatch(self.path):
             raise ValueError(f"tokenizer.path is '{self.path}': no such directory, and not a hub id (owner/name)")
         try:
-            model, report = kind.from_pretrained(
-                str(self.directory) if local else self.path,
-                subfolder=self.subfolder or None,
-                local_files_only=local,
-                low_cpu_mem_usage=False,  # else diffusers asks for accelerate
-                torch_dtype=torch.float32,
-                output_loading_info=True,
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # of torch, about what diffusers calls
+                model, report = kind.from_pretrained(
+                    str(self.directory) if local else self.path,
+                    subfolder=self.subfolder or None,
+                    local_files_only=local,
+                    low_cpu_mem_usage=False,  # else diffusers asks for accelerate
+                    torch_dtype=torch.float32,
+                    output_loading_info=True,
+                )
         except (OSError, RuntimeError, ValueError) as error:
             raise ValueError(self._unreadable(local, error)) from error
         if report["missing_keys"]:  # diffusers leaves these at random

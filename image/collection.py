@@ -6,12 +6,9 @@ Letters: n images, B batch, H height, W width in pixels, C channels.
 from __future__ import annotations
 
 import os
-import zipfile
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,40 +17,22 @@ from torch import Tensor
 
 from core.checkpoint import sha256_file
 from core.provenance import json_sha256
+from eval.collection import Media
+from eval.npz import npz_array, npz_keys
 from image.data import IMAGE_SUFFIXES
 from image.decode import decode_image
 
-NPZ_ERRORS = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 MAX_THREADS = 8
 
 
-class Images:
-    """n uint8 images in a fixed order.
+class Images(Media):
+    """n uint8 images in a fixed order; `rows` gives (B, C, H, W)."""
 
-    name    what to call them in an error and in a record
-    kind    "folder", "npz", ...
-    labels  (n,) int64, or None where they are not known
-    """
-
-    name: str
-    kind: str
-    labels: Tensor | None = None
-
-    def __len__(self) -> int:
-        raise NotImplementedError
+    unit = "image"
 
     def rows(self, first: int, last: int) -> Tensor:
         """Images first <= i < last: (B, C, H, W) uint8; ValueError for a broken one or one of another size."""
         raise NotImplementedError
-
-    @cached_property
-    def sha256(self) -> str:
-        """Hex, over all that is read."""
-        raise NotImplementedError
-
-    def facts(self) -> dict[str, Any]:
-        """What a record says of a reference."""
-        return {"name": self.name, "kind": self.kind, "sha256": self.sha256, "num_samples": len(self)}
 
 
 class FolderImages(Images):
@@ -128,44 +107,6 @@ class NpzImages(Images):
         return sha256_file(self.path)
 
 
-class FirstImages(Images):
-    """The first `count` images of others; ValueError when they are fewer."""
-
-    def __init__(self, images: Images, count: int):
-        if count > len(images):
-            raise ValueError(f"num is {count}, but {images.name} holds {len(images)} images")
-        self.images, self.count, self.name, self.kind = images, count, images.name, images.kind
-        self.labels = None if images.labels is None else images.labels[:count]
-
-    def __len__(self) -> int:
-        return self.count
-
-    def rows(self, first: int, last: int) -> Tensor:
-        """Those of the others."""
-        return self.images.rows(first, min(last, self.count))
-
-
-class ArrayImages(Images):
-    """Images in memory: float32 (n, C, H, W) in [-1, 1], as a data set of ours has them."""
-
-    kind = "data set"
-
-    def __init__(self, name: str, images: Tensor, labels: Tensor):
-        self.name, self.images, self.labels = name, images, labels
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def rows(self, first: int, last: int) -> Tensor:
-        """(B, C, H, W) float32 in [-1, 1]."""
-        return self.images[first:last]
-
-    @cached_property
-    def sha256(self) -> str:
-        """Over their values."""
-        return json_sha256([list(self.images.shape), self.images.numpy().tobytes().hex()])
-
-
 def open_images(path: Path, key: str) -> Images:
     """The images in a folder or an .npz; ValueError naming the config key for anything else."""
     if path.is_dir():
@@ -174,45 +115,3 @@ def open_images(path: Path, key: str) -> Images:
         return NpzImages(path)
     what = "another kind of file" if path.exists() else "not there"
     raise ValueError(f"{key} is {str(path)!r}, which is {what}; allowed: a folder of images or an .npz")
-
-
-def npz_keys(path: Path) -> Sequence[str]:
-    """Names of the arrays in an .npz; ValueError for a truncated or damaged file."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return [name.removesuffix(".npy") for name in archive.namelist()]
-    except NPZ_ERRORS as error:
-        raise _damaged(path, error) from error
-
-
-def npz_array(path: Path, key: str) -> np.ndarray:
-    """An array of an .npz, memory-mapped where it is stored uncompressed; ValueError for a damaged file or no such key.
-
-    A zip's local header has 30 bytes, then name and extra field, whose lengths stand at its bytes 26 to 30.
-    """
-    if key not in npz_keys(path):
-        raise ValueError(f"{path} has no {key}; it holds: {', '.join(npz_keys(path)) or 'nothing'}")
-    try:
-        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-            member = archive.getinfo(f"{key}.npy")
-            if member.compress_type != zipfile.ZIP_STORED:
-                with np.load(path, allow_pickle=False) as arrays:
-                    return arrays[key]
-            file.seek(member.header_offset + 26)
-            lengths = np.frombuffer(file.read(4), dtype="<u2")
-            file.seek(member.header_offset + 30 + int(lengths.sum()))
-            version = np.lib.format.read_magic(file)
-            reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = reader(file)
-            if dtype.hasobject:
-                raise ValueError(f"{key} holds Python objects, which are not read")
-            if not all(shape):
-                return np.empty(shape, dtype)
-            order = "F" if fortran else "C"
-            return np.memmap(path, dtype, "r", offset=file.tell(), shape=shape, order=order)
-    except NPZ_ERRORS as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} is truncated or damaged: {error}")

@@ -9,7 +9,6 @@ Letters: B batch, C channels (1 or 3), H height, W width, D features.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,11 @@ import numpy as np
 import torch
 from einops import rearrange, repeat
 from PIL import Image
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from core.checkpoint import load_weights, sha256_file
 from core.provenance import json_sha256
+from eval.extraction import Extractor
 from eval.features import flatten_spatial
 from eval.weights import locate, verified
 from image.metrics import DigitsEvaluationConfig, DigitsEvaluator
@@ -49,31 +48,6 @@ class WeightsSource:
     inception: Path | None = None
     dinov2: Path | None = None
     digits: tuple[DigitsEvaluationConfig, Path] = (DigitsEvaluationConfig(), Path("runs/cache"))
-
-
-class Extractor:
-    """A network as an eye.
-
-    name            of the protocol
-    main            which of its features distances are taken in
-    preprocessing   what happens to an image before the network, in words
-    weights_sha256  hex, of the file, or over the files of a folder
-    takes_floats    whether media are shown to it as they are, float32 in [-1, 1], not rounded to uint8
-    """
-
-    name: str
-    main: str
-    preprocessing: str
-    weights_sha256: str
-    takes_floats = False
-
-    def facts(self) -> dict[str, Any]:
-        """What must be equal for features to be comparable."""
-        return {"name": self.name, "weights_sha256": self.weights_sha256, "preprocessing": self.preprocessing}
-
-    def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """uint8 (B, C, H, W) or (B, H, W, C), C 1 or 3 -> (B, D) float32 by name; ValueError for anything else."""
-        raise NotImplementedError
 
 
 class InceptionFeatures(Extractor):
@@ -188,7 +162,7 @@ class DigitFeatures(Extractor):
         self.device = device
         config, cache = source.digits
         self.evaluator = DigitsEvaluator(config, cache, device)
-        self.weights_sha256 = hashlib.sha256(save(self.evaluator.classifier.state_dict())).hexdigest()
+        self.weights_sha256 = self.evaluator.weights_sha256
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> dict[str, Tensor]:

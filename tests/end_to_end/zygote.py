@@ -1,4 +1,4 @@
-"""Sessions of `python -m image.train` without the seconds of a start: a process that has imported all forks each.
+"""Sessions of a training command without the seconds of a start: a process that has imported all forks each.
 
 The process, this file as a program, stays single-threaded and never trains itself, so a fork of it is a fresh process
 that runs the real entry in a session (of the system) of its own, as a command in a terminal or a SLURM step does.
@@ -7,6 +7,7 @@ that runs the real entry in a session (of the system) of its own, as a command i
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import multiprocessing.util
 import os
@@ -87,8 +88,8 @@ class Zygote:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def train(self, *args: str, cwd: Path, die_at: int | None = None) -> Session:
-        """`python -m image.train args` in the folder `cwd`.
+    def train(self, *args: str, cwd: Path, die_at: int | None = None, module: str = "image.train") -> Session:
+        """`python -m module args` in the folder `cwd`; the first session of a module waits for its imports.
 
         die_at: it kills itself before its operation on files of that number, from 0; see `mortal`.
         """
@@ -97,7 +98,7 @@ class Zygote:
         out.touch()
         err.touch()
         place = {"cwd": str(cwd), "out": str(out), "err": str(err)}
-        return Session(self, self.ask({"args": args, "die_at": die_at, **place}), out, err)
+        return Session(self, self.ask({"module": module, "args": args, "die_at": die_at, **place}), out, err)
 
     def close(self) -> None:
         """End it; its sessions have ended."""
@@ -141,9 +142,8 @@ def _half(save, tensors, file) -> None:
 
 
 def _session(asked: dict) -> int:
-    """The child: the entry as `python -m image.train` calls it."""
-    import image.train
-
+    """The child: the entry as `python -m module` calls it."""
+    entry = sys.modules[asked["module"]].ENTRY
     os.setsid()
     for stream, name in ((sys.stdout, "out"), (sys.stderr, "err")):
         file = os.open(asked[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -153,7 +153,7 @@ def _session(asked: dict) -> int:
     if asked["die_at"] is not None:
         mortal(asked["die_at"])
     try:
-        image.train.ENTRY.run(asked["args"])
+        entry.run(asked["args"])
         return 0
     except SystemExit as exit_:
         return exit_.code
@@ -184,34 +184,49 @@ def _poll(pid: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if done else None
 
 
+LATER = {  # modules that a domain imports where it needs them
+    "image": ["sklearn.datasets"],
+    "audio": ["diffusers.models.autoencoders.autoencoder_oobleck", "librosa.core.spectrum", "librosa.feature.spectral"],
+}
+
+
 def warm_up() -> None:
-    """Import and find out what a session sooner or later needs."""
+    """Import and find out what a session of any domain sooner or later needs."""
     import matplotlib.figure
-    import sklearn.datasets
     import torch._dynamo
     import torch.distributed.fsdp
     import torch.utils.data
 
     import core.trainer
-    import image.train  # noqa: F401
-    from core.config import compose_config
     from core.provenance import code_version
 
     torch.set_num_threads(1)
     code_version()
-    compose_config("image.conf", "train")
     core.trainer.matmul_peak = lambda device, dtype: 1e12  # half a second of products, for a column of speed.jsonl
-    sklearn.datasets.load_digits()
     matplotlib.figure.Figure().subplots().set_title("fonts are found once").figure.savefig(os.devnull, format="png")
+
+
+def warm_up_for(module: str) -> None:
+    """The same for the first session of a command of one domain."""
+    if module in sys.modules:
+        return
+    from core.config import compose_config
+
+    entry = importlib.import_module(module).ENTRY
+    compose_config(entry.config_module, entry.config_name)
+    for name in LATER[module.partition(".")[0]]:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # a collection would copy what a fork shares
 
 
 def serve() -> None:
     """Do what is asked, a line of JSON at a time."""
     warm_up()
-    gc.collect()
-    gc.freeze()  # a collection would copy what a fork shares
     while line := sys.stdin.readline():
         asked = json.loads(line)
+        if "module" in asked:
+            warm_up_for(asked["module"])
         answer = _poll(asked["poll"]) if "poll" in asked else _fork(asked)
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()

@@ -124,16 +124,16 @@ def be_told_to_stop(rank):
 
 
 def _signal_in_the_third_chunk(number):
-    import image.chunks
+    from eval.chunks import Chunks
 
-    write = image.chunks.Chunks._write
+    write = Chunks._write
 
     def interrupted(self, chunk, images):
         if chunk == 2:
             os.kill(os.getpid(), number)
         write(self, chunk, images)
 
-    image.chunks.Chunks._write = interrupted
+    Chunks._write = interrupted
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_a_reference_batch_of_adm_is_read_as_it_is(tmp_path, inception, dinov2):
 
 
 def test_class_accuracy_needs_labels(user, tmp_path):
-    digits = open_reference("digits_heldout").images
+    digits = open_reference("digits_heldout").media
     rows = ((digits.rows(0, 30) + 1) * 127.5).to(torch.uint8).permute(0, 2, 3, 1).numpy()
     (quick,) = (user / "runs" / "cache").glob("digit_classifier-*")  # stands in for the default's 600 steps
     (tmp_path / "cache").mkdir()

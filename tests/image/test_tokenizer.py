@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 from core.draws import SampleRandom, StepRandom
+from core.kl import kl_divergence, weights_sha256
 from core.schema import strict
-from image.autoencoder import AutoencoderConfig, ConvKL, kl_divergence, load_autoencoder, save_autoencoder
+from image.autoencoder import AutoencoderConfig, ConvKL, load_autoencoder, save_autoencoder
 from image.tokenizer import (
     TOKENIZERS,
     AutoencoderKLConfig,
     ConvKLConfig,
     PixelsConfig,
     build_tokenizer,
-    weights_sha256,
 )
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, which only the fixtures below do

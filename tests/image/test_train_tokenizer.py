@@ -8,16 +8,16 @@ from PIL import Image
 from core.config import compose_config, run_entry
 from core.draws import StepRandom
 from core.failures import NonFiniteError
+from core.kl import weights_sha256
 from core.schema import strict
+from core.tokenizer_training import fit, latent_statistics
 from image.autoencoder import AutoencoderConfig, load_autoencoder
 from image.data import DigitsConfig, FolderConfig, build_dataset
-from image.tokenizer import ConvKLConfig, build_tokenizer, weights_sha256
+from image.tokenizer import ConvKLConfig, build_tokenizer
 from image.train_tokenizer import (
     OUTPUT_FILES,
     TrainTokenizerConfig,
     build_network,
-    fit,
-    latent_statistics,
     main,
     split_images,
 )
@@ -153,7 +153,7 @@ def test_latent_statistics_are_those_of_sampled_latents(tmp_path):
     config = tiny(tmp_path)
     train, _ = split_images(config)
     network = build_network(config, train.media_shape)
-    expected_mean, expected_std = latent_statistics(network, train, batch_size=100)
+    expected_mean, expected_std = latent_statistics(network, train, batch_size=100).of_all()
     with torch.no_grad():
         mean, std = network.moments(next(train.batches(len(train), len(train))))
     latents = mean + std * StepRandom(0, 0).normal("posterior", tuple(mean.shape))
