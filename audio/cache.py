@@ -55,7 +55,7 @@ def cache_job(config: CacheConfig, device: torch.device) -> CacheJob:
     dataset = build_dataset(data, clip, FRAME)
     condition_dataset(dataset, config.conditioning, device)
     found = measured(tokenizer, dataset, Path(config.runs_dir) / "cache")
-    found.check(getattr(config.tokenizer, "path", None), getattr(config.tokenizer, "allow_untrained", True))
+    found.check(config.tokenizer)
     own = {"sample_rate": clip.sample_rate, "channels": clip.channels, "samples": clip.num_samples}
     return CacheJob(
         kind=CACHE_KIND,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from audio.quality import log_mel_correlation
-from audio.tokenizer import AudioTokenizer, Scaling
+from audio.tokenizer import AudioTokenizer, Scaling, TokenizerConfig, VAEConfig
 from core.checkpoint import CheckpointStore, read_checkpoint, write_atomic
 from core.data import fingerprint
 from core.draws import numpy_rng
@@ -50,11 +50,13 @@ class Measured:
     correlation: float
     num_clips: int
 
-    def check(self, path: str | None, allow_untrained: bool) -> None:
-        """Raises ValueError when decoded clips have nothing of what was encoded."""
-        if self.correlation < LEAST_CORRELATION and not allow_untrained:
+    def check(self, config: TokenizerConfig) -> None:
+        """Raises ValueError when decoded clips have nothing of what was encoded by a network with weights."""
+        if not isinstance(config, VAEConfig) or config.allow_untrained:
+            return
+        if self.correlation < LEAST_CORRELATION:
             raise ValueError(
-                f"tokenizer.path is {path!r}, whose decoded clips have a log-mel correlation of {self.correlation:.2f} "
+                f"tokenizer.path is {config.path!r}, whose decoded clips have a log-mel correlation of {self.correlation:.2f} "
                 f"with the clips that were encoded; a trained autoencoder has above {LEAST_CORRELATION}. Are its "
                 "weights random, or its sample rate another? (tokenizer.allow_untrained=true is for tests)"
             )

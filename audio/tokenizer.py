@@ -93,7 +93,9 @@ class SpectralTokenizerConfig(SpectralConfig, Normalisation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _VAEConfig(KLOptions, Normalisation):
+class VAEConfig(KLOptions, Normalisation):
+    """What the two networks with weights share; see `StableAudioConfig`."""
+
     chunk_seconds: float | None = None
     allow_untrained: bool = False
 
@@ -105,7 +107,7 @@ class _VAEConfig(KLOptions, Normalisation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StableAudioConfig(_VAEConfig):
+class StableAudioConfig(VAEConfig):
     """Stable Audio Open's VAE, a diffusers AutoencoderOobleck; needs the extra `vae`. Other keys: `core.kl.KLOptions`.
 
     path             directory written by `save_pretrained` (never touches the network), or the id of a hub repository
@@ -119,7 +121,7 @@ class StableAudioConfig(_VAEConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvOobleckConfig(_VAEConfig):
+class ConvOobleckConfig(VAEConfig):
     """Our small VAE, made by `python -m audio.train_tokenizer`; the other keys are those of `StableAudioConfig`.
 
     path  directory with `config.json` and `model.safetensors`
@@ -201,10 +203,9 @@ def build_tokenizer(
 
 
 def _in_chunks(network: nn.Module, config: TokenizerConfig, sample_rate: int) -> nn.Module:
-    seconds = getattr(config, "chunk_seconds", None)
-    if seconds is None:
+    if not isinstance(config, VAEConfig) or config.chunk_seconds is None:
         return network
-    return ChunkedNetwork(network, max(1, int(seconds * sample_rate) // network.hop))
+    return ChunkedNetwork(network, max(1, int(config.chunk_seconds * sample_rate) // network.hop))
 
 
 def _build_spectral(config: SpectralTokenizerConfig, sample_rate: int, channels: int) -> _Found:

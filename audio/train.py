@@ -105,7 +105,7 @@ def open_data(config: AudioConfig, device: torch.device) -> tuple[AudioTokenizer
     condition_dataset(dataset, config.conditioning, device)
     known = known or scaling_of_run(RunDirectory(Path(config.runs_dir) / "audio" / config.name), tokenizer)
     found = measured(tokenizer, dataset, config.cache)
-    found.check(getattr(config.tokenizer, "path", None), getattr(config.tokenizer, "allow_untrained", True))
+    found.check(config.tokenizer)
     return tokenizer.scaled(scaling_for(known, found)), dataset
 
 
