@@ -18,13 +18,16 @@ from torchaudio.transforms import MelSpectrogram
 from audio.data import clip_format
 from audio.notes import NotesConfig, NotesDataset
 from audio.sound import ClipFormat
+from core.draws import StepRandom
 from core.provenance import json_sha256
 from core.schema import plain
 from eval.classifier import Classifier, ClassifierEvaluator, Fit, StandIn, fit_classifier
 
 FEATURES = 64
 BANDS, WINDOW_SECONDS, HOP_SECONDS = 48, 0.064, 0.016
-FLOOR = 1e-7  # of mel power: 70 dB below a sine of full scale
+FLOOR_DB = -60.0  # of mel power, under a sine of full scale
+GAIN_DB = 6.0  # the classifier is trained on notes this much louder or softer,
+NOISE_DB = (-80.0, -40.0)  # under noise of a level between these, so that it hears timbres and not a noise floor
 WIDTHS = (24, 48, FEATURES)
 
 
@@ -38,7 +41,7 @@ class NotesEvaluationConfig:
     """
 
     num_samples: int | None = None
-    classifier_steps: int = 300
+    classifier_steps: int = 400
     classifier_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -74,7 +77,7 @@ class TimbreClassifier(Classifier):
     def features(self, media: Tensor) -> Tensor:
         """Clips (B, C, L) in [-1, 1] -> (B, 64)."""
         power = self.mel(media).mean(1) / self.full_scale  # (B, M, F)
-        picture = rearrange(power.clamp_min(FLOOR).log10() / 3.5 + 1, "b m f -> b 1 m f")
+        picture = rearrange(power.clamp_min(10 ** (FLOOR_DB / 10)).log10() * (-20 / FLOOR_DB) + 1, "b m f -> b 1 m f")
         return self.layers(picture).mean((2, 3))
 
     def forward(self, media: Tensor) -> Tensor:
@@ -82,10 +85,19 @@ class TimbreClassifier(Classifier):
         return self.head(self.features(media))
 
 
+def played_elsewhere(notes: Tensor, random: StepRandom) -> Tensor:
+    """Notes (B, C, L) at another level and under a little noise, each its own."""
+    rows = (len(notes), 1, 1)
+    gain_db = GAIN_DB * (2 * random.uniform("gain", rows) - 1)
+    noise_db = NOISE_DB[0] + (NOISE_DB[1] - NOISE_DB[0]) * random.uniform("noise level", rows)
+    noise = random.normal("noise", tuple(notes.shape))
+    return notes * 10 ** (gain_db / 20) + noise * 10 ** (noise_db / 20)
+
+
 def train_timbres(notes: NotesDataset, media: Tensor, labels: Tensor, fit: Fit) -> nn.Module:
     """The classifier of a format's notes, trained on media (n, C, L); the same for the same `fit`."""
     sizes = (notes.clip.sample_rate, len(notes.class_names))
-    return fit_classifier(lambda: TimbreClassifier(*sizes), media, labels, fit)
+    return fit_classifier(lambda: TimbreClassifier(*sizes), media, labels, fit, played_elsewhere)
 
 
 def build_evaluator(
@@ -114,6 +126,6 @@ def notes_of(data: NotesConfig, split: str) -> NotesConfig:
     return NotesConfig(split, data.num_notes, data.sample_rate, data.seconds, data.channels)
 
 
-def notes_clip(data: NotesConfig, token_samples: int = 1) -> ClipFormat:
-    """Clips of notes in whole tokens of a tokenizer."""
-    return clip_format(data, token_samples, 1)
+def notes_clip(data: NotesConfig) -> ClipFormat:
+    """Clips of all samples of the notes, whatever tokenizer has them."""
+    return clip_format(data, hop=1, patch_size=1)

@@ -56,9 +56,10 @@ class Measured:
             return
         if self.correlation < LEAST_CORRELATION:
             raise ValueError(
-                f"tokenizer.path is {config.path!r}, whose decoded clips have a log-mel correlation of {self.correlation:.2f} "
-                f"with the clips that were encoded; a trained autoencoder has above {LEAST_CORRELATION}. Are its "
-                "weights random, or its sample rate another? (tokenizer.allow_untrained=true is for tests)"
+                f"tokenizer.path is {config.path!r}, whose decoded clips have a log-mel correlation of "
+                f"{self.correlation:.2f} with the clips that were encoded; a trained autoencoder has above "
+                f"{LEAST_CORRELATION}. Are its weights random, or its sample rate another? "
+                "(tokenizer.allow_untrained=true is for tests)"
             )
 
 

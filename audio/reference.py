@@ -43,8 +43,8 @@ def open_reference(value: str, window: float | None, notes: Callable[[str], Note
     if path.is_file() and path.suffix == ".npz":
         if FACTS not in npz_keys(path):
             raise ValueError(
-                f"{KEY} is {value!r}, which does not say which features it was measured in; allowed: what save_reference "
-                "wrote, or the clips themselves"
+                f"{KEY} is {value!r}, which does not say which features it was measured in; allowed: what "
+                "save_reference wrote, or the clips themselves"
             )
         return StatisticsReference(path, UNIT, KEY)
     try:

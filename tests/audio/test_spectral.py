@@ -134,9 +134,10 @@ def test_shapes_and_range(codec, notes):
 
 def test_a_latent_is_linear_in_decibels(codec):
     loud, soft = (codec.moments(note(level=level))[0][:, :64] for level in (0.2, 0.02))
-    above = soft > -0.5  # 20 dB above the floor
+    twenty_db = 2 * 20 / -codec.config.floor_db
+    above = soft > -1 + twenty_db
     assert above.sum() > 100
-    torch.testing.assert_close((loud - soft)[above], torch.full_like(soft[above], 20 / 80 * 2), atol=5e-3, rtol=0)
+    torch.testing.assert_close((loud - soft)[above], torch.full_like(soft[above], twenty_db), atol=5e-3, rtol=0)
 
 
 def test_frame_i_stands_for_its_own_samples(codec):
