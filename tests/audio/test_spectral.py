@@ -133,10 +133,10 @@ def test_shapes_and_range(codec, notes):
 
 
 def test_a_latent_is_linear_in_decibels(codec):
-    loud, soft = (codec.moments(note(level=level))[0][:, :64] for level in (0.2, 0.02))
+    loud, soft = (codec.moments(note(level=level))[0][:, :64] for level in (0.8, 0.08))
     twenty_db = 2 * 20 / -codec.config.floor_db
     above = soft > -1 + twenty_db
-    assert above.sum() > 100
+    assert above.sum() > 50
     torch.testing.assert_close((loud - soft)[above], torch.full_like(soft[above], twenty_db), atol=5e-3, rtol=0)
 
 

@@ -85,7 +85,7 @@ def save_vae(path: Path, seed: int = 0, sample_rate: int = RATE, channels: int =
 
 
 def make_collection(root: Path) -> Path:
-    """Two classes of real files of five kinds, rates from 8 to 48 kHz, mono, stereo and 5.1, one shorter than a clip."""
+    """Two classes of files of five kinds, 8 to 48 kHz, mono, stereo and 5.1, one shorter than a clip."""
     write_sound(root / "calm" / "long.wav", music(0.6, RATE, 2, seed=0), RATE)
     write_sound(root / "calm" / "mono.flac", music(0.4, 44100, 1, seed=1), 44100)
     write_sound(root / "calm" / "short.wav", music(0.05, RATE, 2, seed=2), RATE)  # 13 of the clip's 32 frames

@@ -160,7 +160,7 @@ def is_one_line_error(outcome: Outcome, *parts: str, code: int = 2) -> None:
     """The exit code (2: bad input, 1: a failure in the middle) and one line that holds all of `parts`."""
     screen = outcome.err.replace("\r", "\n").splitlines()
     # What a run says of itself before anything goes wrong.
-    told = ("LayerSync aligns", "digit classifier", "goes on with another", "latents of", "audio index", "timbre classifier")
+    told = ("LayerSync aligns", "digit classifier", "timbre classifier", "goes on with another", "latents of")
     lines = [line for line in screen if line.strip() and "|" not in line and not line.startswith(told)]  # nor bars
     assert outcome.code == code, outcome
     assert len(lines) == 1, outcome.err
