@@ -51,12 +51,12 @@ class AudioAutoencoderConfig:
     kl_weight        of the KL divergence per latent number (nats)
     """
 
-    latent_channels: int = 16
+    latent_channels: int = 32
     ratios: tuple[int, ...] = (8, 8, 4)
     width: int = 16
-    units: int = 2
-    waveform_weight: float = 10.0
-    kl_weight: float = 1e-2
+    units: int = 1
+    waveform_weight: float = 30.0
+    kl_weight: float = 1e-3
 
     def __post_init__(self):
         for name in ("latent_channels", "width"):

@@ -53,8 +53,8 @@ class TrainTokenizerConfig(TokenizerTraining):
     data: SoundConfig = choice(SOUND_DATASETS, default_factory=NotesConfig)
     autoencoder: AudioAutoencoderConfig = field(default_factory=AudioAutoencoderConfig)
     heldout_clips: int = 200
-    steps: int = 1500
-    batch_size: int = 16
+    steps: int = 3000
+    batch_size: int = 4
     lr: float = 1e-3
     name: str = "notes"
 

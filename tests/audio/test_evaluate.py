@@ -1,0 +1,144 @@
+"""`python -m audio.evaluate`: from runs, samples and folders of files to numbers and their records."""
+
+import json
+
+import numpy as np
+import pytest
+
+from audio.protocols import FADTK, ONE_WINDOW
+from tests.audio.audio_files import music, write_sound
+from tests.audio.evaluations import clips, measured, sample, train
+from tests.audio.networks import save_clap, save_vggish
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("user"))
+
+
+@pytest.fixture(scope="module")
+def clap(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clap")
+    save_clap(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("clips")
+    return clips(root / "real", 6), clips(root / "made", 5, seed=1)
+
+
+def test_a_run_measured_again_gives_the_numbers_of_its_training(run, tmp_path):
+    summary = json.loads((run / "summary.json").read_text())
+    found = measured(f"run={run}", out=tmp_path / "again")
+    for name in ("frechet_distance", "class_accuracy"):
+        assert found[name].value == pytest.approx(summary[name], rel=1e-6)
+    assert found["frechet_distance"].num_samples == summary["num_samples"] == 12
+    floor = measured(f"run={run}", "real=notes_heldout", "metrics=[frechet_distance]", out=tmp_path / "heldout")
+    assert floor["frechet_distance"].value != found["frechet_distance"].value
+
+
+def test_written_samples_are_measured_under_the_protocol_that_made_them(run, clap, folders, tmp_path):
+    """FAD of WAV files equals FAD of the run's own samples, which are kept as a file would hold them."""
+    made = sample(run, tmp_path / "samples", "num=6")
+    words = [f"real={folders[0]}", f"clap={clap}", "metrics=[fad]"]
+    own = measured(f"run={run}", "num=6", "seed=0", *words, out=tmp_path / "own")["fad"]
+    written = measured(f"samples={made}", *words, out=tmp_path / "written")["fad"]
+    assert written.value == pytest.approx(own.value, rel=1e-4)
+    assert written.protocol["sampler"] == own.protocol["sampler"]
+    assert written.protocol["decoder"]["sha256"] == own.protocol["decoder"]["sha256"]
+
+
+def test_a_folder_against_a_folder_and_against_its_saved_statistics(clap, folders, tmp_path):
+    real, made = folders
+    words = [f"clap={clap}", f"samples={made}"]
+    direct = measured(*words, f"real={real}", out=tmp_path / "direct")["fad"]
+    assert direct.value > 0 and direct.num_samples == 5
+    measured_file = tmp_path / "real.npz"
+    from audio.evaluate import ENTRY
+
+    ENTRY.main(ENTRY.config([f"real={real}", f"clap={clap}", f"save_reference={measured_file}", "device=cpu"]))
+    saved = measured(*words, f"real={measured_file}", out=tmp_path / "saved")["fad"]
+    assert saved.value == pytest.approx(direct.value, rel=1e-6)
+    same = measured(f"clap={clap}", f"samples={real}", f"real={real}", out=tmp_path / "same")["fad"]
+    assert same.value == pytest.approx(0, abs=1e-9)
+
+
+def test_a_record_says_the_protocol_and_counts_clips(clap, folders, tmp_path):
+    real, made = folders
+    words = [f"clap={clap}", f"samples={made}", f"real={real}", "metrics=[fad]"]
+    one = measured(*words, out=tmp_path / "one")["fad"]
+    many = measured(*words, "protocol=fadtk", out=tmp_path / "many")["fad"]
+    assert ONE_WINDOW.windows_text in one.features["preprocessing"]
+    assert FADTK.windows_text in many.features["preprocessing"]
+    assert one.features != many.features and one.num_samples == many.num_samples == 5
+
+
+def test_statistics_of_another_protocol_are_refused(clap, folders, tmp_path):
+    from audio.evaluate import ENTRY
+
+    file = tmp_path / "real.npz"
+    ENTRY.main(ENTRY.config([f"real={folders[0]}", f"clap={clap}", f"save_reference={file}", "device=cpu"]))
+    with pytest.raises(ValueError, match="a reference of another protocol"):
+        measured(f"samples={folders[1]}", f"real={file}", f"clap={clap}", "protocol=fadtk", out=tmp_path / "out")
+
+
+def test_vggish_takes_every_example_of_a_clip(folders, tmp_path):
+    save_vggish(tmp_path / "vggish.pth")
+    words = [f"samples={folders[1]}", f"real={folders[0]}", "features=vggish", f"vggish={tmp_path / 'vggish.pth'}"]
+    assert measured(*words, out=tmp_path / "out")["fad"].value > 0
+
+
+def test_pairs_of_notes_have_a_divergence(run, tmp_path):
+    made = sample(run, tmp_path / "samples", "num=12")
+    words = [f"samples={made}", "real=notes_heldout", "features=notes"]
+    found = measured(*words, "metrics=[kl,kl_mean,class_accuracy]", out=tmp_path / "out")
+    assert found["kl"].value > 0 and np.isfinite(found["kl_mean"].value)
+    assert 0 <= found["class_accuracy"].value <= 1
+    few = sample(run, tmp_path / "few", "num=5")
+    with pytest.raises(ValueError, match=r"kl pairs each sample with a clip .* 5 samples and 12 clips"):
+        measured(f"samples={few}", "real=notes_heldout", "features=notes", "metrics=[kl]", out=tmp_path / "out2")
+
+
+def test_only_the_middle_of_a_long_file_is_decoded(clap, folders, tmp_path, monkeypatch):
+    import audio.collection
+
+    long = tmp_path / "long"
+    for number in range(3):
+        write_sound(long / f"{number}.wav", music(25, 8000, 1, seed=number), 8000)
+    asked = []
+    read = audio.collection.read
+    told = lambda path, start, frames: asked.append(frames) or read(path, start, frames)  # noqa: E731
+    monkeypatch.setattr(audio.collection, "read", told)
+    measured(f"samples={long}", f"real={folders[0]}", f"clap={clap}", "metrics=[fad]", out=tmp_path / "out")
+    assert 0 < max(asked) <= 10.1 * 48000
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["samples={made}"], "real is null"),
+        (["real={real}"], "run, architecture and samples are null"),
+        (["samples={made}", "real={real}", "features=inception"], "features is 'inception'; allowed"),
+        (["samples={made}", "real={real}", "clap={clap}", "metrics=[fid]"], "'metrics' has 'fid'; allowed"),
+        (["samples={made}", "real={real}", "clap={clap}", "metrics=[clap_score]"], "clap_score"),
+        (["samples={made}", "real=nowhere", "clap={clap}"], "real is 'nowhere'"),
+        (["samples=nowhere", "real={real}", "clap={clap}"], "samples is 'nowhere'"),
+        (["samples={made}", "real={real}", "weights_dir=nowhere"], "music_audioset_epoch_15_esc_90.14.pt"),
+        (["samples={made}", "real={real}", "features=classifier"], "classifier=..."),
+        (["samples={made}", "real={real}", "clap={clap}", "metrics=[fad_infinity]"], "fad_infinity"),
+        (["samples={made}", "real={real}", "clap={clap}", "num=9"], "num is 9, but"),
+    ],
+)
+def test_bad_input_is_one_clear_error(words, message, folders, clap, tmp_path):
+    places = {"real": folders[0], "made": folders[1], "clap": clap}
+    with pytest.raises(ValueError, match=message):
+        measured(*[word.format(**places) for word in words], out=tmp_path / "out")
+
+
+def test_a_broken_file_is_named(clap, folders, tmp_path):
+    clips(tmp_path / "made", 3)
+    (tmp_path / "made" / "text.mp3").write_text("not a sound")
+    with pytest.raises(ValueError, match=r"text\.mp3"):
+        measured(f"samples={tmp_path / 'made'}", f"real={folders[0]}", f"clap={clap}", out=tmp_path / "out")
