@@ -11,14 +11,11 @@ Letters: B batch, C channels, Z latent channels, L samples, T latent frames.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 from torch.nn.utils.parametrizations import weight_norm
@@ -28,11 +25,9 @@ from audio.oobleck import frames_of
 from audio.stft_loss import RESOLUTIONS, mid_side, multi_resolution_stft_loss
 from core.draws import Random
 from core.kl import kl_divergence
-from core.schema import plain, strict
+from core.tokenizer_files import TokenizerFiles
 
 KIND = "conv_oobleck"
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 MAKE_COMMAND = "python -m audio.train_tokenizer"
 MAX_WIDTH_FACTOR = 8
 DILATIONS = (1, 3, 9)
@@ -147,16 +142,33 @@ class SavedAutoencoder:
     latent_std: list[float]
 
 
+def _fault(saved: SavedAutoencoder) -> str | None:
+    channels = saved.autoencoder.latent_channels
+    fits = len(saved.latent_mean) == len(saved.latent_std) == channels
+    sound = all(map(math.isfinite, saved.latent_mean)) and all(0 < std < math.inf for std in saved.latent_std)
+    if saved.sample_rate >= 1 and saved.in_channels >= 1 and fits and sound:
+        return None
+    return (
+        f"needed are sample_rate and in_channels of 1 or more, and for each of the {channels} latent channels a finite "
+        "latent_mean and a latent_std above 0"
+    )
+
+
+FILES = TokenizerFiles(
+    KIND,
+    SavedAutoencoder,
+    lambda saved: AudioAutoencoder(saved.autoencoder, saved.in_channels, saved.sample_rate),
+    _fault,
+    MAKE_COMMAND,
+)
+
+
 def save_autoencoder(
     directory: Path, network: AudioAutoencoder, latent_mean: list[float], latent_std: list[float]
 ) -> None:
     """Write `config.json` and `model.safetensors` into an existing directory."""
-    saved = SavedAutoencoder(
-        KIND, network.sample_rate, network.in_channels, network.config, list(latent_mean), list(latent_std)
-    )
-    (directory / CONFIG_FILE).write_text(json.dumps(plain(saved), indent=2) + "\n")
-    state = {name: value.detach().contiguous().cpu() for name, value in network.state_dict().items()}
-    (directory / WEIGHTS_FILE).write_bytes(save(state))  # save_file would make it unreadable for the group
+    own = (network.sample_rate, network.in_channels, network.config)
+    FILES.write(directory, network, SavedAutoencoder(KIND, *own, list(latent_mean), list(latent_std)))
 
 
 def load_autoencoder(directory: Path) -> tuple[AudioAutoencoder, SavedAutoencoder]:
@@ -164,36 +176,7 @@ def load_autoencoder(directory: Path) -> tuple[AudioAutoencoder, SavedAutoencode
 
     Raises ValueError, naming the file, for one that is missing, damaged or of another kind of model.
     """
-    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (directory / name).is_file()]
-    if missing:
-        raise ValueError(f"tokenizer.path '{directory}' lacks {' and '.join(missing)}; `{MAKE_COMMAND}` makes them")
-    saved = _read_config(directory / CONFIG_FILE)
-    network = AudioAutoencoder(saved.autoencoder, saved.in_channels, saved.sample_rate)
-    try:
-        network.load_state_dict(load_file(directory / WEIGHTS_FILE))
-    except (SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{directory / WEIGHTS_FILE} is damaged or does not fit {CONFIG_FILE}: {reason}") from error
-    return network, saved
-
-
-def _read_config(file: Path) -> SavedAutoencoder:
-    try:
-        content = json.loads(file.read_text())
-    except ValueError as error:  # also text that is not UTF-8
-        raise ValueError(f"{file} is damaged: {error}") from error
-    if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise ValueError(f"{file} does not describe a '{KIND}' autoencoder; `{MAKE_COMMAND}` makes one")
-    saved = strict(SavedAutoencoder, content, str(file))
-    channels = saved.autoencoder.latent_channels
-    fits = len(saved.latent_mean) == len(saved.latent_std) == channels
-    sound = all(map(math.isfinite, saved.latent_mean)) and all(0 < std < math.inf for std in saved.latent_std)
-    if saved.sample_rate < 1 or saved.in_channels < 1 or not (fits and sound):
-        raise ValueError(
-            f"{file} is damaged: needed are sample_rate and in_channels of 1 or more, and for each of the {channels} "
-            "latent channels a finite latent_mean and a latent_std above 0"
-        )
-    return saved
+    return FILES.read(directory)
 
 
 class Snake(nn.Module):

@@ -21,7 +21,15 @@ from audio.sound import ClipFormat
 from core.draws import StepRandom
 from core.provenance import json_sha256
 from core.schema import plain
-from eval.classifier import Classifier, ClassifierEvaluator, Fit, StandIn, fit_classifier
+from eval.classifier import (
+    Classifier,
+    ClassifierEvaluator,
+    ClassifierOptions,
+    Fit,
+    NoEvaluationConfig,
+    StandIn,
+    fit_classifier,
+)
 
 FEATURES = 64
 BANDS, WINDOW_SECONDS, HOP_SECONDS = 48, 0.064, 0.016
@@ -32,28 +40,10 @@ WIDTHS = (24, 48, FEATURES)
 
 
 @dataclass(frozen=True)
-class NotesEvaluationConfig:
-    """Options of the default's evaluation.
+class NotesEvaluationConfig(ClassifierOptions):
+    """The default's evaluation, with as many steps as its classifier needs."""
 
-    num_samples: generated notes; null takes as many as the held-out split has, so that the distance and its floor carry
-    the same bias of small samples. classifier_steps, classifier_seed: training of the classifier, cached in
-    <runs_dir>/cache.
-    """
-
-    num_samples: int | None = None
     classifier_steps: int = 400
-    classifier_seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.num_samples is not None and self.num_samples < 2:
-            raise ValueError(f"evaluation.num_samples is {self.num_samples}; it must be at least 2, or null")
-        if self.classifier_steps < 1:
-            raise ValueError(f"evaluation.classifier_steps is {self.classifier_steps}; it must be at least 1")
-
-
-@dataclass(frozen=True)
-class NoEvaluationConfig:
-    """Nothing is measured at the end of the run."""
 
 
 EVALUATIONS = {"notes": NotesEvaluationConfig, "none": NoEvaluationConfig}

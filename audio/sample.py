@@ -55,9 +55,7 @@ class SampleConfig(sampling.SampleConfig):
             if getattr(self, name) == []:
                 raise ValueError(f"{name} is empty; give one or more, or null")
         if self.seconds is not None and not self.seconds > 0:
-            raise ValueError(
-                f"seconds is {self.seconds}; allowed: above 0, or null: as the training clips"
-            )
+            raise ValueError(f"seconds is {self.seconds}; allowed: above 0, or null: as the training clips")
 
 
 def model_config(config: SampleConfig) -> AudioConfig:
@@ -118,9 +116,7 @@ def request(config: SampleConfig, conditioning: Any) -> Tensor:
             continue
         if not isinstance(conditioning, kind):
             takes = next((name for name, each in kinds.items() if isinstance(conditioning, each)), "none of them")
-            raise ValueError(
-                f"{key} is {wanted!r}, but the model knows other conditions; it takes: {takes}"
-            )
+            raise ValueError(f"{key} is {wanted!r}, but the model knows other conditions; it takes: {takes}")
         return conditioning.named(wanted if isinstance(wanted, list) else [wanted], config.num)
     return conditioning.requests(config.num, config.seed)
 

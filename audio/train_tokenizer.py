@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from audio.autoencoder import CONFIG_FILE, WEIGHTS_FILE, AudioAutoencoder, AudioAutoencoderConfig, save_autoencoder
+from audio.autoencoder import AudioAutoencoder, AudioAutoencoderConfig, save_autoencoder
 from audio.data import SOUND_DATASETS, NotesConfig, SoundConfig, build_dataset, clip_format
 from audio.pcm import write_wav
 from audio.preview import AudioPreview
@@ -27,6 +27,7 @@ from core.distributed import pick_device
 from core.draws import seeded_weights
 from core.rundir import RunDirectory
 from core.schema import choice, plain
+from core.tokenizer_files import CONFIG_FILE, WEIGHTS_FILE
 from core.tokenizer_training import (
     Rows,
     TokenizerTraining,

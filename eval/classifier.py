@@ -30,6 +30,35 @@ log = logging.getLogger(__name__)
 Augment = Callable[[Tensor, StepRandom], Tensor]
 
 
+@dataclass(frozen=True)
+class ClassifierOptions:
+    """Options of a stand-in's evaluation; a domain says how many steps its classifier needs.
+
+    num_samples: to be generated; null takes as many as the held-out split has, so that the distance and its floor carry
+    the same bias of small samples. classifier_steps, classifier_seed: training of the classifier, cached in
+    <runs_dir>/cache.
+    """
+
+    num_samples: int | None = None
+    classifier_steps: int = 300
+    classifier_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_samples is not None and self.num_samples < 2:
+            raise ValueError(f"evaluation.num_samples is {self.num_samples}; it must be at least 2, or null")
+        if self.classifier_steps < 1:
+            raise ValueError(f"evaluation.classifier_steps is {self.classifier_steps}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class NoEvaluationConfig:
+    """Nothing is measured at the end of the run."""
+
+    def build(self, cache: Path, device: torch.device) -> None:
+        """No evaluator."""
+        return None
+
+
 class Classifier(nn.Module):
     """What a domain's network must offer beside the weights of an `nn.Module`."""
 

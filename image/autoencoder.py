@@ -9,23 +9,18 @@ Letters: B batch, C image channels, Z latent channels, H height, W width, f down
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from core.draws import Random
 from core.kl import kl_divergence
-from core.schema import plain, strict
+from core.tokenizer_files import TokenizerFiles
 
 KIND = "conv_kl"
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 MAKE_COMMAND = "python -m image.train_tokenizer"
 MAX_WIDTH_FACTOR = 4
 MAX_GROUPS = 8
@@ -132,12 +127,21 @@ class SavedAutoencoder:
     latent_std: float
 
 
+def _fault(saved: SavedAutoencoder) -> str | None:
+    if saved.in_channels < 1 or not (math.isfinite(saved.latent_mean) and 0 < saved.latent_std < math.inf):
+        return "needed are in_channels >= 1, a finite latent_mean and latent_std > 0"
+    return None
+
+
+FILES = TokenizerFiles(
+    KIND, SavedAutoencoder, lambda saved: ConvKL(saved.autoencoder, saved.in_channels), _fault, MAKE_COMMAND
+)
+
+
 def save_autoencoder(directory: Path, network: ConvKL, latent_mean: float, latent_std: float) -> None:
     """Write `config.json` and `model.safetensors` into an existing directory."""
     saved = SavedAutoencoder(KIND, network.in_channels, network.config, latent_mean, latent_std)
-    (directory / CONFIG_FILE).write_text(json.dumps(plain(saved), indent=2) + "\n")
-    state = {name: value.detach().contiguous().cpu() for name, value in network.state_dict().items()}
-    (directory / WEIGHTS_FILE).write_bytes(save(state))  # save_file would make it unreadable for the group
+    FILES.write(directory, network, saved)
 
 
 def load_autoencoder(directory: Path) -> tuple[ConvKL, SavedAutoencoder]:
@@ -145,30 +149,7 @@ def load_autoencoder(directory: Path) -> tuple[ConvKL, SavedAutoencoder]:
 
     Raises ValueError, naming the file, for one that is missing, damaged or of another kind of model.
     """
-    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (directory / name).is_file()]
-    if missing:
-        raise ValueError(f"tokenizer.path '{directory}' lacks {' and '.join(missing)}; `{MAKE_COMMAND}` makes them")
-    saved = _read_config(directory / CONFIG_FILE)
-    network = ConvKL(saved.autoencoder, saved.in_channels)
-    try:
-        network.load_state_dict(load_file(directory / WEIGHTS_FILE))
-    except (SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{directory / WEIGHTS_FILE} is damaged or does not fit {CONFIG_FILE}: {reason}") from error
-    return network, saved
-
-
-def _read_config(file: Path) -> SavedAutoencoder:
-    try:
-        content = json.loads(file.read_text())
-    except ValueError as error:  # also text that is not UTF-8
-        raise ValueError(f"{file} is damaged: {error}") from error
-    if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise ValueError(f"{file} does not describe a '{KIND}' autoencoder; `{MAKE_COMMAND}` makes one")
-    saved = strict(SavedAutoencoder, content, str(file))
-    if saved.in_channels < 1 or not (math.isfinite(saved.latent_mean) and 0 < saved.latent_std < math.inf):
-        raise ValueError(f"{file} is damaged: needed are in_channels >= 1, a finite latent_mean and latent_std > 0")
-    return saved
+    return FILES.read(directory)
 
 
 class ResidualBlock(nn.Module):

@@ -15,41 +15,27 @@ import torch.nn.functional as F  # noqa: N812, the customary name
 from torch import Tensor, nn
 
 from core.draws import StepRandom
-from eval.classifier import Classifier, ClassifierEvaluator, Fit, StandIn, fit_classifier
+from eval.classifier import (
+    Classifier,
+    ClassifierEvaluator,
+    ClassifierOptions,
+    Fit,
+    NoEvaluationConfig,
+    StandIn,
+    fit_classifier,
+)
 from image.data import DigitsConfig, build_dataset
 
 
 @dataclass(frozen=True)
-class DigitsEvaluationConfig:
-    """Options of the default's evaluation.
+class DigitsEvaluationConfig(ClassifierOptions):
+    """The default's evaluation, with as many steps as its classifier needs."""
 
-    num_samples: generated images; null takes as many as the held-out split has, so that the distance and its floor
-    carry the same bias of small samples. classifier_steps, classifier_seed: training of the classifier, cached in
-    <runs_dir>/cache.
-    """
-
-    num_samples: int | None = None
     classifier_steps: int = 600
-    classifier_seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.num_samples is not None and self.num_samples < 2:
-            raise ValueError(f"evaluation.num_samples is {self.num_samples}; it must be at least 2, or null")
-        if self.classifier_steps < 1:
-            raise ValueError(f"evaluation.classifier_steps is {self.classifier_steps}; it must be at least 1")
 
     def build(self, cache: Path, device: torch.device) -> DigitsEvaluator:
         """The evaluator with its classifier, from the cache or trained now (seconds)."""
         return DigitsEvaluator(self, cache, device)
-
-
-@dataclass(frozen=True)
-class NoEvaluationConfig:
-    """Nothing is measured at the end of the run."""
-
-    def build(self, cache: Path, device: torch.device) -> None:
-        """No evaluator."""
-        return None
 
 
 EVALUATIONS = {"digits": DigitsEvaluationConfig, "none": NoEvaluationConfig}

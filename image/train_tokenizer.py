@@ -20,6 +20,7 @@ from core.draws import StepRandom, seeded_weights
 from core.kl import kl_divergence
 from core.rundir import RunDirectory
 from core.schema import choice, plain
+from core.tokenizer_files import CONFIG_FILE, WEIGHTS_FILE
 from core.tokenizer_training import (
     Rows,
     TokenizerTraining,
@@ -29,7 +30,7 @@ from core.tokenizer_training import (
     output_directory,
     split_by_chance,
 )
-from image.autoencoder import CONFIG_FILE, WEIGHTS_FILE, AutoencoderConfig, ConvKL, save_autoencoder
+from image.autoencoder import AutoencoderConfig, ConvKL, save_autoencoder
 from image.data import PIXEL_DATASETS, DigitsConfig, PixelsDataConfig, build_dataset
 from image.preview import grid
 

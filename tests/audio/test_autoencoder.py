@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from audio.autoencoder import (
-    CONFIG_FILE,
     KIND,
-    WEIGHTS_FILE,
     AudioAutoencoder,
     AudioAutoencoderConfig,
     Snake,
@@ -17,6 +15,7 @@ from audio.autoencoder import (
     save_autoencoder,
 )
 from core.draws import StepRandom, seeded_weights
+from core.tokenizer_files import CONFIG_FILE, WEIGHTS_FILE
 
 CONFIG = AudioAutoencoderConfig(latent_channels=4, ratios=(2, 4), width=8, units=1)
 RATE = 8000

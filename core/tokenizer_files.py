@@ -1,0 +1,75 @@
+"""The files of a tokenizer that a domain trained itself: `config.json`, which describes it, and `model.safetensors`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from core.schema import plain, strict
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+Saved = TypeVar("Saved")
+
+
+@dataclass(frozen=True)
+class TokenizerFiles(Generic[Saved]):
+    """How the files of one kind of network are read and written.
+
+    kind          as its description says it, in the field `kind`
+    schema        dataclass of the description
+    build         a network of the described size, its weights to be loaded
+    fault         what is wrong with the numbers of a description, in words; None: nothing
+    make_command  what makes such files
+    """
+
+    kind: str
+    schema: type[Saved]
+    build: Callable[[Saved], nn.Module]
+    fault: Callable[[Saved], str | None]
+    make_command: str
+
+    def write(self, directory: Path, network: nn.Module, saved: Saved) -> None:
+        """Write both files into an existing directory."""
+        (directory / CONFIG_FILE).write_text(json.dumps(plain(saved), indent=2) + "\n")
+        state = {name: value.detach().contiguous().cpu() for name, value in network.state_dict().items()}
+        (directory / WEIGHTS_FILE).write_bytes(save(state))  # save_file would make it unreadable for the group
+
+    def read(self, directory: Path) -> tuple[Any, Saved]:
+        """The network, on the CPU, and its description.
+
+        Raises ValueError, naming the file, for one that is missing, damaged or of another kind of network.
+        """
+        missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (directory / name).is_file()]
+        if missing:
+            raise ValueError(
+                f"tokenizer.path '{directory}' lacks {' and '.join(missing)}; `{self.make_command}` makes them"
+            )
+        saved = self._describe(directory / CONFIG_FILE)
+        network = self.build(saved)
+        try:
+            network.load_state_dict(load_file(directory / WEIGHTS_FILE))
+        except (SafetensorError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            file = directory / WEIGHTS_FILE
+            raise ValueError(f"{file} is damaged or does not fit {CONFIG_FILE}: {reason}") from error
+        return network, saved
+
+    def _describe(self, file: Path) -> Saved:
+        try:
+            content = json.loads(file.read_text())
+        except ValueError as error:  # also text that is not UTF-8
+            raise ValueError(f"{file} is damaged: {error}") from error
+        if not isinstance(content, dict) or content.get("kind") != self.kind:
+            raise ValueError(f"{file} does not describe a '{self.kind}' autoencoder; `{self.make_command}` makes one")
+        saved = strict(self.schema, content, str(file))
+        fault = self.fault(saved)
+        if fault is not None:
+            raise ValueError(f"{file} is damaged: {fault}")
+        return saved
