@@ -30,11 +30,15 @@ from core.schema import changed_keys
 log = logging.getLogger(__name__)
 
 # Keys that say where and how fast a run is made, not what it computes: it may be continued with other values. What is
-# behind data.root and tokenizer.path is compared by itself, with what the checkpoint remembers of it.
+# behind data.root, data.tsv, conditioning.path and tokenizer.path is compared by itself, with what the checkpoint
+# remembers of it.
 FREE_KEYS = (
     "allow_changes",
+    "conditioning.cache_dir",
+    "conditioning.path",
     "data.cache_dir",
     "data.root",
+    "data.tsv",
     "device",
     "ema.device",
     "ema.snapshot_every",

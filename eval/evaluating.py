@@ -9,7 +9,6 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -28,7 +27,6 @@ from eval.extraction import Extractor, Take, taker
 from eval.record import Facts, Record, table, write_records
 from eval.reference import Reference, save_statistics
 
-T = TypeVar("T")
 NOTHING = {"name": "none", "kind": "none", "sha256": None, "num_samples": None}  # a record's reference
 
 
@@ -56,7 +54,7 @@ class Job:
     def eyes(self) -> dict[str, Extractor]:
         """The extractors, by name."""
         plan, device = self.plan, self.world.device
-        return first_in_main(self.world, lambda: {name: plan.extractor(name, device) for name in plan.metrics})
+        return self.world.first_on_main(lambda: {name: plan.extractor(name, device) for name in plan.metrics})
 
 
 def run_evaluation(config: EvaluateConfig, components: Components, tell: Callable[[str], None]) -> None:
@@ -66,8 +64,8 @@ def run_evaluation(config: EvaluateConfig, components: Components, tell: Callabl
     or interrupted. Raises ValueError for bad input, before anything is written.
     """
     with joined(config.device) as world, StopRequest() as stop:
-        plan = first_in_main(world, lambda: components.plan(config))
-        reference = first_in_main(world, lambda: components.open_reference(plan.reference))
+        plan = world.first_on_main(lambda: components.plan(config))
+        reference = world.first_on_main(lambda: components.open_reference(plan.reference))
         job = Job(config, components, plan, reference, world, lambda: bool(stop))
         try:
             save(job, tell) if config.save_reference is not None else evaluate(job, tell)
@@ -75,13 +73,6 @@ def run_evaluation(config: EvaluateConfig, components: Components, tell: Callabl
             if world.is_main:
                 tell("stopped; the same command goes on with it")
             raise SystemExit(stop.exit_code) from None
-
-
-def first_in_main(world: World, make: Callable[[], T]) -> T:
-    """What `make` gives, in every process; in the main process first, so that bad input is told once."""
-    made: list[T] = []
-    world.on_main(lambda: made.append(make()))
-    return made[0] if made else make()
 
 
 def save(job: Job, tell: Callable[[str], None]) -> None:
@@ -100,7 +91,7 @@ def save(job: Job, tell: Callable[[str], None]) -> None:
 def evaluate(job: Job, tell: Callable[[str], None]) -> None:
     """Make or open the samples, measure them, write the records and tell them."""
     config, plan, world, measures = job.config, job.plan, job.world, job.components.table
-    given = None if plan.making is not None else first_in_main(world, lambda: open_given(job))
+    given = None if plan.making is not None else world.first_on_main(lambda: open_given(job))
     metrics = those_possible(job, given)
     world.on_main(lambda: check(job, metrics, given))
     eyes, chunks = job.eyes(), None
