@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from eval.extraction import Extractor
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -33,6 +32,7 @@ from audio.protocols import ONE_WINDOW, WindowProtocol, laion_int16
 from audio.sound import Sound
 from core.checkpoint import sha256_file
 from core.provenance import json_sha256
+from eval.extraction import Extractor
 from eval.weights import locate, verified
 
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"

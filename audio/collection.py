@@ -22,7 +22,7 @@ from torch import Tensor
 
 from audio.files import AUDIO_SUFFIXES, AudioFacts, probe, read
 from audio.notes import NotesDataset
-from audio.sound import Sound
+from audio.sound import ClipFormat, Sound
 from audio.synthesis import TIMBRES
 from core.checkpoint import sha256_file
 from core.files import files_under
@@ -74,6 +74,17 @@ class FolderSounds(Media):
 
     def _read(self, path: Path, facts: AudioFacts) -> Sound:
         return read(path, *central_span(facts, self.window))
+
+    def check_format(self, clip: ClipFormat) -> None:
+        """Raises ValueError, naming the first file of another format than `clip`, for features that take no other."""
+        needed = (clip.channels, clip.num_samples, clip.sample_rate)
+        for path, facts in zip(self.paths, self.facts_of_files, strict=True):
+            found = (facts.channels, facts.frames, facts.sample_rate)
+            if found != needed:
+                raise ValueError(
+                    f"{path} is a clip of {found} (channels, samples, Hz); features=notes hears those of {needed}, "
+                    "samples of a run with data=notes; features=clap_music, say, hears any"
+                )
 
     @cached_property
     def sha256(self) -> str:

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from audio.collection import ChunkSounds, in_turn, open_sounds
+from audio.collection import ChunkSounds, FolderSounds, in_turn, open_sounds
 from audio.conditioning import TextConfig
 from audio.data import clip_format
 from audio.features import ExtractorSource, NotesSource, build_extractor
@@ -186,11 +186,19 @@ class Measurement:
 
     def open_reference(self, value: str) -> Reference:
         """What the config key `real` names."""
-        return open_reference(value, self.window, lambda split: self.notes.split(split))
+        reference = open_reference(value, self.window, lambda split: self.notes.split(split))
+        self.check_format(reference.media)
+        return reference
+
+    def check_format(self, clips: Media | None) -> None:
+        """Raises ValueError for files that the extractor does not take, before it is made."""
+        if self.features == "notes" and isinstance(clips, FolderSounds):
+            clips.check_format(self.notes.clip)
 
     def open_samples(self, path: Path) -> Media:
         """The clips in a folder of files, or in one that `audio.sample` wrote, and what they were asked to be."""
         clips = open_sounds(path, "samples", self.window)
+        self.check_format(clips)
         clips.read_conditions()
         if self.texts is not None:
             clips.texts = in_turn(self.texts, len(clips))

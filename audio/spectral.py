@@ -49,7 +49,7 @@ class SpectralConfig:
     n_fft: int = 1024
     hop: int = 256
     floor_db: float = -60.0
-    griffin_lim_iterations: int = 16
+    griffin_lim_iterations: int = 24
 
     def __post_init__(self):
         for name in ("bands", "balance_bands", "hop", "griffin_lim_iterations"):
