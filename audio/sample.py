@@ -157,9 +157,17 @@ def write_samples(
         shown += list(media[: MAX_SHOWN - done]) if done < MAX_SHOWN else []
         done += len(media)
     preview.save_picture(torch.stack(shown), conditions[: len(shown)], folder / "grid.png")
-    titles = preview.titles(conditions, len(conditions))
+    titles = texts_asked_for(config, generator.conditioning) or preview.titles(conditions, len(conditions))
     rows = {f"{number:06d}.wav": title for number, title in enumerate(titles)}
     (folder / SOUNDS / "conditions.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def texts_asked_for(config: SampleConfig, conditioning: Any) -> list[str]:
+    """The text behind each of the samples; [] for a model that takes none."""
+    if not isinstance(conditioning, Texts):
+        return []
+    texts = config.prompts or conditioning.config.prompts
+    return [texts[number % len(texts)] for number in range(config.num)]
 
 
 def make_preview_of(generator: Generator) -> AudioPreview:

@@ -9,11 +9,13 @@ from transformers import ClapModel
 
 from audio.clap import HTSAT
 from audio.protocols import FADTK, ONE_WINDOW
+from audio.synthesis import TIMBRES
+from audio.train import ENTRY as TRAIN
 from core.checkpoint import sha256_file
 from eval.record import differences, table
 from tests.audio.audio_files import music, write_sound
-from tests.audio.evaluations import clips, measured, sample, train
-from tests.audio.networks import clap_config, random_network, save_clap, save_laion, save_vggish
+from tests.audio.evaluations import TOY, clips, measured, sample, train
+from tests.audio.networks import clap_config, random_network, save_clap, save_laion, save_t5, save_vggish
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +133,7 @@ def test_only_the_middle_of_a_long_file_is_decoded(clap, folders, tmp_path, monk
     told = lambda path, start, frames: asked.append(frames) or read(path, start, frames)  # noqa: E731
     monkeypatch.setattr(audio.collection, "read", told)
     measured(f"samples={long}", f"real={folders[0]}", f"clap={clap}", "metrics=[fad]", out=tmp_path / "out")
-    assert [count for count in asked if count > 80_000] == [
-        84_000
-    ] * 4  # 10.5 s; the first file once more, for its size
+    assert {count for count in asked if count > 80_000} == {84_000}  # 10.5 s of 25
 
 
 @pytest.mark.parametrize(
@@ -163,3 +163,66 @@ def test_a_broken_file_is_named(clap, folders, tmp_path):
     (tmp_path / "made" / "text.mp3").write_text("not a sound")
     with pytest.raises(ValueError, match=r"text\.mp3"):
         measured(f"samples={tmp_path / 'made'}", f"real={folders[0]}", f"clap={clap}", out=tmp_path / "out")
+
+
+def test_published_weights_are_measured_by_their_experiment_file(run, tmp_path):
+    """As the run itself, whose config the overrides repeat."""
+    (checkpoint,) = (run / "checkpoints").glob("step_*3")
+    words = [word for word in TOY if word.split(".")[0] in ("data", "backbone", "sampler", "evaluation", "tokenizer")]
+    given = ["architecture=notes", f"checkpoint={checkpoint}", *[f"+overrides.{word}" for word in words]]
+    found = measured(*given, f"cache_dir={tmp_path / 'cache'}", out=tmp_path / "out")
+    summary = json.loads((run / "summary.json").read_text())
+    assert found["frechet_distance"].value == pytest.approx(summary["frechet_distance"], rel=1e-6)
+    assert found["class_accuracy"].value == summary["class_accuracy"]
+
+
+def test_classes_are_asked_for_by_name_and_number(run, tmp_path):
+    own = [f"run={run}", "num=4", "metrics=[frechet_distance,class_accuracy]"]
+    number = list(TIMBRES).index("flute")
+    by_number, by_name, balanced = (
+        measured(*own, *label, out=tmp_path / str(place))
+        for place, label in enumerate(([f"labels={number}"], ["labels=flute"], []))
+    )
+    for metric, record in by_number.items():
+        assert record.value == by_name[metric].value
+    keys = set(differences(by_name["class_accuracy"], balanced["class_accuracy"]))
+    assert keys == {"protocol.labels"} and by_name["class_accuracy"].protocol["labels"] == "flute"
+    with pytest.raises(ValueError, match="labels has 'kazoo', which the model does not know"):
+        measured(*own, "labels=kazoo", out=tmp_path / "none")
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory):
+    """The run of a tiny model of texts, and its clips."""
+    place = tmp_path_factory.mktemp("captioned")
+    for number in range(5):
+        write_sound(place / "clips" / f"{number}.wav", music(0.6, 16_000, 2, seed=number), 16_000)
+        (place / "clips" / f"{number}.txt").write_text("birds in rain")
+    save_t5(place / "t5")
+    data = ["data=folder", f"data.root={place / 'clips'}", "data.captions=txt", "data.sample_rate=16000"]
+    data += ["data.seconds=0.512", "data.min_seconds=0.1", f"data.cache_dir={place / 'cache'}"]
+    text = ["conditioning=text", "conditioning.encoder=t5", f"conditioning.path={place / 't5'}"]
+    text += ["conditioning.prompts=[birds,rain]", f"conditioning.cache_dir={place / 'cache'}"]
+    words = [word for word in TOY if not word.startswith(("evaluation", "data.num_notes"))]
+    end = ["evaluation=none", "name=text", f"runs_dir={place / 'runs'}", "trainer.preview_every=0"]
+    TRAIN.main(TRAIN.config([*words, *data, *text, *end]))
+    return place / "runs" / "audio" / "text", place / "clips"
+
+
+def test_samples_of_texts_are_scored_against_what_they_were_asked_to_be(captioned, clap, tmp_path):
+    """Of a run: its own prompts, or those of the command; of written samples: those that made them."""
+    run, real = captioned
+    words = [f"real={real}", f"clap={clap}", "metrics=[fad,clap_score]"]
+    own = measured(f"run={run}", "num=4", *words, out=tmp_path / "own")
+    written = measured(f"samples={sample(run, tmp_path / 's', 'num=4')}", *words, out=tmp_path / "written")
+    asked = measured(f"run={run}", "num=4", "prompts=[dog,cat]", *words, out=tmp_path / "asked")
+    other = sample(run, tmp_path / "s2", "num=4", "prompts=[dog,cat]")
+    again = measured(f"samples={other / 'wav'}", *words, out=tmp_path / "again")
+    for made, read in ((own, written), (asked, again)):
+        for name in ("fad", "clap_score"):
+            assert read[name].value == pytest.approx(made[name].value, rel=1e-9)
+            assert differences(made[name], read[name]) == {}
+    assert own["clap_score"].value != asked["clap_score"].value
+    assert set(differences(own["fad"], asked["fad"])) == {"protocol.prompts"}
+    with pytest.raises(ValueError, match="real is null; needed: a folder of audio files"):
+        measured(f"run={run}", out=tmp_path / "none")

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from audio.evaluate import ENTRY
+from audio.train import ENTRY as TRAIN
 from tests.audio.audio_files import music, write_sound
-from tests.audio.evaluations import clips, measured, train
+from tests.audio.evaluations import TOY, clips, measured
 from tests.audio.networks import save_clap, save_laion
 
 
@@ -30,7 +31,9 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("run"), "evaluation=none", "trainer.steps=1", "trainer.preview_every=0")
+    place, words = tmp_path_factory.mktemp("run"), [word for word in TOY if not word.startswith("evaluation")]
+    TRAIN.main(TRAIN.config([*words, "evaluation=none", "trainer.preview_every=0", f"runs_dir={place / 'runs'}"]))
+    return place / "runs" / "audio" / "notes"
 
 
 def refused(out, message, *words):
@@ -107,12 +110,19 @@ def test_equal_clips_are_nothing_to_measure(place, tmp_path):
 
 
 def test_other_clips_than_notes_are_refused_before_the_classifier_is_trained(place, run, tmp_path):
-    cache = tmp_path / "cache"
-    words = [f"samples={place / 'made'}", f"cache_dir={cache}"]
+    made = clips(tmp_path / "made", 3)
+    (made / "protocol.yaml").write_text(f"run: {run}\nprotocol: {{}}\n")
     message = r"00\.wav is a clip of \(1, 16000, 16000\) .*; features=notes hears those of \(2, 16384, 16000\)"
-    refused(tmp_path / "out", message, *words, "real=notes")
-    refused(tmp_path / "out", message, f"run={run}", f"real={place / 'made'}", "features=notes", "num=2")
-    assert not cache.exists() and not list((run.parents[1] / "cache").glob("timbre*"))
+    refused(tmp_path / "out", message, f"samples={made}", "real=notes")
+    refused(tmp_path / "out", message, f"run={run}", f"real={place / 'real'}", "features=notes", "num=2")
+    assert not list((run.parents[1] / "cache").glob("timbre*"))
+
+
+def test_a_damaged_protocol_is_named(place, tmp_path):
+    made = clips(tmp_path / "made", 3)
+    (made / "protocol.yaml").write_text("- nothing\n")
+    message = r"protocol\.yaml is damaged: no mapping"
+    refused(tmp_path / "out", message, f"samples={made}", f"real={place / 'real'}", f"clap={place / 'clap'}")
 
 
 def test_a_run_is_asked_for_what_it_knows(place, run, tmp_path):

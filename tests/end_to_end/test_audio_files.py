@@ -119,6 +119,8 @@ def test_captions_through_a_text_encoder(vae, place):
     train(*base, "data.captions=txt", "conditioning=text", *own)
     sample("num=2", 'prompts=["a slow piano"]', "out=asked")
     assert len(wavs(place / "asked")) == 2
+    asked = json.loads((place / "asked" / "wav" / "conditions.json").read_text())
+    assert list(asked.values()) == ["a slow piano"] * 2
 
 
 def test_a_random_vae_is_refused_outside_tests(collection, vae, place):
