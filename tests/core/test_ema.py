@@ -10,6 +10,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from core.alignment import LayerSync
+from core.conditioning import LabelConditioning, LabelConfig
 from core.contracts import Batch
 from core.ema import EMA, MAX_WIDTH, EMAConfig, power_exponent, relative_width
 from core.objective import FlowMatching, ObjectiveConfig
@@ -18,7 +19,6 @@ from core.schema import strict
 from core.sharding import local, whole
 from core.step import TrainingLoss
 from image.backbone import SiT
-from image.conditioning import LabelConditioning, LabelConfig
 from image.tokenizer import PixelsConfig, build_tokenizer
 from tests.golden_files import load_golden, with_prefix
 
