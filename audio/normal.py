@@ -20,10 +20,12 @@ from torch import Tensor
 
 from audio.quality import log_mel_correlation
 from audio.tokenizer import AudioTokenizer, Scaling, TokenizerConfig, VAEConfig
+from audio.windows import WindowDataset
 from core.checkpoint import CheckpointStore, read_checkpoint, write_atomic
 from core.data import fingerprint
 from core.draws import numpy_rng
 from core.kl import cache_constants
+from core.latents import array_facts
 from core.provenance import json_sha256
 from core.rundir import RunDirectory
 from core.tokenizer_training import LatentStatistics
@@ -69,7 +71,7 @@ def measured(tokenizer: AudioTokenizer, dataset: Any, cache: Path) -> Measured:
     A function of the tokenizer's weights and the data set; ValueError for a file that is damaged.
     """
     known = {"schema_version": 1, "tokenizer": cache_constants(tokenizer.constants()), "data": fingerprint(dataset)}
-    known |= {"clip": list(dataset.media_shape), "sound": json_sha256(dataset.clip_at(0).flatten().tolist())}
+    known |= {"clip": list(dataset.media_shape), "sound": array_facts(dataset.clip_at(0).numpy())}
     file = cache / f"latents-{json_sha256(known)[:16]}.json"
     if file.exists():
         try:
@@ -88,11 +90,12 @@ def measured(tokenizer: AudioTokenizer, dataset: Any, cache: Path) -> Measured:
 
 @torch.no_grad()
 def measure(tokenizer: AudioTokenizer, dataset: Any) -> Measured:
-    """Latents of at most `MEASURED_CLIPS` clips, and a few clips decoded again."""
+    """Latents of at most `MEASURED_CLIPS` clips, their padding left out, and a few clips decoded again."""
     statistics, correlations, count = LatentStatistics(), [], 0
-    for clips in _clips(dataset):
+    for rows, clips in _clips(dataset):
         mean, std = tokenizer.moments(clips)
-        statistics.add(mean, std)
+        for row, real in enumerate(real_frames(dataset, index, mean.shape[-1]) for index in rows):
+            statistics.add(mean[row : row + 1, :, :real], std[row : row + 1, :, :real])
         if count < HEARD_CLIPS:
             heard = tokenizer.decode(mean).cpu()
             correlations.append(log_mel_correlation(clips[..., : heard.shape[-1]], heard, tokenizer.sample_rate))
@@ -101,11 +104,20 @@ def measure(tokenizer: AudioTokenizer, dataset: Any) -> Measured:
     return Measured(means, stds, torch.cat(correlations).mean().item(), count)
 
 
-def _clips(dataset: Any) -> Iterator[Tensor]:
-    """Clips of a data set (B, C, L) that do not depend on a run's seed."""
+def real_frames(dataset: Any, index: int, frames: int) -> int:
+    """How many of a clip's latent frames are no padding: those of its real tokens."""
+    if not isinstance(dataset, WindowDataset):
+        return frames
+    mask = dataset.mask(index)
+    return int(mask.sum()) * frames // len(mask)
+
+
+def _clips(dataset: Any) -> Iterator[tuple[list[int], Tensor]]:
+    """Rows of a data set, which do not depend on a run's seed, and their clips (B, C, L)."""
     order = numpy_rng("latent statistics").permutation(len(dataset))[:MEASURED_CLIPS]
     for start in range(0, len(order), BATCH):
-        yield torch.stack([dataset.clip_at(int(index)) for index in order[start : start + BATCH]])
+        rows = order[start : start + BATCH].tolist()
+        yield rows, torch.stack([dataset.clip_at(index) for index in rows])
 
 
 def scaling_of_run(run: RunDirectory, tokenizer: AudioTokenizer) -> Scaling | None:

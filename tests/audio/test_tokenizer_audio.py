@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from audio.data import clip_format
-from audio.normal import Measured, measure, measured, scaling_for
+from audio.folder import FolderConfig, FolderDataset
+from audio.normal import Measured, measure, measured, real_frames, scaling_for
 from audio.notes import NotesConfig, NotesDataset
 from audio.tokenizer import (
     ConvOobleckConfig,
@@ -18,7 +19,7 @@ from audio.tokenizer import (
 from audio.train_tokenizer import ENTRY as TRAIN_TOKENIZER
 from audio.train_tokenizer import OUTPUT_FILES
 from core.draws import StepRandom
-from tests.audio.audio_files import music
+from tests.audio.audio_files import music, write_sound
 from tests.end_to_end.audio_runs import HOP, RATE, save_vae
 
 CPU = torch.device("cpu")
@@ -104,6 +105,21 @@ def test_what_was_measured_is_kept_and_damage_is_named(few_notes, tmp_path):
     file.write_text("{")
     with pytest.raises(ValueError, match=r"latents-.*json is damaged, delete it"):
         measured(tokenizer, few_notes, tmp_path)
+
+
+def test_padding_is_not_measured(tmp_path):
+    """A short file among others moves no statistic by the silence behind it."""
+    write_sound(tmp_path / "a" / "long.wav", music(1.0, 16000, 2, seed=0), 16000)
+    config = FolderConfig(root=str(tmp_path / "a"), seconds=0.512, sample_rate=16000, cache_dir=None, min_seconds=0.1)
+    clip = clip_format(config, 256, 1)
+    tokenizer, _ = build_tokenizer(SpectralTokenizerConfig(griffin_lim_iterations=1), 16000, 2, CPU)
+    write_sound(tmp_path / "a" / "short.wav", music(0.256, 16000, 2, seed=1), 16000)
+    data = FolderDataset(config, clip)
+    real = [real_frames(data, index, clip.num_tokens) for index in range(2)]
+    assert sorted(real) == [16, 32]
+    found = measure(tokenizer, data)
+    parts = [tokenizer.moments(data.clip_at(index)[None])[0][0, :, : real[index]] for index in range(2)]
+    torch.testing.assert_close(torch.tensor(found.mean), torch.cat(parts, dim=1).mean(1), atol=1e-5, rtol=1e-5)
 
 
 def test_random_weights_are_found_out(vae, few_notes):
