@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import shlex
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
 
 from audio.conditioning import (
     CONDITIONINGS,
+    ConditioningConfig,
     LabelConfig,
     NoneConfig,
     TagsConfig,
@@ -73,14 +75,20 @@ def cache_job(config: CacheConfig, device: torch.device) -> CacheJob:
 
 def use_command(config: CacheConfig, root: Path) -> str:
     """The command that trains on the cache; experiment, backbone and evaluation are the reader's choice."""
-    data = config.data
+    data, nodes = config.data, plain(config)
     values = {"root": RunDirectory(root).shown(), "seconds": data.seconds, "sample_rate": data.sample_rate}
     words = [override(f"data.{key}", value) for key, value in (values | {"channels": data.channels}).items()]
-    tokenizer = plain(config)["tokenizer"]
-    words.append(f"tokenizer={tokenizer['name']}")
-    words += [override(f"tokenizer.{key}", tokenizer[key]) for key in ("path", "subfolder") if tokenizer.get(key)]
-    kind = plain(config)["conditioning"]["name"]
-    return f"python -m audio.train data=latents {' '.join(words)} conditioning={kind} evaluation=none"
+    for node in ("tokenizer", "conditioning"):
+        words += [f"{node}={nodes[node]['name']}", *own_keys(node, getattr(config, node))]
+    if config.conditioning.drop == 0:
+        words.append("sampler.guidance_scale=1")  # there is no unconditional pass to guide with
+    return f"python -m audio.train data=latents {' '.join(map(shlex.quote, words))} evaluation=none"
+
+
+def own_keys(node: str, config: TokenizerConfig | ConditioningConfig) -> list[str]:
+    """Overrides for what is not as by default in a node of the config."""
+    changed = [each.name for each in fields(config) if getattr(config, each.name) != each.default]
+    return [override(f"{node}.{name}", plain(config)[name]) for name in changed]
 
 
 ENTRY = Entry(main, "audio.conf", "cache", CacheConfig)

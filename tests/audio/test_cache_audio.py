@@ -1,6 +1,8 @@
 """`python -m audio.cache`: cached moments give the run that the sound itself gives, masks included."""
 
 import json
+import re
+import shlex
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from audio.cache import ENTRY as CACHE
 from audio.train import ENTRY as TRAIN
 from audio.train import build_domain
 from core.latents import LENGTHS, LatentShards
+from tests.audio.networks import save_t5
 from tests.end_to_end.audio_runs import RATE, SECONDS, clips, make_collection, notes, save_vae
 
 FEW = ["trainer.steps=4", "trainer.preview_every=0"]
@@ -106,3 +109,36 @@ def test_a_run_that_does_not_fit_the_cache_is_refused(overrides, words, collecti
     mode = [] if "conditioning=labels" in overrides else ["conditioning=none"]
     with pytest.raises(ValueError, match=words):
         losses(tmp_path, *base, *mode, "data=latents", f"data.root={root}", *CLIP, *overrides)
+
+
+def told_command(capsys):
+    """The words after `python -m audio.train` that a cache has printed for its use."""
+    return shlex.split(re.search(r"python -m audio\.train (.*)", capsys.readouterr().out)[1])
+
+
+@pytest.mark.parametrize("kind", ["none", "labels", "text"])
+def test_the_command_that_it_prints_opens_the_cache(kind, collection, vae, tmp_path, capsys):
+    """Also with a VAE in the top folder, without an unconditional pass, and with a text encoder."""
+    words = [f"conditioning={kind}"]
+    if kind == "labels":
+        words += ["data.classes=folders"]
+    if kind == "text":
+        save_t5(tmp_path / "t5")
+        paths = sorted(str(each.relative_to(collection)) for each in collection.rglob("*") if each.is_file())
+        (collection / "captions.csv").write_text("\n".join(["path,caption", *(f"{each},a sound" for each in paths)]))
+        own = [f"path={tmp_path / 't5'}", "encoder=t5", 'prompts=["a dog, twice"]', f"cache_dir={tmp_path}"]
+        words += ["data.captions=captions.csv", *(f"conditioning.{each}" for each in own)]
+    cached(collection, vae, tmp_path / "latents_of", *words)
+    config = TRAIN.config([*told_command(capsys), f"runs_dir={tmp_path}"])
+    domain = build_domain(config, torch.device("cpu"), evaluate=False)
+    assert domain.latent_shape == (4, 32) and len(domain.dataset) > 7
+    assert "mask" in domain.dataset.item(0, np.random.default_rng(0))
+
+
+def test_the_command_of_notes_names_the_codec_that_was_used(tmp_path, capsys):
+    out = tmp_path / "latents_of"
+    words = ["data.num_notes=24", f"out={out}", "num_workers=0", "device=cpu", f"runs_dir={tmp_path}"]
+    CACHE.main(CACHE.config([*words, "tokenizer.griffin_lim_iterations=2", "tokenizer.bands=32"]))
+    config = TRAIN.config([*told_command(capsys), f"runs_dir={tmp_path}"])
+    assert (config.tokenizer.bands, config.tokenizer.griffin_lim_iterations) == (32, 2)
+    assert len(build_domain(config, torch.device("cpu"), evaluate=False).dataset) == 24

@@ -161,6 +161,7 @@ def is_one_line_error(outcome: Outcome, *parts: str, code: int = 2) -> None:
     screen = outcome.err.replace("\r", "\n").splitlines()
     # What a run says of itself before anything goes wrong.
     told = ("LayerSync aligns", "digit classifier", "timbre classifier", "goes on with another", "latents of")
+    told += ("audio index of",)
     lines = [line for line in screen if line.strip() and "|" not in line and not line.startswith(told)]  # nor bars
     assert outcome.code == code, outcome
     assert len(lines) == 1, outcome.err

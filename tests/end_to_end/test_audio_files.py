@@ -1,7 +1,9 @@
 """`python -m audio.train` on folders of real files, with a tiny random VAE in diffusers' format."""
 
 import json
+import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -149,6 +151,21 @@ def test_a_killed_run_is_the_undisturbed_one(kind, collection, vae, zygote, tmp_
     session.kill()
     assert len(steps_of(run)) > 0 and not (run / "summary.json").exists()
     shutil.rmtree(places[1] / "runs" / "cache")
+    same_run(whole, uninterrupted(zygote, places[1], *arguments))
+
+
+def test_a_stopped_run_with_a_worker_is_the_undisturbed_one(collection, vae, zygote, tmp_path):
+    """SIGTERM to the command and its worker, which is decoding files: the step is finished and saved."""
+    arguments = clips(collection, vae, *SAVING, "trainer.steps=40", "trainer.preview_every=0", "trainer.num_workers=1")
+    places = [tmp_path / name for name in ("whole", "stopped")]
+    for place in places:
+        place.mkdir()
+    whole, run = uninterrupted(zygote, places[0], *arguments), places[1] / RUN
+    session = zygote.train(*arguments, cwd=places[1], module="audio.train")
+    session.until(lambda: len(steps_of(run)) > 0)
+    os.killpg(session.pid, signal.SIGTERM)
+    assert session.wait() == 128 + signal.SIGTERM, session.said()
+    assert "of 40; the same command continues" in session.said() and "Traceback" not in session.said()
     same_run(whole, uninterrupted(zygote, places[1], *arguments))
 
 

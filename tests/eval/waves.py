@@ -1,0 +1,124 @@
+"""A toy domain for the machinery of evaluation: waves of different length in .npy files, looked at window by window."""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from eval.chunks import AS_THEY_ARE
+from eval.collection import Media
+from eval.evaluating import run_evaluation
+from eval.evaluation import Components, EvaluateConfig, Plan
+from eval.extraction import Extractor
+from eval.measuring import Metric, Table, class_accuracy, frechet, kernel, labels_missing, precision_recall_metrics
+from eval.npz import npz_keys
+from eval.reference import FACTS, MediaReference, StatisticsReference
+
+WINDOW = 8
+
+
+class Waves(Media):
+    """Files in the order of their names; one that is called ...-k.npy is of class k."""
+
+    kind, unit = "folder", "wave"
+
+    def __init__(self, folder):
+        self.name, self.paths = folder.name, sorted(folder.glob("*.npy"))
+        if not self.paths:
+            raise ValueError(f"{folder} holds no wave")
+        if all("-" in path.stem for path in self.paths):
+            self.labels = torch.tensor([int(path.stem.split("-")[1]) for path in self.paths])
+
+    def __len__(self):
+        return len(self.paths)
+
+    def rows(self, first, last):
+        return [torch.from_numpy(np.load(path)) for path in self.paths[first:last]]
+
+    @property
+    def sha256(self):
+        return "0" * 64
+
+
+class Windows(Extractor):
+    """Mean and deviation of each window; and one row of logits for each wave, the class that its mean is nearest to."""
+
+    name, main, preprocessing, weights_sha256, takes_floats = "windows", "moves", "none", "1" * 64, True
+
+    def __call__(self, rows):
+        cut = [row.unfold(0, WINDOW, WINDOW) for row in rows]
+        moves = torch.cat([torch.stack([each.mean(1), each.std(1)], 1) for each in cut])
+        means = torch.stack([row.mean() for row in rows])
+        return {"moves": moves, "logits": -(means[:, None] - torch.arange(3)).abs()}
+
+
+ANY = ("windows",)
+LABELLED = {"needs": "nothing", "at_least": 1, "missing": labels_missing("names that end in the class")}
+TABLE = Table(
+    {
+        "distance": Metric(frechet, ANY),
+        **precision_recall_metrics(ANY, k=2),
+        "kid": Metric(kernel(subsets=3, size=4), ANY, needs="features", at_least=4),
+        "class_accuracy": Metric(class_accuracy, ANY, of="logits", **LABELLED),
+        "window_accuracy": Metric(class_accuracy, ANY, **LABELLED),  # of an extractor's rows that are no samples
+    },
+    {"windows": ("distance", "class_accuracy")},
+    unit="wave",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WavesConfig(EvaluateConfig):
+    """The reference is what `real` names."""
+
+    real: str | None = None
+
+
+def open_reference(value, root):
+    path = root / value
+    if path.suffix == ".npz" and FACTS in npz_keys(path):
+        return StatisticsReference(path, "wave", "real")
+    return MediaReference(Waves(path), None)
+
+
+def plan(config):
+    config.check_target("real", config.real, "a folder of waves")
+    return Plan(
+        None, config.real, TABLE.plan(config.metrics, config.features or "windows"), lambda name, device: Windows()
+    )
+
+
+def measure_waves(root, **keys):
+    """What the command tells, a line each; paths are below `root`."""
+    config = WavesConfig(device="cpu", feature_batch_size=3, **keys)
+    components = Components(
+        table=TABLE,
+        plan=plan,
+        open_reference=functools.partial(open_reference, root=root),
+        open_samples=Waves,
+        size_of=lambda media: None,
+        check_size=lambda size, reference: None,
+        form=lambda extractors: AS_THEY_ARE,
+        key="real",
+    )
+    told = []
+    run_evaluation(config, components, told.append)
+    return told
+
+
+def save_waves(folder, count, seed=0, labelled=False):
+    """Waves of one to four windows, with the mean of their class 0, 1 or 2; the folder."""
+    folder.mkdir()
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        label = number % 3
+        wave = label + 0.1 * rng.normal(size=WINDOW * (1 + number % 4))
+        np.save(folder / f"{number:03d}{f'-{label}' if labelled else ''}.npy", wave.astype(np.float32))
+    return folder
+
+
+def windows_of(folder):
+    """All windows' features (n', 2) of the waves in a folder, by hand."""
+    cut = [np.load(path).reshape(-1, WINDOW) for path in sorted(folder.glob("*.npy"))]
+    return np.concatenate([np.stack([each.mean(1), each.std(1, ddof=1)], 1) for each in cut])
