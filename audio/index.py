@@ -85,7 +85,7 @@ def _look(root: Path, path: str, old: Entry | None) -> Entry | str:
 def _judge(broken: dict[str, str], max_broken: int) -> None:
     if len(broken) > max_broken:
         first = "; ".join(list(broken.values())[:NUM_LISTED])
-        raise ValueError(f"{len(broken)} broken audio files, data.max_broken is {max_broken}; the first are {first}")
+        raise ValueError(f"broken audio files: {len(broken)}, data.max_broken is {max_broken}; the first: {first}")
     for why in broken.values():
         log.warning("left out: %s", why)
 

@@ -123,12 +123,13 @@ def request(config: SampleConfig, conditioning: Any) -> Tensor:
 
 def asked(config: SampleConfig) -> str:
     """What is asked for, as a part of a folder's name."""
+    length = "" if config.seconds is None else f"_{config.seconds:g}s"
     for key in ("labels", "tags", "prompts"):
         wanted = getattr(config, key)
         if wanted is not None:
             words = "-".join(str(each) for each in (wanted if isinstance(wanted, list) else [wanted]))
-            return f"{key}_{''.join(letter if letter.isalnum() else '-' for letter in words)[:60]}"
-    return "all"
+            return f"{key}_{''.join(letter if letter.isalnum() else '-' for letter in words)[:60]}{length}"
+    return f"all{length}"
 
 
 def told(config: SampleConfig, model: AudioConfig) -> dict[str, Any]:

@@ -55,6 +55,10 @@ class SpectralConfig:
         for name in ("bands", "balance_bands", "hop", "griffin_lim_iterations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"tokenizer.{name} is {getattr(self, name)!r}; allowed: 1 or more")
+        if self.balance_bands > self.bands:
+            raise ValueError(
+                f"tokenizer.balance_bands is {self.balance_bands}; allowed: at most tokenizer.bands, {self.bands}"
+            )
         if self.hop % 2:
             raise ValueError(f"tokenizer.hop is {self.hop}; allowed: even numbers")
         if self.n_fft % self.hop or self.n_fft < 2 * self.hop:

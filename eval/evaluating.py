@@ -82,7 +82,7 @@ def save(job: Job, tell: Callable[[str], None]) -> None:
     if len(job.plan.metrics) != 1 or media is None:
         raise ValueError(f"save_reference needs one extractor, got {names}, and {units} as {key}")
     (extractor,) = job.eyes().values()
-    features, path = job.take(media, extractor), Path(job.config.save_reference)
+    features, path = job.take(job.reference.seen_by(extractor), extractor), Path(job.config.save_reference)
     job.world.on_main(lambda: save_statistics(path, job.reference, extractor, features))
     if job.world.is_main:
         tell(f"statistics of {len(media)} {units} in the features of {names}: {path}")

@@ -32,7 +32,7 @@ from eval.linear import (
     mean_iou,
     predict_segments,
 )
-from eval.masks import count_classes, read_masks
+from eval.masks import count_classes, image_shape, read_masks
 from eval.splits import Part, Split, split_rows
 
 NAME = "probe"
@@ -229,6 +229,8 @@ def main(config: ProbeConfig) -> None:
     folder = findings_folder(config.run, config.out, NAME, config.overwrite)
     opened = {"checkpoint": config.checkpoint, "data": config.data}
     inside = open_run(config.run, config.weights, config.device, **opened)
+    if config.masks.source is not None:
+        image_shape(inside)  # refuses other media before the linear probe has taken its time
     split = split_rows(inside, config.heldout, config.seed)
     sides = split.train.first(config.num_train), split.heldout.first(config.num_heldout)
     results: dict[str, Any] = {"split": split.kind}

@@ -45,6 +45,10 @@ class Reference:
         """What a record says of it: name, kind, sha256, num_samples."""
         raise NotImplementedError
 
+    def seen_by(self, extractor: Extractor) -> Media | None:
+        """Its media in the form that the extractor looks at."""
+        return self.media
+
     def check(self, metrics: Wanted, features: str) -> None:
         """Raises ValueError for metrics that need more than it has, and `features` it was not measured with."""
 
@@ -68,10 +72,11 @@ class MediaReference(Reference):
     def against(self, metrics: Wanted, extractor: Extractor, take: Take) -> Against | None:
         if all(metric.needs == "nothing" for metric in metrics.values()):
             return Against({}, {})
-        features = take(self.media, extractor)
+        media = self.seen_by(extractor)
+        features = take(media, extractor)
         if features is None:
             return None
-        return Against({of: moments(features[of]) for of in streams(metrics, extractor)}, features, self.media)
+        return Against({of: moments(features[of]) for of in streams(metrics, extractor)}, features, media)
 
 
 class StatisticsReference(Reference):

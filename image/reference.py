@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from core.checkpoint import sha256_file
+from core.pixels import to_uint8
 from eval.collection import ArrayMedia, Media
 from eval.extraction import Extractor, Take
 from eval.measuring import Against, Wanted
@@ -64,6 +65,20 @@ class AdmReference(Reference):
         return Against(load_statistics(self.path, metrics, extractor).moments, features, self.media)
 
 
+class DigitsReference(MediaReference):
+    """scikit-learn's digits in [-1, 1]; as the bytes of image files for an extractor that takes no floats."""
+
+    def __init__(self, split: str):
+        digits = build_dataset(DigitsConfig(split=split))
+        name = f"scikit-learn's digits, {split}"
+        media = ArrayMedia(name, "image", digits.images, digits.labels)
+        super().__init__(media, size_of(media))
+        self.as_bytes = ArrayMedia(name, "image", to_uint8(digits.images), digits.labels)
+
+    def seen_by(self, extractor: Extractor) -> Media:
+        return self.media if extractor.takes_floats else self.as_bytes
+
+
 def size_of(images: Media) -> Size:
     """(H, W)."""
     return tuple(images.rows(0, 1).shape[-2:])
@@ -79,9 +94,7 @@ def check_size(size: Size, reference: Reference) -> None:
 def open_reference(value: str) -> Reference:
     """What the config key `reference` names; ValueError for what is none, and for a damaged file."""
     if value in DIGITS and not Path(value).exists():
-        split = build_dataset(DigitsConfig(split=DIGITS[value]))
-        name = f"scikit-learn's digits, {DIGITS[value]}"
-        return of_images(ArrayMedia(name, "image", split.images, split.labels))
+        return DigitsReference(DIGITS[value])
     path = Path(value).expanduser()
     if path.is_file() and path.suffix == ".npz":
         keys = npz_keys(path)

@@ -351,7 +351,7 @@ def test_no_audio_found_is_an_error(tmp_path):
 def test_broken_files_are_an_error_or_are_left_out(tmp_path):
     write(tmp_path, "a.wav", 1)
     (tmp_path / "text.mp3").write_text("no sound")
-    with pytest.raises(ValueError, match=r"1 broken audio files, data.max_broken is 0.*text\.mp3"):
+    with pytest.raises(ValueError, match=r"broken audio files: 1, data.max_broken is 0.*text\.mp3"):
         folder(tmp_path)
     data = folder(tmp_path, max_broken=1)
     assert (len(data), data.num_broken) == (1, 1)

@@ -138,11 +138,11 @@ def test_a_damaged_index_is_made_anew_with_a_warning(root, cache, caplog, damage
 def test_broken_files_are_an_error_that_lists_the_first_five(root, cache):
     for number in range(7):
         (root / f"x{number}.mp3").write_text("no sound")
-    with pytest.raises(ValueError, match=r"7 broken audio files, data.max_broken is 0; the first are") as error:
+    with pytest.raises(ValueError, match=r"broken audio files: 7, data.max_broken is 0; the first:") as error:
         index_audio(root, find_audio(root), cache)
     assert "x4.mp3" in str(error.value)
     assert "x5.mp3" not in str(error.value)
-    with pytest.raises(ValueError, match=r"7 broken audio files, data.max_broken is 6"):
+    with pytest.raises(ValueError, match=r"broken audio files: 7, data.max_broken is 6"):
         index_audio(root, find_audio(root), cache, max_broken=6)
 
 

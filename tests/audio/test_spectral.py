@@ -199,6 +199,7 @@ def test_a_sine_at_full_scale_has_magnitude_one():
     [
         ({"bands": 0}, "tokenizer.bands is 0"),
         ({"balance_bands": 0}, "tokenizer.balance_bands is 0"),
+        ({"balance_bands": 65}, "tokenizer.balance_bands is 65; allowed: at most tokenizer.bands, 64"),
         ({"hop": 255}, "tokenizer.hop is 255; allowed: even"),
         ({"n_fft": 1000}, "tokenizer.n_fft is 1000"),
         ({"n_fft": 256}, "tokenizer.n_fft is 256; allowed: 2, 3"),

@@ -1,6 +1,7 @@
 """From the command line to a checked config, and from an exception to one line and an exit code."""
 
 import importlib
+import logging
 import subprocess
 import sys
 import textwrap
@@ -162,6 +163,18 @@ def bad(outcome, *parts):
     assert err.count("\n") == 1, err
     assert err.endswith("\n")
     assert all(part in err for part in parts), err
+
+
+def test_what_our_packages_log_is_shown_and_nobody_elses(entry, capsys):
+    names = ("core.part", "eval.part", "toy_entry.part", "other.part")
+
+    def main(config):
+        for name in names:
+            logging.getLogger(name).info("said by %s", name)
+
+    run_entry(main, config_module=MODULE, config_name="train", schema=entry.Config, argv=[])
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"said by {name}" for name in names[:3]]
 
 
 # compose_config

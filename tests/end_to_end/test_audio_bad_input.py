@@ -89,7 +89,9 @@ def test_a_file_that_cannot_be_used_is_one_line_that_names_it(train, root, tmp_p
 
 def test_several_broken_files_are_one_line_too_and_can_be_allowed(train, root):
     text(root), empty(root)
-    is_one_line_error(train("data.max_broken=1"), "2 broken audio files, data.max_broken is 1", "song.flac", "song.mp3")
+    is_one_line_error(
+        train("data.max_broken=1"), "broken audio files: 2, data.max_broken is 1", "song.flac", "song.mp3"
+    )
     outcome = train("data.max_broken=2")
     assert outcome.code == 0, outcome
     assert outcome.err.count("left out: audio file") == 2
@@ -102,7 +104,7 @@ def test_the_command_in_its_own_process_says_one_line_and_no_warning(zygote, roo
     assert session.wait() == 2
     [told, error] = session.err.read_text().splitlines()
     assert told.startswith("audio index of 3 files")
-    assert error.startswith("error: 1 broken audio files") and "song.flac" in error
+    assert error.startswith("error: broken audio files: 1") and "song.flac" in error
     (root / "song.flac").unlink()
     session = zygote.train(*clips(root, vae, *FEW), cwd=tmp_path, module="audio.train")
     assert session.wait() == 0, session.said()

@@ -58,7 +58,8 @@ def test_the_blocks_can_be_probed_and_compared(run):
     assert (run / "inside" / "pca_t0.50.png").exists()
 
 
-def test_a_segmentation_is_refused_by_name(run, tmp_path):
+def test_a_segmentation_is_refused_by_name_and_at_once(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("eval.probe.linear_probe", lambda *sides: pytest.fail("the linear probe was computed first"))
     with pytest.raises(ValueError, match="this is for images: the run's domain is 'audio'"):
         words = ["t=[1.0]", "num_train=12", "num_heldout=12", "masks.source=foreground", f"out={tmp_path}"]
         PROBE.main(PROBE.config([f"run={run}", *words, "device=cpu"]))

@@ -76,8 +76,10 @@ def test_a_folder_of_five_formats_trains_and_samples_without_the_data(collection
     assert all(heard_alike(*(place / out / "wav" / name for out in ("whole", "alone"))) for name in names)
     samples, rate = read_wav(place / "whole" / "wav" / "000000.wav")
     assert (samples.shape, rate) == ((2, 1024), RATE)
-    sample("num=1", "seconds=0.05", "out=shorter")
-    assert read_wav(place / "shorter" / "wav" / "000000.wav")[0].shape == (2, int(0.05 * RATE) // HOP * HOP)
+    sample("num=1")
+    sample("num=1", "seconds=0.05")  # beside it, in a folder of its own
+    shorter = RUN / "samples" / "ema_all_0.05s_seed0"
+    assert read_wav(shorter / "wav" / "000000.wav")[0].shape == (2, int(0.05 * RATE) // HOP * HOP)
     with pytest.raises(ValueError, match=r"seconds is 9; the model makes clips of 0.004 to 0.128 s"):
         sample("num=1", "seconds=9", "out=longer")
     with pytest.raises(ValueError, match="labels is 'calm', but the model knows other conditions"):

@@ -13,6 +13,7 @@ import torch
 import image.evaluate
 import image.sample
 import image.train
+from core.pixels import to_uint8
 from core.provenance import json_sha256
 from core.rundir import RunDirectory
 from eval.neighbours import Blocks, precision_recall
@@ -204,6 +205,23 @@ def test_a_folder_and_an_npz_of_the_same_images_give_the_same_numbers(tmp_path, 
     cov = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     by_hand = difference @ difference + np.trace(cov[0] + cov[1] - 2 * scipy.linalg.sqrtm(cov[0] @ cov[1]).real)
     assert record.value == pytest.approx(by_hand, rel=1e-3)
+
+
+def test_digits_are_a_reference_for_every_extractor(tmp_path, dinov2):
+    digits = open_reference("digits_heldout")
+    rows = to_uint8(digits.media.rows(0, 20)).permute(0, 2, 3, 1).numpy()
+    samples, stats = save_npz(tmp_path / "a.npz", rows), tmp_path / "stats.npz"
+    common = ["features=dinov2", f"dinov2={dinov2}"]
+    save = ["reference=digits_heldout", f"save_reference={stats}", "device=cpu", *common]
+    image.evaluate.ENTRY.main(image.evaluate.ENTRY.config(save))
+    live, saved = (
+        measured(f"samples={samples}", f"reference={each}", *common, out=tmp_path / out)["fd_dinov2"]
+        for each, out in (("digits_heldout", "live"), (stats, "saved"))
+    )
+    assert saved.value == pytest.approx(live.value, rel=1e-6) and live.value > 0
+    eye = build_extractor("dinov2", WeightsSource(dinov2=dinov2), CPU)
+    seen = digits.seen_by(eye).rows(0, 20)
+    assert seen.dtype == torch.uint8 and torch.equal(seen.permute(0, 2, 3, 1), torch.from_numpy(rows))
 
 
 def test_saved_statistics_give_the_numbers_of_the_images(tmp_path, dinov2):
