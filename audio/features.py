@@ -114,7 +114,8 @@ class NotesFeatures(Extractor):
                     "samples of a run with data=notes"
                 )
         media, network = torch.stack([sound.samples for sound in rows]).to(self.device), self.evaluator.classifier
-        return {"hidden": network.features(media).cpu(), "logits": network(media).cpu()}
+        hidden = network.features(media)
+        return {"hidden": hidden.cpu(), "logits": network.head(hidden).cpu()}
 
 
 def build_extractor(name: str, source: ExtractorSource, device: torch.device) -> Extractor:

@@ -18,6 +18,7 @@ from torchaudio.transforms import MelSpectrogram
 from audio.data import clip_format
 from audio.notes import NotesConfig, NotesDataset
 from audio.sound import ClipFormat
+from audio.spectral import power_of
 from core.draws import StepRandom
 from core.provenance import json_sha256
 from core.schema import plain
@@ -43,7 +44,7 @@ WIDTHS = (24, 48, FEATURES)
 class NotesEvaluationConfig(ClassifierOptions):
     """The default's evaluation, with as many steps as its classifier needs."""
 
-    classifier_steps: int = 400
+    classifier_steps: int = 300
 
 
 EVALUATIONS = {"notes": NotesEvaluationConfig, "none": NoEvaluationConfig}
@@ -55,7 +56,8 @@ class TimbreClassifier(Classifier):
     def __init__(self, sample_rate: int, num_classes: int):
         super().__init__()
         n_fft = 1 << (round(WINDOW_SECONDS * sample_rate) - 1).bit_length()
-        self.mel = MelSpectrogram(sample_rate, n_fft, hop_length=round(HOP_SECONDS * sample_rate), n_mels=BANDS)
+        hop = round(HOP_SECONDS * sample_rate)
+        self.mel = MelSpectrogram(sample_rate, n_fft, hop_length=hop, n_mels=BANDS, power=None)
         self.full_scale = (n_fft / 4) ** 2  # power of a sine of amplitude 1 under a Hann window
         layers, before = [], 1
         for width in WIDTHS:
@@ -66,13 +68,10 @@ class TimbreClassifier(Classifier):
 
     def features(self, media: Tensor) -> Tensor:
         """Clips (B, C, L) in [-1, 1] -> (B, 64)."""
-        power = self.mel(media).mean(1) / self.full_scale  # (B, M, F)
+        power = power_of(self.mel.spectrogram(media)).mean(1) / self.full_scale
+        power = self.mel.mel_scale(power)  # (B, M, F)
         picture = rearrange(power.clamp_min(10 ** (FLOOR_DB / 10)).log10() * (-20 / FLOOR_DB) + 1, "b m f -> b 1 m f")
         return self.layers(picture).mean((2, 3))
-
-    def forward(self, media: Tensor) -> Tensor:
-        """Clips (B, C, L) in [-1, 1] -> logits (B, K)."""
-        return self.head(self.features(media))
 
 
 def played_elsewhere(notes: Tensor, random: StepRandom) -> Tensor:

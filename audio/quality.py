@@ -15,6 +15,7 @@ import torchaudio.functional
 from einops import rearrange
 from torch import Tensor
 
+from audio.spectral import power_of
 from audio.stft_loss import RESOLUTIONS, multi_resolution_stft_loss
 
 WINDOW_SECONDS = 0.064  # of the mel front end, about: a power of two of samples
@@ -71,7 +72,7 @@ def log_mel_db(media: Tensor, sample_rate: int) -> Tensor:
     window = torch.hann_window(n_fft, device=media.device)
     flat = rearrange(media.float(), "b c l -> (b c) l")
     options = {"hop_length": n_fft // 4, "window": window, "pad_mode": "constant", "return_complex": True}
-    power = (torch.stft(flat, n_fft, **options) * (2 / window.sum())).abs().square()
+    power = power_of(torch.stft(flat, n_fft, **options) * (2 / window.sum()))
     filters = torchaudio.functional.melscale_fbanks(n_fft // 2 + 1, 0.0, sample_rate / 2, MEL_BANDS, sample_rate)
     mel = torch.einsum("nft,fm->nmt", power, filters.to(power))
     decibels = 10 * mel.clamp_min(10 ** (FLOOR_DB / 10)).log10()

@@ -60,7 +60,9 @@ class NoEvaluationConfig:
 
 
 class Classifier(nn.Module):
-    """What a domain's network must offer beside the weights of an `nn.Module`."""
+    """A domain's network: features, and a last layer `head` (B, D) -> (B, K) that reads them."""
+
+    head: nn.Module
 
     def features(self, media: Tensor) -> Tensor:
         """Media (B, *media) in [-1, 1] -> (B, D), what the last layer reads."""
@@ -68,7 +70,7 @@ class Classifier(nn.Module):
 
     def forward(self, media: Tensor) -> Tensor:
         """Media (B, *media) in [-1, 1] -> logits (B, K)."""
-        raise NotImplementedError
+        return self.head(self.features(media))
 
 
 @dataclass(frozen=True)
@@ -187,9 +189,9 @@ class ClassifierEvaluator:
         features, logits = [], []
         for rows in media.split(self.about.batch_size or max(len(media), 1)):
             shown = rows.to(self.device)
-            features.append(self.classifier.features(shown).double().cpu())
-            logits.append(self.classifier(shown).cpu())
-        return torch.cat(features).numpy(), torch.cat(logits)
+            features.append(self.classifier.features(shown))
+            logits.append(self.classifier.head(features[-1]).cpu())
+        return torch.cat(features).cpu().double().numpy(), torch.cat(logits)
 
 
 def cached_classifier(about: StandIn) -> nn.Module:

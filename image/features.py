@@ -170,7 +170,8 @@ class DigitFeatures(Extractor):
         if tuple(media.shape[1:]) != (1, 8, 8):
             raise ValueError(f"features=digits looks at images (1, 8, 8), got {tuple(media.shape[1:])}")
         media, network = media.to(self.device), self.evaluator.classifier
-        return {"hidden": network.features(media).cpu(), "logits": network(media).cpu()}
+        hidden = network.features(media)
+        return {"hidden": hidden.cpu(), "logits": network.head(hidden).cpu()}
 
 
 EXTRACTORS = ("inception_adm", "inception_torch_fidelity", "dinov2", "digits")

@@ -56,10 +56,6 @@ class DigitClassifier(Classifier):
         x = F.gelu(self.conv2(F.gelu(self.conv1(images))))
         return F.gelu(self.hidden(x.flatten(1)))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 1, 8, 8) in [-1, 1] -> logits (B, 10)."""
-        return self.head(self.features(images))
-
 
 def train_classifier(images: Tensor, labels: Tensor, steps: int, seed: int) -> DigitClassifier:
     """Train on images (n, 1, 8, 8) and labels (n,) with shifts of up to one pixel; the same for the same seed."""

@@ -24,9 +24,6 @@ class WaveClassifier(Classifier):
     def features(self, media):
         return self.hidden(media[:, 0]).tanh()
 
-    def forward(self, media):
-        return self.head(self.features(media))
-
 
 def waves(count, seed):
     """Media (n, 1, L), class k having k + 1 periods, and labels (n,)."""
