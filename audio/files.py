@@ -3,7 +3,7 @@
 How exact a part is, against the same samples of the whole decoded file ("equal": to 1e-6):
 
     wav flac ogg oga opus    equal
-    mp3                      equal down to 32 kb/s, where a frame needs at most eight frames before it
+    mp3                      equal, down to frames of 8 kb/s, unless the encoder asked for bits that are not there
     m4a mp4 aac              equal, except where the encoder replaced sound by noise (PNS), which the decoder draws anew
     webm mka                 shifted by 2 ms at most: their time stamps are rounded to milliseconds; the file's last
                              2 ms are left out
@@ -37,7 +37,9 @@ SOUNDFILE_SUFFIXES = (".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 CONTAINER_SUFFIXES = (".aac", ".m4a", ".mka", ".mp4", ".webm")
 AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES + CONTAINER_SUFFIXES
 
-MP3_LEAD_IN = 32 * 1152  # samples decoded and dropped: a frame takes bits from those before it
+# Samples decoded and dropped before a part of an MP3: a frame takes bits from those before it, up to 511 bytes back at
+# 32 kHz and above (60 of its own in the smallest frame), 255 bytes below (where 3 of its own may be all)
+MP3_LEAD_IN, MP3_LEAD_IN_BELOW_32_KHZ = 32 * 1152, 128 * 576
 VORBIS_LEAD_IN = 10  # seconds: libsndfile enters the last page of a Vorbis stream at a wrong sample
 VORBIS_TO_WAVE = [0, 2, 1, 5, 3, 4]  # L C R Ls Rs LFE, as Ogg orders 5.1, to L R C LFE Ls Rs
 ENDLESS = 2**40  # libsndfile's answer for "unknown" is larger
@@ -183,7 +185,7 @@ def _read_soundfile(path: Path, start: int, frames: int) -> tuple[np.ndarray, in
 
 def _lead_in(file: soundfile.SoundFile, start: int) -> int:
     if file.format == "MP3":
-        return min(start, MP3_LEAD_IN)
+        return min(start, MP3_LEAD_IN if file.samplerate >= 32_000 else MP3_LEAD_IN_BELOW_32_KHZ)
     if file.format == "OGG" and file.subtype == "VORBIS":
         return start - max(0, min(start, file.frames - VORBIS_LEAD_IN * file.samplerate))
     return 0

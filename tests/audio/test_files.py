@@ -85,6 +85,20 @@ def test_mp3_with_and_without_a_length(tmp_path, xing, variable):
         assert_close(read(path, start, wanted.shape[1]).samples, wanted, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize(("rate", "mode"), [(24_000, "VARIABLE"), (16_000, "CONSTANT"), (48_000, "CONSTANT")])
+def test_a_part_of_an_mp3_of_the_lowest_rate_of_bits(tmp_path, rate, mode):
+    """A quiet stretch fills the reservoir; at a few bytes a frame, the frames after it read it for seconds."""
+    noise = torch.randn(2, 10 * rate, generator=torch.Generator().manual_seed(0)).cumsum(1)
+    sound = (0.5 * noise / noise.abs().max()).numpy()
+    sound[:, 3 * rate : 7 * rate] *= 0.001
+    path = tmp_path / "low.mp3"
+    options = {"format": "MP3", "compression_level": 0.99, "bitrate_mode": mode}
+    soundfile.write(path, sound.T, rate, subtype="MPEG_LAYER_III", **options)
+    whole = read_all(path).samples
+    for start in (int(5.3 * rate), int(7.05 * rate), int(9 * rate)):
+        assert_close(read(path, start, 4000).samples, whole[:, start : start + 4000], atol=4e-6, rtol=0)
+
+
 def test_wav_and_flac_keep_every_sample(tmp_path):
     sound = music(0.5)
     for name, options in (("a.wav", {"subtype": "FLOAT"}), ("b.flac", {"subtype": "PCM_24"})):
