@@ -3,7 +3,7 @@
 How exact a part is, against the same samples of the whole decoded file ("equal": to 1e-6):
 
     wav flac ogg oga opus    equal
-    mp3                      equal, down to frames of 8 kb/s, unless the encoder asked for bits that are not there
+    mp3                      equal, to 4e-6 at low bit rates; not where the encoder asked for bits that are not there
     m4a mp4 aac              equal, except where the encoder replaced sound by noise (PNS), which the decoder draws anew
     webm mka                 shifted by 2 ms at most: their time stamps are rounded to milliseconds; the file's last
                              2 ms are left out

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torchaudio.transforms import MelSpectrogram
 
 from audio.data import clip_format
+from audio.fourier import power_of
 from audio.notes import NotesConfig, NotesDataset
 from audio.sound import ClipFormat
-from audio.spectral import power_of
 from core.draws import StepRandom
 from core.provenance import json_sha256
 from core.schema import plain

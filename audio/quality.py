@@ -15,7 +15,7 @@ import torchaudio.functional
 from einops import rearrange
 from torch import Tensor
 
-from audio.spectral import power_of
+from audio.fourier import power_of
 from audio.stft_loss import RESOLUTIONS, multi_resolution_stft_loss
 
 WINDOW_SECONDS = 0.064  # of the mel front end, about: a power of two of samples

@@ -14,6 +14,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from audio.fourier import power_of
+
 MIN_POWER = 1e-7  # of a bin, window not normalised: below, the square root and the logarithm stay constant
 
 
@@ -55,7 +57,7 @@ def magnitudes(signals: Tensor, resolution: Resolution) -> Tensor:
     window = torch.hann_window(resolution.n_fft, device=signals.device, dtype=signals.dtype)
     flat = rearrange(signals, "b c l -> (b c) l")
     spectrum = torch.stft(flat, resolution.n_fft, resolution.hop, window=window, return_complex=True)
-    return (spectrum.real.square() + spectrum.imag.square()).clamp_min(MIN_POWER).sqrt()  # abs() has no slope at 0
+    return power_of(spectrum).clamp_min(MIN_POWER).sqrt()  # abs() has no slope at 0
 
 
 def mid_side(media: Tensor) -> Tensor:

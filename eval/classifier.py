@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 Augment = Callable[[Tensor, StepRandom], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ClassifierOptions:
     """Options of a stand-in's evaluation; a domain says how many steps its classifier needs.
 
@@ -40,7 +40,7 @@ class ClassifierOptions:
     """
 
     num_samples: int | None = None
-    classifier_steps: int = 300
+    classifier_steps: int
     classifier_seed: int = 0
 
     def __post_init__(self) -> None:

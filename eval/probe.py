@@ -32,8 +32,8 @@ from eval.linear import (
     mean_iou,
     predict_segments,
 )
-from eval.masks import count_classes, image_shape, read_masks
-from eval.splits import Part, Split, split_rows
+from eval.masks import count_classes, read_masks
+from eval.splits import Part, split_rows
 
 NAME = "probe"
 
@@ -182,15 +182,14 @@ def candidate_pairs(scores: Sequence[float], count: int = 5) -> list[dict[str, f
     return sorted(best, key=lambda pair: -pair["gain"])[:count]
 
 
-def segment(config: ProbeConfig, split: Split) -> dict[str, Any]:
-    """The segmentation probe that the config asks for."""
-    masks, reading = config.masks, config.reading
-    train, heldout = split.train.first(masks.num_train), split.heldout.first(masks.num_heldout)
-    sides = [
-        read_masks(part.inside, part.rows, masks.source, masks.threshold, each).cpu()
-        for part, each in ((train, reading), (heldout, other_noise(reading)))
-    ]
-    return segmentation_probe(train, heldout, tuple(sides), config.t, reading, config.probe)
+def masks_of(config: ProbeConfig, parts: tuple[Part, Part]) -> tuple[Tensor, Tensor]:
+    """The masks (n, Y, X) of both sides; ValueError where there are none, or the media are no images."""
+    masks, readings = config.masks, (config.reading, other_noise(config.reading))
+    train, heldout = (
+        read_masks(part.inside, part.rows, masks.source, masks.threshold, reading).cpu()
+        for part, reading in zip(parts, readings, strict=True)
+    )
+    return train, heldout
 
 
 def draw(folder: Path, inside: Inside, results: dict[str, Any]) -> list[Path]:
@@ -229,16 +228,16 @@ def main(config: ProbeConfig) -> None:
     folder = findings_folder(config.run, config.out, NAME, config.overwrite)
     opened = {"checkpoint": config.checkpoint, "data": config.data}
     inside = open_run(config.run, config.weights, config.device, **opened)
-    if config.masks.source is not None:
-        image_shape(inside)  # refuses other media before the linear probe has taken its time
     split = split_rows(inside, config.heldout, config.seed)
     sides = split.train.first(config.num_train), split.heldout.first(config.num_heldout)
+    segmented = split.train.first(config.masks.num_train), split.heldout.first(config.masks.num_heldout)
+    masks = None if config.masks.source is None else masks_of(config, segmented)  # bad ones are told before the work
     results: dict[str, Any] = {"split": split.kind}
     results["linear"] = linear_probe(*sides, config.t, config.reading, config.probe)
     mean = torch.stack(list(results["linear"]["accuracy"].values())).mean(0).tolist()
     results["linear"]["candidate_pairs"] = candidate_pairs(mean)
-    if config.masks.source is not None:
-        results["segmentation"] = segment(config, split)
+    if masks is not None:
+        results["segmentation"] = segmentation_probe(*segmented, masks, config.t, config.reading, config.probe)
     file = write_findings(folder, NAME, inside, config, results)
     print(report(results))
     print(f"numbers    {RunDirectory(file).shown()}")

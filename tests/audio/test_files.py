@@ -87,7 +87,7 @@ def test_mp3_with_and_without_a_length(tmp_path, xing, variable):
 
 @pytest.mark.parametrize(("rate", "mode"), [(24_000, "VARIABLE"), (16_000, "CONSTANT"), (48_000, "CONSTANT")])
 def test_a_part_of_an_mp3_of_the_lowest_rate_of_bits(tmp_path, rate, mode):
-    """A quiet stretch fills the reservoir; at a few bytes a frame, the frames after it read it for seconds."""
+    """A frame of the quiet stretch has a few bytes of its own, and takes bits from many frames before it."""
     noise = torch.randn(2, 10 * rate, generator=torch.Generator().manual_seed(0)).cumsum(1)
     sound = (0.5 * noise / noise.abs().max()).numpy()
     sound[:, 3 * rate : 7 * rate] *= 0.001

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 
+from audio.fourier import ShortTimeFourier
 from audio.notes import NotesConfig, NotesDataset
 from audio.quality import log_mel_distance_db, snr_db
 from audio.sound import ClipFormat
-from audio.spectral import ShortTimeFourier, SpectralCodec, SpectralConfig
+from audio.spectral import SpectralCodec, SpectralConfig
 from audio.synthesis import TIMBRES
 
 RATE, SAMPLES = 16000, 16384

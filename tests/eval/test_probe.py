@@ -192,6 +192,12 @@ def test_the_entry_leaves_numbers_and_figures(run, capsys):
     assert stopped.value.code == 2 and "overwrite=true replaces it" in capsys.readouterr().err
 
 
+def test_masks_that_are_not_there_are_told_before_the_linear_probe(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("eval.probe.linear_probe", lambda *sides: pytest.fail("the linear probe was computed first"))
+    with pytest.raises(ValueError, match="masks is 'nowhere'; allowed: foreground"):
+        ENTRY.main(ENTRY.config([f"run={run}", "masks.source=nowhere", f"out={tmp_path}", "device=cpu"]))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -200,7 +206,6 @@ def test_the_entry_leaves_numbers_and_figures(run, capsys):
         (["condition=own"], "'condition' is 'own'; allowed: ['unconditional', 'requested']"),
         (["t=[2.0]"], "distinct times in [0, 1]"),
         (["+data.place=x"], "data.place is no key of the run's data"),
-        (["masks.source=nowhere"], "masks is 'nowhere'; allowed: foreground"),
     ],
 )
 def test_bad_input_is_one_line(run, tmp_path, capsys, arguments, words):
