@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from audio.codecs.scaling import measured, scaling_for
 from audio.conditioning import (
     CONDITIONINGS,
     ConditioningConfig,
@@ -18,13 +19,12 @@ from audio.conditioning import (
     condition_dataset,
 )
 from audio.data import CACHE_KIND, SOUND_DATASETS, NotesConfig, SoundConfig, build_dataset, clip_format
-from audio.normal import measured, scaling_for
+from audio.datasets.windows import WindowsConfig
 from audio.tokenizer import TOKENIZERS, SpectralTokenizerConfig, TokenizerConfig, build_tokenizer
-from audio.windows import WindowsConfig
-from core.caching import CacheJob, CacheOptions, run_cache
-from core.config import Entry, override
-from core.rundir import RunDirectory
+from core.commands.cache import CacheJob, CacheOptions, run_cache
+from core.commands.entry import Entry, override
 from core.schema import choice, plain
+from core.storage.run_folder import RunDirectory
 
 FRAME = 1  # latent frames are counted, not tokens: a run chooses its patch
 

@@ -17,11 +17,11 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from audio.text_encoders import embed_texts
-from core.conditioning import LabelConditioning, LabelConfig
+from audio.encoders.text_encoders import embed_texts
+from core.conditioning.labels import LabelConditioning, LabelConfig
 from core.draws import Random, numpy_rng
-from core.latents import LatentShards
-from core.layers import LabelEmbedder
+from core.latents.cache import LatentShards
+from core.nets.layers import LabelEmbedder
 
 NUM_NEAR = 3  # similar tags in an error
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from audio.folder import FolderConfig, FolderDataset
-from audio.jamendo import JamendoConfig, JamendoDataset
-from audio.notes import NotesConfig, NotesDataset
-from audio.sound import ClipFormat
-from core.latents import LatentShards
+from audio.datasets.folder import FolderConfig, FolderDataset
+from audio.datasets.jamendo import JamendoConfig, JamendoDataset
+from audio.datasets.notes import NotesConfig, NotesDataset
+from audio.sounds.sound import ClipFormat
+from core.latents.cache import LatentShards
 
 CACHE_KIND = "audio"
 CACHE_COMMAND = "python -m audio.cache"

@@ -12,27 +12,26 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from audio.collection import ChunkSounds, FolderSounds, in_turn, open_sounds
 from audio.conditioning import TextConfig
 from audio.data import clip_format
-from audio.features import ExtractorSource, NotesSource, build_extractor
-from audio.measure import TABLE, Promised, wanted
-from audio.metrics import NotesEvaluationConfig
-from audio.notes import NotesConfig
-from audio.pcm import FULL_SCALE, to_int16
-from audio.protocols import FADTK, PROTOCOLS
-from audio.reference import KEY, NOTES, check_size, open_reference, size_of
+from audio.datasets.notes import NotesConfig
+from audio.encoders.protocols import FADTK, PROTOCOLS
+from audio.extractors import ExtractorSource, NotesSource, build_extractor
+from audio.media import KEY, NOTES, ChunkSounds, FolderSounds, check_size, in_turn, open_reference, open_sounds, size_of
+from audio.metrics import TABLE, Promised, wanted
 from audio.sample import DOMAIN, PCM_RULE, SampleConfig, model_config
+from audio.sounds.pcm import FULL_SCALE, to_int16
+from audio.stand_in import NotesEvaluationConfig
 from audio.tokenizer import build_tokenizer
 from audio.train import AudioConfig
-from core.conditioning import LabelConfig
-from core.config import Entry
-from eval.chunks import AS_THEY_ARE, Form
-from eval.collection import Media
-from eval.evaluating import run_evaluation
-from eval.evaluation import Components, EvaluateConfig, Making, Plan, run_behind, told_beside
-from eval.extraction import Extractor
-from eval.reference import Reference
+from core.commands.entry import Entry
+from core.conditioning.labels import LabelConfig
+from eval.measure.command import run_evaluation
+from eval.measure.evaluation import Components, EvaluateConfig, Making, Plan, run_behind, told_beside
+from eval.measure.extractor import Extractor
+from eval.measure.generated import AS_THEY_ARE, Form
+from eval.measure.media import Media
+from eval.measure.reference import Reference
 from eval.weights import weights_root
 
 NUM_SAMPLES = 10_000  # of a run

@@ -1,120 +1,170 @@
-"""What the default run measures: the Fréchet distance and class accuracy of notes, in the eyes of a small classifier.
+"""The metrics of clips: what each is taken with, what it needs, and how it is computed.
 
-A stand-in for FAD with CLAP on sounds that need no download; its numbers compare runs on notes and nothing else.
-
-Letters: B batch, C channels, L samples, M mel bands, F frames.
+Letters: n clips, n' windows of them, m clips of the reference, D features, K classes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-import torch
-from einops import rearrange
-from torch import Tensor, nn
-from torchaudio.transforms import MelSpectrogram
+import numpy as np
 
-from audio.data import clip_format
-from audio.fourier import power_of
-from audio.notes import NotesConfig, NotesDataset
-from audio.sound import ClipFormat
-from core.draws import StepRandom
-from core.provenance import json_sha256
-from core.schema import plain
-from eval.classifier import (
-    Classifier,
-    ClassifierEvaluator,
-    ClassifierOptions,
-    Fit,
-    NoEvaluationConfig,
-    StandIn,
-    fit_classifier,
+from audio.encoders.protocols import FADTK, clap_score, kl_of_classes, kl_of_mean_classes
+from audio.extractors import CLAPS
+from audio.media import UNIT
+from eval.measure.media import Media
+from eval.measure.table import (
+    Metric,
+    Operands,
+    Table,
+    class_accuracy,
+    frechet,
+    kernel,
+    labels_missing,
+    precision_recall_metrics,
+    unbiased_frechet,
 )
+from eval.statistics.estimate import Estimate
 
-FEATURES = 64
-BANDS, WINDOW_SECONDS, HOP_SECONDS = 48, 0.064, 0.016
-FLOOR_DB = -60.0  # of mel power, under a sine of full scale
-GAIN_DB = 6.0  # the classifier is trained on notes this much louder or softer,
-NOISE_DB = (-80.0, -40.0)  # under noise of a level between these, so that it hears timbres and not a noise floor
-WIDTHS = (24, 48, FEATURES)
+POINTS, SMALLEST = 25, 500  # of FAD-infinity, as fadtk
+KID_SUBSETS, KID_SIZE = 100, 1000
+NEIGHBOURS = 3
+EMBEDDINGS = (*CLAPS, "vggish")
+ANY = (*EMBEDDINGS, "notes")
+CLASSES = ("classifier", "notes")
+PAIRED = ("kl",)  # clip i with clip i of the reference
+OF_SAMPLES_ALONE = ("fad_infinity",)  # their least number is asked of the samples, not of the reference
 
 
 @dataclass(frozen=True)
-class NotesEvaluationConfig(ClassifierOptions):
-    """The default's evaluation, with as many steps as its classifier needs."""
+class ClipTable(Table):
+    """A table with metrics that pair clips, and one that needs many samples but not a large reference."""
 
-    classifier_steps: int = 300
-
-
-EVALUATIONS = {"notes": NotesEvaluationConfig, "none": NoEvaluationConfig}
-
-
-class TimbreClassifier(Classifier):
-    """Three convolutions over the log-mel spectrogram of the channels' mean power, and their means over the picture."""
-
-    def __init__(self, sample_rate: int, num_classes: int):
-        super().__init__()
-        n_fft = 1 << (round(WINDOW_SECONDS * sample_rate) - 1).bit_length()
-        hop = round(HOP_SECONDS * sample_rate)
-        self.mel = MelSpectrogram(sample_rate, n_fft, hop_length=hop, n_mels=BANDS, power=None)
-        self.full_scale = (n_fft / 4) ** 2  # power of a sine of amplitude 1 under a Hann window
-        layers, before = [], 1
-        for width in WIDTHS:
-            layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.GroupNorm(4, width), nn.GELU()]
-            before = width
-        self.layers = nn.Sequential(*layers)
-        self.head = nn.Linear(FEATURES, num_classes)
-
-    def features(self, media: Tensor) -> Tensor:
-        """Clips (B, C, L) in [-1, 1] -> (B, 64)."""
-        power = power_of(self.mel.spectrogram(media)).mean(1) / self.full_scale
-        power = self.mel.mel_scale(power)  # (B, M, F)
-        picture = rearrange(power.clamp_min(10 ** (FLOOR_DB / 10)).log10() * (-20 / FLOOR_DB) + 1, "b m f -> b 1 m f")
-        return self.layers(picture).mean((2, 3))
+    def check_count(self, names: Sequence[str], extractor: str, samples: int, reference: int | None) -> None:
+        """As that of `Table`; ValueError too where clips are paired and there are not as many of both."""
+        alone = [name for name in names if name in OF_SAMPLES_ALONE]
+        super().check_count(alone, extractor, samples, None)
+        super().check_count([name for name in names if name not in alone], extractor, samples, reference)
+        paired = [name for name in names if name in PAIRED]
+        if paired and reference is not None and samples != reference:
+            raise ValueError(
+                f"{paired[0]} pairs each sample with a clip of the reference; there are {samples} samples and "
+                f"{reference} clips. num=... makes or takes fewer samples, metrics=[kl_mean] pairs nothing"
+            )
 
 
-def played_elsewhere(notes: Tensor, random: StepRandom) -> Tensor:
-    """Notes (B, C, L) at another level and under a little noise, each its own."""
-    rows = (len(notes), 1, 1)
-    gain_db = GAIN_DB * (2 * random.uniform("gain", rows) - 1)
-    noise_db = NOISE_DB[0] + (NOISE_DB[1] - NOISE_DB[0]) * random.uniform("noise level", rows)
-    noise = random.normal("noise", tuple(notes.shape))
-    return notes * 10 ** (gain_db / 20) + noise * 10 ** (noise_db / 20)
+class Promised(Media):
+    """What is known of samples before they are made: how many, and whether their classes and texts will be."""
+
+    name, kind, unit = "samples", "samples", UNIT
+
+    def __init__(self, count: int, labelled: bool, texts: list[str] | None):
+        self.count, self.texts, self.labels = count, texts, range(count) if labelled else None
+
+    def __len__(self) -> int:
+        return self.count
 
 
-def train_timbres(notes: NotesDataset, media: Tensor, labels: Tensor, fit: Fit) -> nn.Module:
-    """The classifier of a format's notes, trained on media (n, C, L); the same for the same `fit`."""
-    sizes = (notes.clip.sample_rate, len(notes.class_names))
-    return fit_classifier(lambda: TimbreClassifier(*sizes), media, labels, fit, played_elsewhere)
+def fad_infinity(operands: Operands) -> Estimate:
+    """FAD without its bias of small samples (Gui et al. 2024); drawn with replacement under fadtk's protocol only."""
+    as_fadtk = operands.extractor.protocol.name == FADTK.name
+    return unbiased_frechet(points=POINTS, smallest=SMALLEST, replace=as_fadtk)(operands)
 
 
-def build_evaluator(
-    config: NotesEvaluationConfig, data: NotesConfig, clip: ClipFormat, cache: Path, device: torch.device
-) -> ClassifierEvaluator:
-    """The evaluator for notes of one format, with its classifier from the cache or trained now (seconds)."""
-    splits = {split: NotesDataset(notes_of(data, split), clip) for split in ("train", "heldout")}
-    train, heldout = splits.values()
-    fit = Fit("timbre classifier", config.classifier_steps, config.classifier_seed, batch=64)
-    identity = json_sha256([plain(notes_of(data, "train")), clip.num_samples])[:12]
-    about = StandIn(
-        name="notes",
-        media="clips",
-        title="timbre classifier",
-        train=(train.media, train.labels),
-        heldout=(heldout.media, heldout.labels),
-        make=lambda: TimbreClassifier(clip.sample_rate, len(train.class_names)),
-        fit=lambda media, labels: train_timbres(train, media, labels, fit),
-        file=cache / f"timbre_classifier-{identity}-steps{fit.steps}-seed{fit.seed}.safetensors",
-    )
-    return ClassifierEvaluator(about, config.num_samples, device)
+def few_for_infinity(media: Media) -> str | None:
+    """For `Metric.missing`."""
+    few = len(media) <= SMALLEST
+    return f"needs at least {SMALLEST + 1} samples, there are {len(media)}" if few else None
 
 
-def notes_of(data: NotesConfig, split: str) -> NotesConfig:
-    """The same notes, of another split."""
-    return NotesConfig(split, data.num_notes, data.sample_rate, data.seconds, data.channels)
+def paired_rows(operands: Operands) -> tuple[np.ndarray, str]:
+    """The reference's rows (n, K) in the order of the samples, and by what they are paired.
+
+    By the files' names where both sets have the same ones, otherwise by place; ValueError where only some are the same.
+    """
+    own, media = operands.samples.names, operands.against.media
+    theirs, rows = None if media is None else media.names, operands.reference
+    common = set(own or ()) & set(theirs or ())
+    if not common:
+        return rows, "place"
+    if set(own) != set(theirs):
+        odd = sorted(set(own) ^ set(theirs))
+        raise ValueError(
+            f"{operands.metric} pairs files by name, but {len(odd)} have no partner, such as {odd[0]}; needed: all the "
+            "same names, or none, where files are paired in their order"
+        )
+    places = {name: place for place, name in enumerate(theirs)}
+    return rows[[places[name] for name in own]], "file name"
 
 
-def notes_clip(data: NotesConfig) -> ClipFormat:
-    """Clips of all samples of the notes, whatever tokenizer has them."""
-    return clip_format(data, hop=1, patch_size=1)
+def paired_kl(operands: Operands) -> Estimate:
+    """Mean over pairs of KL(reference || sample) of class probabilities, from logits (n, K)."""
+    operands.check_aligned()
+    rows, by = paired_rows(operands)
+    estimate = kl_of_classes(operands.own, rows)
+    return replace(estimate, parameters={**estimate.parameters, "paired_by": by})
+
+
+def mean_kl(operands: Operands) -> Estimate:
+    """KL of the mean class probabilities, from logits (n, K) and (m, K)."""
+    estimate = kl_of_mean_classes(operands.own, operands.reference)
+    return replace(estimate, parameters={**estimate.parameters, "num_reference": len(operands.reference)})
+
+
+def texts_scored(operands: Operands) -> Estimate:
+    """Mean cosine of each clip's embedding with that of the text it was asked to be."""
+    operands.check_aligned()
+    texts = operands.samples.texts
+    different = list(dict.fromkeys(texts))
+    embedded = dict(zip(different, operands.extractor.text_embedding(different), strict=True))
+    return clap_score(operands.own, np.stack([embedded[text].numpy() for text in texts]))
+
+
+def texts_missing(media: Media) -> str | None:
+    """For `Metric.missing`."""
+    where = "prompts=[...], a run with conditioning=text, or conditions.json beside the files"
+    return None if media.texts is not None else f"needs to know what each sample was asked to be in words: {where}"
+
+
+METRICS: dict[str, Metric] = {
+    "fad": Metric(frechet, EMBEDDINGS),
+    "fad_infinity": Metric(fad_infinity, EMBEDDINGS, at_least=SMALLEST + 1, missing=few_for_infinity),
+    **precision_recall_metrics(ANY, NEIGHBOURS),
+    "kid": Metric(kernel(subsets=KID_SUBSETS, size=KID_SIZE), ANY, needs="features", at_least=KID_SIZE),
+    "kl": Metric(paired_kl, CLASSES, of="logits", needs="features"),
+    "kl_mean": Metric(mean_kl, CLASSES, of="logits", needs="features"),
+    "clap_score": Metric(texts_scored, tuple(CLAPS), needs="nothing", missing=texts_missing),
+    "frechet_distance": Metric(frechet, ("notes",)),
+    "class_accuracy": Metric(
+        class_accuracy,
+        ("notes",),
+        of="logits",
+        needs="nothing",
+        missing=labels_missing("a run with conditioning=labels, or what python -m audio.sample wrote"),
+    ),
+}
+DEFAULTS: dict[str, tuple[str, ...]] = {
+    **{name: ("fad", "fad_infinity") for name in CLAPS},
+    "vggish": ("fad",),
+    "classifier": ("kl",),
+    "notes": ("frechet_distance", "class_accuracy"),
+}
+TABLE = ClipTable(METRICS, DEFAULTS, unit=UNIT)
+
+
+def wanted(names: list[str] | None, features: str, promised: Media | None) -> dict[str, list[str]]:
+    """The metrics by extractor: those named, or of the defaults those that the samples to be made allow.
+
+    promised: what is known of samples that are to be made; None where they are given. Raises ValueError for metrics
+    that are named and not possible.
+    """
+    plan = TABLE.plan(names, features)
+    if promised is None:
+        return plan
+    lacking = {name: METRICS[name].missing(promised) for own in plan.values() for name in own}
+    lacking = {name: what for name, what in lacking.items() if what is not None}
+    if names is not None:
+        for name, what in lacking.items():
+            raise ValueError(f"{name} {what}")
+    return {extractor: [name for name in own if name not in lacking] for extractor, own in plan.items()}

@@ -15,8 +15,8 @@ from einops import rearrange, reduce
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from audio.pcm import FULL_SCALE, to_int16, write_wav
-from eval.figures import SEQUENTIAL, save
+from audio.sounds.pcm import FULL_SCALE, to_int16, write_wav
+from eval.inside.figures import SEQUENTIAL, save
 
 MAX_PANELS = 20
 MAX_SOUNDS = 12

@@ -13,18 +13,18 @@ from torch import Tensor
 
 from audio.conditioning import Labels, Tags, TagsConfig, TextConfig, Texts, build_conditioning
 from audio.data import clip_format
-from audio.pcm import FULL_SCALE, write_wav
 from audio.preview import AudioPreview
-from audio.sound import ClipFormat
+from audio.sounds.pcm import FULL_SCALE, write_wav
+from audio.sounds.sound import ClipFormat
 from audio.tokenizer import Scaling, build_tokenizer
 from audio.train import ENTRY as TRAIN
 from audio.train import AudioConfig
-from core import sampling
-from core.checkpoint import State, read_checkpoint
-from core.conditioning import LabelConfig
-from core.config import Entry
+from core.commands import sample as sampling
+from core.commands.entry import Entry
+from core.commands.sample import ModelParts, SamplingDomain
+from core.conditioning.labels import LabelConfig
 from core.generate import Generator
-from core.sampling import ModelParts, SamplingDomain
+from core.storage.checkpoint import State, read_checkpoint
 
 MAX_SHOWN = 20  # samples in the picture
 PCM_RULE = f"int16: round({FULL_SCALE} x), clamped"
@@ -33,7 +33,7 @@ SOUNDS = "wav"
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(sampling.SampleConfig):
-    """What to sample, from a run or from published weights; see `core.sampling.SampleConfig`.
+    """What to sample, from a run or from published weights; see `core.commands.sample.SampleConfig`.
 
     labels   classes to cycle through, by number or name; null for the config's own rule over all
     tags     a set of tags that every sample is asked to have; null for the config's own rule

@@ -1,8 +1,9 @@
 """Clips to the latents a backbone sees, and back: a spectral codec, Stable Audio Open's VAE, or our small one.
 
-Coding and posterior are `core.kl`, the networks have files of their own. Here is which network a config means, and how
-its latents are normalised, channel by channel: with the numbers in the config, else those that came with the weights,
-else those of the cache or the checkpoint at hand, else as measured from the training data (`audio.normal`).
+Coding and posterior are `core.latents.tokenizer`, the networks are in `audio.codecs`. Here is which network a config
+means, and how its latents are normalised, channel by channel: with the numbers in the config, else those that came with
+the weights, else those of the cache or the checkpoint at hand, else as measured from the training data
+(`audio.codecs.scaling`).
 
 Letters: C channels, L samples, Z latent channels, T latent frames.
 """
@@ -17,15 +18,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from audio.autoencoder import KIND as CONV_OOBLECK
-from audio.autoencoder import MAKE_COMMAND, load_autoencoder
-from audio.chunked import ChunkedNetwork
-from audio.oobleck import OobleckNetwork, check_format
-from audio.spectral import SpectralCodec, SpectralConfig
-from core.kl import CodingOptions, KLOptions, KLTokenizer, Normal, TokenizerConstants, weights_sha256
-from core.pretrained import DiffusersModel
-from core.provenance import json_sha256
+from audio.codecs.autoencoder import KIND as CONV_OOBLECK
+from audio.codecs.autoencoder import MAKE_COMMAND, load_autoencoder
+from audio.codecs.chunked import ChunkedNetwork
+from audio.codecs.oobleck import OobleckNetwork, check_format
+from audio.codecs.spectral import SpectralCodec, SpectralConfig
+from core.latents.diffusers_files import DiffusersModel
+from core.latents.tokenizer import CodingOptions, KLOptions, KLTokenizer, Normal, TokenizerConstants, weights_sha256
 from core.schema import plain
+from core.storage.provenance import json_sha256
 
 SPECTRAL, STABLE_AUDIO = "spectral", "stable_audio"
 
@@ -78,7 +79,7 @@ class Scaling:
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralTokenizerConfig(SpectralConfig, Normalisation):
-    """The codec without weights; see `audio.spectral`.
+    """The codec without weights; see `audio.codecs.spectral`.
 
     decode_batch  clips decoded at once
     """
@@ -108,7 +109,9 @@ class VAEConfig(KLOptions, Normalisation):
 
 @dataclass(frozen=True, kw_only=True)
 class StableAudioConfig(VAEConfig):
-    """Stable Audio Open's VAE, a diffusers AutoencoderOobleck; needs the extra `vae`. Other keys: `core.kl.KLOptions`.
+    """Stable Audio Open's VAE, a diffusers AutoencoderOobleck; needs the extra `vae`.
+
+    Other keys: `core.latents.tokenizer.KLOptions`.
 
     path             directory written by `save_pretrained` (never touches the network), or the id of a hub repository
     subfolder        where the autoencoder stands below `path`: "vae" in the whole pipeline
@@ -140,7 +143,7 @@ TokenizerConfig = SpectralTokenizerConfig | StableAudioConfig | ConvOobleckConfi
 
 @dataclass(frozen=True)
 class AudioConstants(TokenizerConstants):
-    """`core.kl.TokenizerConstants`, and the rate of the sound.
+    """`core.latents.tokenizer.TokenizerConstants`, and the rate of the sound.
 
     sample_rate  Hz
     """

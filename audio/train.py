@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from audio.backbone import BACKBONES, SiTConfig
+from audio.codecs.scaling import measured, scaling_for, scaling_of_run
 from audio.conditioning import (
     CONDITIONINGS,
     LabelConfig,
@@ -21,19 +22,18 @@ from audio.conditioning import (
     condition_dataset,
 )
 from audio.data import DATASETS, LatentsConfig, build_dataset, clip_format
-from audio.metrics import EVALUATIONS, NoEvaluationConfig, NotesEvaluationConfig, build_evaluator
-from audio.normal import measured, scaling_for, scaling_of_run
-from audio.notes import NotesConfig
+from audio.datasets.notes import NotesConfig
 from audio.preview import AudioPreview
+from audio.stand_in import EVALUATIONS, NoEvaluationConfig, NotesEvaluationConfig, build_evaluator
 from audio.tokenizer import TOKENIZERS, AudioTokenizer, Scaling, build_tokenizer
-from core.config import Entry
+from core.commands.entry import Entry
+from core.commands.train import closing_lines, run_training
 from core.contracts import Domain
 from core.draws import seeded_weights
-from core.kl import FromMoments
-from core.run import closing_lines, run_training
-from core.run_config import RunConfig
-from core.rundir import RunDirectory
+from core.latents.tokenizer import FromMoments
 from core.schema import choice
+from core.storage.run_folder import RunDirectory
+from core.train.config import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,20 +15,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from audio.autoencoder import AudioAutoencoder, AudioAutoencoderConfig, save_autoencoder
+from audio.codecs.autoencoder import AudioAutoencoder, AudioAutoencoderConfig, save_autoencoder
+from audio.codecs.spectral import SpectralCodec, SpectralConfig
 from audio.data import SOUND_DATASETS, NotesConfig, SoundConfig, build_dataset, clip_format
-from audio.pcm import write_wav
 from audio.preview import AudioPreview
-from audio.quality import log_mel_correlation, log_mel_distance_db, si_snr_db, snr_db, spectral_distance
-from audio.spectral import SpectralCodec, SpectralConfig
-from core.checkpoint import atomic_dir
-from core.config import Entry
-from core.distributed import pick_device
+from audio.sounds.pcm import write_wav
+from audio.sounds.quality import log_mel_correlation, log_mel_distance_db, si_snr_db, snr_db, spectral_distance
+from core.commands.entry import Entry
 from core.draws import seeded_weights
-from core.rundir import RunDirectory
-from core.schema import choice, plain
-from core.tokenizer_files import CONFIG_FILE, WEIGHTS_FILE
-from core.tokenizer_training import (
+from core.latents.fitting import (
     Rows,
     TokenizerTraining,
     all_rows,
@@ -37,6 +32,11 @@ from core.tokenizer_training import (
     output_directory,
     split_by_chance,
 )
+from core.latents.own_files import CONFIG_FILE, WEIGHTS_FILE
+from core.processes.world import pick_device
+from core.schema import choice, plain
+from core.storage.atomic import atomic_dir
+from core.storage.run_folder import RunDirectory
 
 METRICS_FILE, PICTURE_FILE = "metrics.json", "reconstructions.png"
 HEARD = 6  # clips, each before and after, in the picture and as WAV files
@@ -137,7 +137,7 @@ def numbers_a_second(network: AudioAutoencoder | SpectralCodec, config: TrainTok
 
 
 def distances(code: Code, batches: Iterable[Tensor], sample_rate: int) -> dict[str, float]:
-    """Means over clips of the numbers of `audio.quality`."""
+    """Means over clips of the numbers of `audio.sounds.quality`."""
     parts: dict[str, list[Tensor]] = {}
     for clips in batches:
         heard = code(clips)

@@ -21,7 +21,7 @@ import torch.nn.functional as F  # noqa: N812, the customary name
 from torch import Tensor, nn
 
 from benchmarks.models import Work, build_backbone, build_batch
-from core.layers import AdaLNZeroBlock, Attention
+from core.nets.layers import AdaLNZeroBlock, Attention
 from core.precision import autocast
 from image.backbone import SiT
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.checkpoint import write_atomic
+from core.storage.atomic import write_atomic
 
 DONE, FAILED, SKIPPED, RUNNING, STOPPED = "done", "failed", "skipped", "running", "stopped"
 Keep = Callable[[Mapping[str, Any]], None]

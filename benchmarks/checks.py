@@ -16,15 +16,16 @@ from torch import Tensor
 
 from benchmarks.models import Preset, Work, build_backbone, build_batch, compiled
 from benchmarks.sampling import CountedNetwork
-from core.alignment import LayerSyncConfig, NoAlignmentConfig
-from core.conditioning import LabelConditioning, LabelConfig
+from core.alignment.contract import NoAlignmentConfig
+from core.alignment.layersync import LayerSyncConfig
+from core.conditioning.labels import LabelConditioning, LabelConfig
 from core.draws import SampleRandom, StepRandom
-from core.interpolant import Interpolant
-from core.objective import FlowMatching, ObjectiveConfig
-from core.optimizer import OptimizerConfig
-from core.parallel import Compile
-from core.sampler import Sampler, SamplerConfig
+from core.flow.objective import FlowMatching, ObjectiveConfig
+from core.flow.path import Interpolant
+from core.flow.sampler import Sampler, SamplerConfig
+from core.processes.spread import Compile
 from core.step import TrainingLoss
+from core.train.optimizer import OptimizerConfig
 from image.backbone import SiT, SiTConfig
 from image.tokenizer import Pixels
 

@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 import torch
 
-from audio.files import probe, read, read_all
+from audio.sounds.files import probe, read, read_all
 from benchmarks import measure
 from core.draws import numpy_rng
 

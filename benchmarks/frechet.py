@@ -18,13 +18,13 @@ from scipy.linalg import sqrtm
 from threadpoolctl import threadpool_limits
 
 from benchmarks import measure
-from eval.statistics import Moments, frechet_distance, moments
+from eval.statistics.frechet import Moments, frechet_distance, moments
 
 AIM_SPEEDUP, AIM_DIFFERENCE = 10.0, 1e-6
 DECAY = 1e-4  # of the deviations of the features from the first to the last, about as in Inception's
 
 DESCRIPTION = """\
-Measure one Fréchet distance from two means and covariances, as eval.statistics computes it and in two ways that
+Measure one Fréchet distance from two means and covariances, as eval.statistics.frechet computes it and in two ways that
 published code does: scipy.linalg.sqrtm of the product of the covariances (FID's own code, guided-diffusion), and the
 eigenvalues of that product (torch-fidelity). They take turns. The features are normal numbers with deviations that
 decay, mixed by a rotation, other ones on each side. On a busy machine several threads measure how BLAS's threads wait

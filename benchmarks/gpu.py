@@ -18,8 +18,8 @@ from benchmarks.budget import Budget, Journal, Keep, Skip, Stage, run_stages, st
 from benchmarks.gpu_report import aims, exit_code, report
 from benchmarks.models import PRESETS
 from benchmarks.throughput import Rig
-from core.flops import matmul_rates
-from core.parallel import Compile
+from core.processes.spread import Compile
+from core.train.flops import matmul_rates
 
 DESCRIPTION = """\
 One command for a machine with one large GPU and this repository only. It checks that the GPU computes what the CPU does

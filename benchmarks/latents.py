@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from benchmarks import measure
-from core.data import StepPositions, step_batches
-from core.latent_writer import LatentWriter
-from core.latents import CacheSpec, LatentShards, array_facts, shard_file
+from core.data.stream import StepPositions, step_batches
+from core.latents.cache import CacheSpec, LatentShards, array_facts, shard_file
+from core.latents.writer import LatentWriter
 
 AIM = 20_000  # latents/s of one core, of the image kind
 

@@ -23,9 +23,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from core.checkpoint import write_atomic
 from core.precision import DTYPES
-from core.provenance import ROOT, git
+from core.storage.atomic import write_atomic
+from core.storage.provenance import ROOT, git
 
 RESULTS = ROOT / "benchmarks" / "results"
 MIB = 2**20

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from core.alignment import LayerSyncConfig
+from core.alignment.layersync import LayerSyncConfig
 from core.contracts import Batch
-from core.distributed import World
 from core.draws import StepRandom, fold_seed
-from core.flops import forward_flops
-from core.optimizer import OptimizerConfig
-from core.parallel import Compile, ParallelConfig, spread
+from core.processes.spread import Compile, ParallelConfig, spread
+from core.processes.world import World
+from core.train.flops import forward_flops
+from core.train.optimizer import OptimizerConfig
 from image.backbone import SIZES, SiT, SiTConfig
 
 PAIRS = {12: (4, 7), 24: (7, 14), 28: (8, 16)}  # (weak, strong) by depth, as in core/conf/alignment

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from benchmarks import measure
 from benchmarks.models import PRESETS, SIZES_HELP, Facts, build_backbone, model_facts
-from core.conditioning import LabelConditioning, LabelConfig
+from core.conditioning.labels import LabelConditioning, LabelConfig
 from core.draws import SampleRandom
-from core.flops import matmul_peak
-from core.interpolant import Interpolant
+from core.flow.path import Interpolant
+from core.flow.sampler import Sampler, SamplerConfig
 from core.precision import Precision, autocast
-from core.sampler import Sampler, SamplerConfig
+from core.train.flops import matmul_peak
 
 SOLVERS = ("heun", "euler", "dopri5", "euler_maruyama")
 MODES = ("eager", "compiled")

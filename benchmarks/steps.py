@@ -16,15 +16,16 @@ from torch import Tensor, nn
 
 from benchmarks.baseline import BaselineStep
 from benchmarks.models import Work, build_backbone, build_batch, compiled
-from core.alignment import LayerSyncConfig, NoAlignmentConfig
-from core.conditioning import LabelConditioning, LabelConfig
+from core.alignment.contract import NoAlignmentConfig
+from core.alignment.layersync import LayerSyncConfig
+from core.conditioning.labels import LabelConditioning, LabelConfig
 from core.draws import StepRandom
-from core.ema import EMA, EMAConfig
-from core.objective import FlowMatching, ObjectiveConfig
-from core.optimizer import Optimizer
-from core.parallel import Compile
+from core.flow.objective import FlowMatching, ObjectiveConfig
 from core.precision import autocast
+from core.processes.spread import Compile
 from core.step import TrainingLoss
+from core.train.ema import EMA, EMAConfig
+from core.train.optimizer import Optimizer
 from image.tokenizer import Pixels
 
 OURS: dict[str, tuple[Compile, bool]] = {  # what is compiled, and whether LayerSync is on

@@ -18,7 +18,7 @@ import torch
 from benchmarks import measure
 from benchmarks.models import PRESETS, SIZES_HELP, Facts, Work, model_facts
 from benchmarks.steps import OURS, VARIANTS, AlignmentAlone, OurStep, Step, build_step
-from core.flops import TRAINING_FACTOR, matmul_peak
+from core.train.flops import TRAINING_FACTOR, matmul_peak
 from image.backbone import SIZES
 
 PUBLISHED = [f"{size}/2" for size in SIZES]

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from core.contracts import Backbone, Conditioning, Tokenizer
-from core.distributed import World
 from core.draws import SampleRandom
-from core.interpolant import Interpolant
+from core.flow.path import Interpolant
+from core.flow.sampler import Sampler
 from core.precision import Precision, autocast
-from core.run_config import RunConfig
-from core.sampler import Sampler
+from core.processes.world import World
+from core.train.config import RunConfig
 
 
 class StoppedError(Exception):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.config import Entry
-from core.ema import check_width, label
-from core.posthoc import Reconstruction, reconstruct, save_reconstruction
-from core.rundir import RunDirectory
+from core.commands.entry import Entry
+from core.storage.run_folder import RunDirectory
+from core.train.ema import check_width, label
+from core.train.posthoc import Reconstruction, reconstruct, save_reconstruction
 
 
 @dataclass(frozen=True, kw_only=True)

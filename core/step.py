@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.alignment import Alignment
+from core.alignment.contract import Alignment
 from core.contracts import Backbone, Batch, Conditioning, Tokenizer
 from core.draws import Random
-from core.objective import FlowMatching
+from core.flow.objective import FlowMatching
 from core.precision import Precision, autocast
 
 

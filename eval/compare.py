@@ -8,13 +8,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
-from core.config import Entry, override
-from core.rundir import RunDirectory
-from eval.comparison import direction
-from eval.comparison_file import make_comparison, write_comparison
-from eval.comparison_text import draw_comparison, report
-from eval.matched import MatchedRuns, find_seeds, read_evaluations
-from eval.method_runs import (
+from core.commands.entry import Entry, override
+from core.storage.run_folder import RunDirectory
+from eval.methods.matched import MatchedRuns, find_seeds, read_evaluations
+from eval.methods.numbers import direction
+from eval.methods.plan import (
     BUILT_IN,
     NAME,
     Plan,
@@ -26,7 +24,9 @@ from eval.method_runs import (
     sweep_content,
     write_sweep,
 )
-from eval.run_queue import Job, RunQueue
+from eval.methods.queue import Job, RunQueue
+from eval.methods.result import make_comparison, write_comparison
+from eval.methods.text import draw_comparison, report
 
 CASE = re.compile(r"\+{0,2}cases\.([^.=\[]+)\.([^=]+=.*)", re.DOTALL)
 DEFAULT_SEEDS = 3

@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from core.config import Entry
+from core.commands.entry import Entry
 from core.precision import Precision
-from core.rundir import RunDirectory
-from eval.figures import Range, blocks_by_time
-from eval.findings import findings_folder, write_findings
-from eval.inside import Inside, Reading, check_times, collect, open_run
-from eval.linear import (
+from core.storage.run_folder import RunDirectory
+from eval.inside.figures import Range, blocks_by_time
+from eval.inside.findings import findings_folder, write_findings
+from eval.inside.linear import (
     ProbeOptions,
     accuracy,
     chance_level,
@@ -32,8 +31,9 @@ from eval.linear import (
     mean_iou,
     predict_segments,
 )
-from eval.masks import count_classes, read_masks
-from eval.splits import Part, split_rows
+from eval.inside.masks import count_classes, read_masks
+from eval.inside.model import Inside, Reading, check_times, collect, open_run
+from eval.inside.splits import Part, split_rows
 
 NAME = "probe"
 
@@ -42,7 +42,7 @@ NAME = "probe"
 class MasksConfig:
     """The segmentation probe.
 
-    source       null: none; "foreground": pixels above `threshold`; or a folder of PNG label maps (`eval.masks`)
+    source       null: none; "foreground": pixels above `threshold`; or a folder of PNG label maps (`eval.inside.masks`)
     threshold    in [-1, 1], on the mean of a pixel's channels
     num_train    images to fit on; the tokens of all blocks are held in memory
     num_heldout  images to measure on

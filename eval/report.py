@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.checkpoint import write_atomic
-from core.config import Entry, override
-from core.provenance import code_version
-from core.rundir import RunDirectory
-from eval.html import page
-from eval.record import table as records_table
-from eval.report_page import comparison_sections, media_sections, record_section, results_section, training_section
-from eval.report_runs import Material, gather
-from eval.report_tables import (
+from core.commands.entry import Entry, override
+from core.storage.atomic import write_atomic
+from core.storage.provenance import code_version
+from core.storage.run_folder import RunDirectory
+from eval.measure.record import table as records_table
+from eval.pages.html import page
+from eval.pages.page import comparison_sections, media_sections, record_section, results_section, training_section
+from eval.pages.runs import Material, gather
+from eval.pages.tables import (
     comparison_rows,
     constant_metrics,
     curves_csv,

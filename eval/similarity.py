@@ -18,11 +18,11 @@ from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
-from core.config import Entry
-from core.pixels import to_uint8
+from core.commands.entry import Entry
+from core.data.pixels import to_uint8
 from core.precision import Precision
-from core.rundir import RunDirectory
-from eval.analyses import (
+from core.storage.run_folder import RunDirectory
+from eval.inside.analyses import (
     cosine_matrices,
     drop_effects,
     gradient_norms,
@@ -30,8 +30,8 @@ from eval.analyses import (
     pooled_tokens,
     principal_colours,
 )
-from eval.encoder import encoder_features
-from eval.figures import (
+from eval.inside.encoder import encoder_features
+from eval.inside.figures import (
     DIVERGING,
     Pairs,
     Range,
@@ -40,9 +40,9 @@ from eval.figures import (
     blocks_by_time,
     token_pictures,
 )
-from eval.findings import findings_folder, write_findings
-from eval.inside import Condition, Inside, Reading, check_times, choose_rows, collect, listen, open_run
-from eval.measures import Neighbourhood, cka, cka_matrix, cknna, mutual_knn
+from eval.inside.findings import findings_folder, write_findings
+from eval.inside.model import Condition, Inside, Reading, check_times, choose_rows, collect, listen, open_run
+from eval.inside.representations import Neighbourhood, cka, cka_matrix, cknna, mutual_knn
 
 NAME = "similarity"
 PartName = Literal["cosine", "cka", "neighbours", "encoder", "gradients", "drop", "noise", "pca"]

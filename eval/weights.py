@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.weights_download import fetch
-from eval.weights_registry import REGISTRY, WeightsEntry, WeightsFile, find_entry
-from eval.weights_store import (
+from eval.published.download import fetch
+from eval.published.registry import REGISTRY, WeightsEntry, WeightsFile, find_entry
+from eval.published.store import (
     ABSENT,
     OK,
     VARIABLE,
@@ -30,7 +30,7 @@ from eval.weights_store import (
 
 __all__ = ["find_entry", "locate", "verified", "weights_root"]
 
-EXIT_DAMAGED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130  # as in core.config, whose import takes seconds
+EXIT_DAMAGED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130  # as in core.commands.entry, whose import takes seconds
 DESCRIPTION = f"""\
 Published weights, by name: which are known, which are here, and how they come here. Only `fetch` uses the network.
 

@@ -1,4 +1,4 @@
-"""SiT for images: `core.sit` on a grid of rows and columns, under class labels, as its published checkpoints are.
+"""SiT for images: `core.nets.sit` on a grid of rows and columns, under class labels, as its published checkpoints are.
 
 Letters: B batch, C channels, Y X latent rows and columns.
 """
@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from core import sit
-from core.layers import BlockOptions, LabelEmbedder
-from core.sit import SIZES, Recipe
+from core.nets import sit
+from core.nets.layers import BlockOptions, LabelEmbedder
+from core.nets.sit import SIZES, Recipe
 
 __all__ = ["BACKBONES", "SIZES", "SiT", "SiTConfig"]
 
 
 class SiTConfig(sit.SiTConfig):
-    """The options of `core.sit.SiTConfig` for images."""
+    """The options of `core.nets.sit.SiTConfig` for images."""
 
     def num_classes_in(self, state: dict[str, Tensor], source: str) -> int:
         """Number of classes of saved weights, from their label table; ValueError where there is none."""

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from core.caching import CacheJob, CacheOptions, run_cache
-from core.config import Entry
-from core.rundir import RunDirectory
+from core.commands.cache import CacheJob, CacheOptions, run_cache
+from core.commands.entry import Entry
 from core.schema import choice
+from core.storage.run_folder import RunDirectory
 from image.data import CACHE_KIND, PIXEL_DATASETS, DigitsConfig, build_dataset
 from image.data import PixelsDataConfig as DataConfig
 from image.tokenizer import TOKENIZERS, ConvKLConfig, PixelsConfig, TokenizerConfig, build_tokenizer

@@ -1,10 +1,10 @@
-"""What an image is asked to be: its class. Dropping and balancing labels is `core.conditioning`. n samples."""
+"""What an image is asked to be: its class. Dropping and balancing labels is `core.conditioning.labels`. n samples."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from core.conditioning import LabelConditioning
+from core.conditioning.labels import LabelConditioning
 
 
 def requested_labels(labels: int | list[int] | None, conditioning: LabelConditioning, num: int, seed: int) -> Tensor:

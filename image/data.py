@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.data.files import class_folders, existing_folder, files_under, packed_paths
 from core.draws import fold_seed
-from core.files import class_folders, existing_folder, files_under, packed_paths
-from core.latents import LatentShards
-from image.decode import center_crop, decode_image, to_media
+from core.latents.cache import LatentShards
+from image.datasets.decode import center_crop, decode_image, to_media
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class _FilesConfig:
 
     @property
     def transform(self) -> dict[str, Any]:
-        """What decides the pixels of a given image; see `image.decode`."""
+        """What decides the pixels of a given image; see `image.datasets.decode`."""
         return {"crop": "adm", "channels": self.channels, "size": self.size, "flip": self.flip}
 
 

@@ -9,22 +9,21 @@ from pathlib import Path
 
 import torch
 
-from core.config import Entry
-from core.pixels import to_uint8
-from eval import evaluation
-from eval.chunks import AS_THEY_ARE, Form
-from eval.collection import Media
-from eval.evaluating import run_evaluation
-from eval.evaluation import Components, Making, Plan, run_behind
-from eval.extraction import Extractor
+from core.commands.entry import Entry
+from core.data.pixels import to_uint8
+from eval.measure import evaluation
+from eval.measure.command import run_evaluation
+from eval.measure.evaluation import Components, Making, Plan, run_behind
+from eval.measure.extractor import Extractor
+from eval.measure.generated import AS_THEY_ARE, Form
+from eval.measure.media import Media
 from eval.weights import weights_root
-from image.collection import open_images
 from image.data import DigitsConfig
-from image.features import WeightsSource, build_extractor
-from image.measure import TABLE
-from image.metrics import DigitsEvaluationConfig
-from image.reference import DIGITS, check_size, open_reference, size_of
+from image.extractors import WeightsSource, build_extractor
+from image.media import DIGITS, check_size, open_images, open_reference, size_of
+from image.metrics import TABLE
 from image.sample import DOMAIN, UINT8_RULE, SampleConfig, model_config
+from image.stand_in import DigitsEvaluationConfig
 from image.train import ImageConfig
 
 NUM_SAMPLES = 50_000  # of a run, as ImageNet's protocol has it

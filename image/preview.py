@@ -10,8 +10,8 @@ from einops import rearrange, repeat
 from PIL import Image
 from torch import Tensor
 
-from core.checkpoint import write_atomic
-from core.pixels import to_uint8
+from core.data.pixels import to_uint8
+from core.storage.atomic import write_atomic
 
 MIN_TILE = 48  # pixels: smaller images are enlarged by a whole factor, so that they can be seen
 

@@ -12,15 +12,15 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from core import sampling
-from core.checkpoint import State
-from core.conditioning import LabelConditioning
-from core.config import Entry
+from core.commands import sample as sampling
+from core.commands.entry import Entry
+from core.commands.sample import ModelParts, SamplingDomain, weights_file
+from core.conditioning.labels import LabelConditioning
 from core.contracts import Tokenizer
-from core.distributed import World
+from core.data.pixels import to_uint8
 from core.generate import Generator
-from core.pixels import to_uint8
-from core.sampling import ModelParts, SamplingDomain, weights_file
+from core.processes.world import World
+from core.storage.checkpoint import State
 from image.conditioning import requested_labels as labels_for
 from image.preview import ImagePreview, to_images
 from image.tokenizer import build_tokenizer
@@ -35,7 +35,7 @@ UINT8_RULE = "uint8: 127.5 x + 128, cut to 0..255, truncated"
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(sampling.SampleConfig):
-    """What to sample, from a run or from published weights; see `core.sampling.SampleConfig`.
+    """What to sample, from a run or from published weights; see `core.commands.sample.SampleConfig`.
 
     labels  a class, a list of classes to cycle through, or null for the config's own rule over all classes
     """

@@ -1,6 +1,6 @@
 """Pixels to the latents a backbone sees, and back: none, a pretrained AutoencoderKL, or our small ConvKL.
 
-What they share, the constants and the sampling of a posterior, is `core.kl`.
+What they share, the constants and the sampling of a posterior, is `core.latents.tokenizer`.
 
 Letters: B batch, C image channels, Z latent channels, H height, W width in pixels, f downsampling factor.
 """
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from core.contracts import Tokenizer
 from core.draws import Random
-from core.kl import KLOptions, KLTokenizer, TokenizerConstants, weights_sha256
-from core.pretrained import DiffusersModel
-from image.autoencoder import KIND as CONV_KL
-from image.autoencoder import MAKE_COMMAND, latent_grid, load_autoencoder
+from core.latents.diffusers_files import DiffusersModel
+from core.latents.tokenizer import KLOptions, KLTokenizer, TokenizerConstants, weights_sha256
+from image.codecs.autoencoder import KIND as CONV_KL
+from image.codecs.autoencoder import MAKE_COMMAND, latent_grid, load_autoencoder
 
 PIXELS, AUTOENCODER_KL = "pixels", "autoencoder_kl"
 
@@ -35,7 +35,9 @@ class AutoencoderKLConfig(KLOptions):
     """A pretrained diffusers AutoencoderKL, as SD, SDXL, SD3 and FLUX have; needs the extra `vae`.
 
     path       directory written by `save_pretrained` (never touches the network), or the id of a hub repository
-    subfolder  where the autoencoder stands below `path`: "vae" in a whole pipeline; the other keys: `core.kl.KLOptions`
+    subfolder  where the autoencoder stands below `path`: "vae" in a whole pipeline
+
+    Other keys: `core.latents.tokenizer.KLOptions`.
     """
 
     path: str = "stabilityai/sd-vae-ft-ema"
@@ -46,7 +48,7 @@ class AutoencoderKLConfig(KLOptions):
 class ConvKLConfig(KLOptions):
     """Our small autoencoder, made by `python -m image.train_tokenizer`.
 
-    path  directory with `config.json` and `model.safetensors`; the other keys: `core.kl.KLOptions`
+    path  directory with `config.json` and `model.safetensors`; the other keys: `core.latents.tokenizer.KLOptions`
     """
 
     path: str = "runs/tokenizer/digits"

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import torch
 
-from core.conditioning import LabelConditioning, LabelConfig
-from core.config import Entry
+from core.commands.entry import Entry
+from core.commands.train import closing_lines, run_training
+from core.conditioning.labels import LabelConditioning, LabelConfig
 from core.contracts import Domain
 from core.draws import seeded_weights
-from core.kl import FromMoments
-from core.run import closing_lines, run_training
-from core.run_config import RunConfig
-from core.rundir import RunDirectory
+from core.latents.tokenizer import FromMoments
 from core.schema import choice
+from core.storage.run_folder import RunDirectory
+from core.train.config import RunConfig
 from image.backbone import BACKBONES, SiTConfig
 from image.data import DATASETS, DigitsConfig, LatentsConfig, build_dataset
-from image.metrics import EVALUATIONS, DigitsEvaluationConfig, NoEvaluationConfig
 from image.preview import ImagePreview
+from image.stand_in import EVALUATIONS, DigitsEvaluationConfig, NoEvaluationConfig
 from image.tokenizer import TOKENIZERS, PixelsConfig, build_tokenizer
 
 

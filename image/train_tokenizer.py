@@ -13,15 +13,9 @@ from pathlib import Path
 import torch
 from einops import rearrange
 
-from core.checkpoint import atomic_dir
-from core.config import Entry
-from core.distributed import pick_device
+from core.commands.entry import Entry
 from core.draws import StepRandom, seeded_weights
-from core.kl import kl_divergence
-from core.rundir import RunDirectory
-from core.schema import choice, plain
-from core.tokenizer_files import CONFIG_FILE, WEIGHTS_FILE
-from core.tokenizer_training import (
+from core.latents.fitting import (
     Rows,
     TokenizerTraining,
     all_rows,
@@ -30,7 +24,13 @@ from core.tokenizer_training import (
     output_directory,
     split_by_chance,
 )
-from image.autoencoder import AutoencoderConfig, ConvKL, save_autoencoder
+from core.latents.own_files import CONFIG_FILE, WEIGHTS_FILE
+from core.latents.tokenizer import kl_divergence
+from core.processes.world import pick_device
+from core.schema import choice, plain
+from core.storage.atomic import atomic_dir
+from core.storage.run_folder import RunDirectory
+from image.codecs.autoencoder import AutoencoderConfig, ConvKL, save_autoencoder
 from image.data import PIXEL_DATASETS, DigitsConfig, PixelsDataConfig, build_dataset
 from image.preview import grid
 

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 import submitit
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
-from core.config import DEBUG_VARIABLE
+from core.commands.entry import DEBUG_VARIABLE
 from slurm.sweep import find_entry
 
 log = logging.getLogger(__name__)
 
-WARNED = 128 + signal.SIGUSR2  # exit codes of a run that a signal stopped: core.signals
+WARNED = 128 + signal.SIGUSR2  # exit codes of a run that a signal stopped: core.processes.signals
 TERMINATED = 128 + signal.SIGTERM
 # Seconds that a process waits at its end. After SIGTERM: a preemption may send the warning, which asks to be queued
 # again, a moment later. After the warning all but the main process wait: it asks SLURM to queue the job again, which

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from core.config import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED
+from core.commands.entry import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED
 from slurm import status
 from slurm.manifest import Manifest, locked
 from slurm.submit import check_machine, check_scheduler, dry_run, run_here, submit

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from core.checkpoint import write_atomic
+from core.storage.atomic import write_atomic
 from slurm.sweep import Case, Sweep
 
 SCHEMA_VERSION = 1

@@ -15,9 +15,10 @@ from typing import Any
 from submitit.core.utils import JobPaths
 from submitit.slurm.slurm import SlurmInfoWatcher
 
-from core.rundir import RunDirectory
-from core.speed import in_words
-from core.tracking import METRICS, SPEED, read_lines
+from core.storage.lines import read_lines
+from core.storage.run_folder import RunDirectory
+from core.train.speed import in_words
+from core.train.tracking import METRICS, SPEED
 from slurm.manifest import Attempt, Manifest
 from slurm.submit import logs
 from slurm.sweep import Sweep

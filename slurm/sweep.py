@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from core.config import Entry, override
+from core.commands.entry import Entry, override
 from core.schema import strict
 
 PROFILES = Path(__file__).parent / "profiles"

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.latents import LatentShards
-from eval.record import read_records
+from core.latents.cache import LatentShards
+from eval.measure.record import read_records
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "add_a_domain.md"
 COMPONENTS = {"data", "tokenizer", "conditioning", "backbone", "metrics", "preview"}

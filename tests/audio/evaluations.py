@@ -5,7 +5,7 @@ from pathlib import Path
 from audio.evaluate import ENTRY as EVALUATE
 from audio.sample import ENTRY as SAMPLE
 from audio.train import ENTRY as TRAIN
-from eval.record import read_records
+from eval.measure.record import read_records
 from tests.audio.audio_files import music, write_sound
 
 TOY = [

@@ -12,9 +12,9 @@ import torch
 import transformers
 from tokenizers import ByteLevelBPETokenizer, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from audio.clap import LAION_PREPROCESSOR
-from audio.sound import Sound
-from audio.vggish import VggishNetwork
+from audio.encoders.clap import LAION_PREPROCESSOR
+from audio.encoders.vggish import VggishNetwork
+from audio.sounds.sound import Sound
 
 TEXTS = ["a dog barks twice", "slow piano with rain", "a very fast drum solo", "birds"]
 ROBERTA_SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]

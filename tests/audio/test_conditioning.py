@@ -18,7 +18,7 @@ from audio.conditioning import (
     build_conditioning,
     condition_dataset,
 )
-from core.conditioning import LabelConfig
+from core.conditioning.labels import LabelConfig
 from core.draws import StepRandom
 from core.schema import plain, strict
 

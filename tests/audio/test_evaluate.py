@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from transformers import ClapModel
 
-from audio.clap import HTSAT
-from audio.protocols import FADTK, ONE_WINDOW
-from audio.synthesis import TIMBRES
+from audio.encoders.clap import HTSAT
+from audio.encoders.protocols import FADTK, ONE_WINDOW
+from audio.sounds.synthesis import TIMBRES
 from audio.train import ENTRY as TRAIN
-from core.checkpoint import sha256_file
-from eval.record import differences, table
+from core.storage.atomic import sha256_file
+from eval.measure.record import differences, table
 from tests.audio.audio_files import music, write_sound
 from tests.audio.evaluations import TOY, clips, measured, sample, train
 from tests.audio.networks import clap_config, random_network, save_clap, save_laion, save_t5, save_vggish
@@ -123,15 +123,15 @@ def test_pairs_of_notes_have_a_divergence(run, tmp_path):
 
 
 def test_only_the_middle_of_a_long_file_is_decoded(clap, folders, tmp_path, monkeypatch):
-    import audio.collection
+    import audio.media
 
     long = tmp_path / "long"
     for number in range(3):
         write_sound(long / f"{number}.wav", music(25, 8000, 1, seed=number), 8000)
     asked = []
-    read = audio.collection.read
+    read = audio.media.read
     told = lambda path, start, frames: asked.append(frames) or read(path, start, frames)  # noqa: E731
-    monkeypatch.setattr(audio.collection, "read", told)
+    monkeypatch.setattr(audio.media, "read", told)
     measured(f"samples={long}", f"real={folders[0]}", f"clap={clap}", "metrics=[fad]", out=tmp_path / "out")
     assert {count for count in asked if count > 80_000} == {84_000}  # 10.5 s of 25
 

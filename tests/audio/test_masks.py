@@ -5,11 +5,11 @@ import torch
 
 from audio.backbone import SiTConfig
 from audio.conditioning import Unconditional
-from core.alignment import LayerSync
+from core.alignment.layersync import LayerSync
 from core.contracts import Batch
-from core.data import collate
+from core.data.stream import collate
 from core.draws import StepRandom
-from core.objective import FlowMatching, ObjectiveConfig
+from core.flow.objective import FlowMatching, ObjectiveConfig
 from core.step import TrainingLoss
 
 CHANNELS, FRAMES, PATCH = 5, 12, 2

@@ -8,10 +8,10 @@ import soundfile
 import torch
 from PIL import Image
 
-from audio.pcm import to_int16, write_wav
 from audio.preview import MAX_PANELS, MAX_SOUNDS, RANGE_DB, AudioPreview, draw, log_mel, one_of_each_first, slug
-from core.rundir import RunDirectory
-from eval.report_page import last_previews
+from audio.sounds.pcm import to_int16, write_wav
+from core.storage.run_folder import RunDirectory
+from eval.pages.page import last_previews
 
 RATE = 16000
 STEP = "step_00001500"

@@ -14,15 +14,15 @@ from benchmarks import measure, sampling, train_step
 from benchmarks.baseline import BaselineStep, PlainSiT
 from benchmarks.models import PRESETS, Work, build_backbone
 from benchmarks.steps import AlignmentAlone, OurStep
-from core.alignment import NoAlignmentConfig
-from core.conditioning import LabelConditioning, LabelConfig
+from core.alignment.contract import NoAlignmentConfig
+from core.conditioning.labels import LabelConditioning, LabelConfig
 from core.contracts import Domain
-from core.distributed import World
-from core.ema import EMA, EMAConfig
-from core.objective import ObjectiveConfig
-from core.run_config import RunConfig, TrainerConfig
-from core.sampler import SamplerConfig
-from core.trainer import Trainer
+from core.flow.objective import ObjectiveConfig
+from core.flow.sampler import SamplerConfig
+from core.processes.world import World
+from core.train.config import RunConfig, TrainerConfig
+from core.train.ema import EMA, EMAConfig
+from core.train.trainer import Trainer
 from image.tokenizer import Pixels
 
 CPU = torch.device("cpu")

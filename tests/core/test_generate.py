@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from core.flow.path import Interpolant
+from core.flow.sampler import Sampler, SamplerConfig
 from core.generate import Generator
-from core.interpolant import Interpolant
-from core.sampler import Sampler, SamplerConfig
 
 SHAPE, CLASSES = (3, 4), 5
 

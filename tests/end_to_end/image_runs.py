@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import image.train
-from core.checkpoint import CheckpointStore
+from core.storage.checkpoint import CheckpointStore
 from tests.end_to_end.zygote import Zygote
 
 STEPS, BATCH = 150, 16

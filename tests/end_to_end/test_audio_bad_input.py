@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from core.tracking import read_lines
+from core.storage.lines import read_lines
 from tests.audio.audio_files import music, write_mp3, write_sound
 from tests.end_to_end.audio_runs import RATE, RUN, clips, notes, save_vae
 from tests.end_to_end.image_runs import Inside, is_one_line_error

@@ -10,8 +10,8 @@ import torch
 
 from audio.sample import ENTRY as SAMPLE
 from audio.train import ENTRY as TRAIN
-from core.checkpoint import CheckpointStore, read_checkpoint
-from core.failures import RunError
+from core.processes.failures import RunError
+from core.storage.checkpoint import CheckpointStore, read_checkpoint
 from tests.audio.audio_files import music, write_sound
 from tests.audio.networks import save_t5
 from tests.end_to_end.audio_runs import (

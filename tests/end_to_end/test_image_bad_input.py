@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-import core.checkpoint
-from core.checkpoint import load_weights, read_checkpoint
+import core.storage.checkpoint
+from core.storage.checkpoint import read_checkpoint
+from core.storage.weights import load_weights
 from tests.end_to_end.image_runs import (
     Inside,
     finish,
@@ -157,7 +158,7 @@ def truncated_pt(folder, weights):
 
 
 def truncated_safetensors(folder, weights):
-    core.checkpoint.save_file(weights, folder / "cut.safetensors")
+    core.storage.checkpoint.save_file(weights, folder / "cut.safetensors")
     content = (folder / "cut.safetensors").read_bytes()
     (folder / "cut.safetensors").write_bytes(content[: len(content) // 2])
     return folder / "cut.safetensors", ["cut.safetensors", "damaged"]
@@ -221,7 +222,7 @@ def leaves_the_last_good_checkpoint(outcome, run, whole):
 
 
 def test_a_disk_that_is_full_leaves_the_checkpoint_before(train, whole, tmp_path, monkeypatch):
-    save, calls = core.checkpoint.save_file, []
+    save, calls = core.storage.checkpoint.save_file, []
 
     def full(state, file):
         calls.append(file)
@@ -230,10 +231,10 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before(train, whole, tmp_path
             raise OSError(errno.ENOSPC, "No space left on device", str(file))
         save(state, file)
 
-    monkeypatch.setattr(core.checkpoint, "save_file", full)
+    monkeypatch.setattr(core.storage.checkpoint, "save_file", full)
     run = tmp_path / "runs" / "image" / "digits"
     leaves_the_last_good_checkpoint(train(), run, whole)
-    monkeypatch.setattr(core.checkpoint, "save_file", save)
+    monkeypatch.setattr(core.storage.checkpoint, "save_file", save)
     assert train().code == 0
     assert same_weights(newest(run), newest(whole))
     assert same_bytes(run / "metrics.jsonl", whole / "metrics.jsonl")

@@ -10,15 +10,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from core.checkpoint import load_into, load_weights, read_checkpoint
-from core.config import compose_config
-from core.distributed import World
-from core.failures import NonFiniteError
-from core.rundir import RunDirectory
+from core.commands.entry import compose_config
+from core.processes.failures import NonFiniteError
+from core.processes.signals import StopRequest
+from core.processes.world import World
 from core.schema import strict
-from core.signals import StopRequest
-from core.tracking import read_lines
-from core.trainer import Trainer
+from core.storage.checkpoint import read_checkpoint
+from core.storage.lines import read_lines
+from core.storage.run_folder import RunDirectory
+from core.storage.weights import load_into, load_weights
+from core.train.trainer import Trainer
 from image.data import DigitsConfig, DigitsDataset
 from image.train import ImageConfig, build_domain
 from tests.end_to_end.image_runs import (

@@ -16,8 +16,8 @@ import time
 
 import pytest
 
-from core.checkpoint import CheckpointStore, read_checkpoint
-from tests.core.processes import Launched
+from core.storage.checkpoint import CheckpointStore, read_checkpoint
+from tests.core.processes.started import Launched
 
 QUICK = [
     "trainer.steps=6",

@@ -7,7 +7,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from core.checkpoint import load_weights
+from core.storage.weights import load_weights
 from tests.end_to_end.image_runs import Inside, finish, is_one_line_error, newest, start, train_here
 
 

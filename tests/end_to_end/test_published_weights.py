@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.config import run_entry
+from core.commands.entry import run_entry
 from image import sample
 from image.backbone import SiTConfig
 

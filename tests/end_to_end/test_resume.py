@@ -11,9 +11,10 @@ import torch
 import yaml
 from PIL import Image
 
-from core.checkpoint import SCHEMA_VERSION, load_weights, read_checkpoint
-from core.tracking import read_lines
-from image.autoencoder import AutoencoderConfig, ConvKL, save_autoencoder
+from core.storage.checkpoint import SCHEMA_VERSION, read_checkpoint
+from core.storage.lines import read_lines
+from core.storage.weights import load_weights
+from image.codecs.autoencoder import AutoencoderConfig, ConvKL, save_autoencoder
 from tests.end_to_end.image_runs import (
     MINUTE,
     RUN,

@@ -115,8 +115,8 @@ def mortal(die_at: int) -> None:
     Operations are the calls of `OPERATIONS` in os, which pathlib, shutil and our own code make, and the writing of a
     safetensors file, of which half is left.
     """
-    import core.checkpoint
-    import core.posthoc
+    import core.storage.checkpoint
+    import core.train.posthoc
 
     calls = iter(range(10**9))
 
@@ -131,7 +131,7 @@ def mortal(die_at: int) -> None:
 
     for name in OPERATIONS:
         setattr(os, name, fatal(getattr(os, name)))
-    for module in (core.checkpoint, core.posthoc):
+    for module in (core.storage.checkpoint, core.train.posthoc):
         save = module.save_file
         module.save_file = fatal(save, lambda tensors, file, *rest, save=save: _half(save, tensors, file))
 
@@ -197,12 +197,14 @@ def warm_up() -> None:
     import torch.distributed.fsdp
     import torch.utils.data
 
-    import core.trainer
-    from core.provenance import code_version
+    import core.train.trainer
+    from core.storage.provenance import code_version
 
     torch.set_num_threads(1)
     code_version()
-    core.trainer.matmul_peak = lambda device, dtype: 1e12  # half a second of products, for a column of speed.jsonl
+    core.train.trainer.matmul_peak = lambda device, dtype: (
+        1e12
+    )  # half a second of products, for a column of speed.jsonl
     matplotlib.figure.Figure().subplots().set_title("fonts are found once").figure.savefig(os.devnull, format="png")
 
 
@@ -210,7 +212,7 @@ def warm_up_for(module: str) -> None:
     """The same for the first session of a command of one domain."""
     if module in sys.modules:
         return
-    from core.config import compose_config
+    from core.commands.entry import compose_config
 
     entry = importlib.import_module(module).ENTRY
     compose_config(entry.config_module, entry.config_name)

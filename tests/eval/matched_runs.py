@@ -6,7 +6,7 @@ from pathlib import Path
 
 import image.train
 from eval.compare import ENTRY, plan_runs
-from eval.method_runs import Plan
+from eval.methods.plan import Plan
 
 STEPS = 12
 TOY = [

@@ -15,14 +15,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from core.checkpoint import CheckpointStore
-from core.config import compose_config
-from core.failures import RunError
-from core.tracking import EVALUATIONS, METRICS, read_lines
+from core.commands.entry import compose_config
+from core.processes.failures import RunError
+from core.storage.checkpoint import CheckpointStore
+from core.storage.lines import read_lines
+from core.train.tracking import EVALUATIONS, METRICS
 from eval.compare import ENTRY, arguments
-from eval.estimate import Estimate
-from eval.record import Facts, write_records
-from eval.run_queue import Job, RunQueue
+from eval.measure.record import Facts, write_records
+from eval.methods.queue import Job, RunQueue
+from eval.statistics.estimate import Estimate
 from image.train import ENTRY as TRAIN
 from slurm.sweep import load_sweep
 from tests.eval.matched_runs import METHODS, SEEDS, STEPS, make_runs, toy, toy_plan

@@ -9,12 +9,12 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 import image.train
-from eval.inside import Reading, open_run
-from eval.linear import ProbeOptions, enlarge, fit_classes, fit_segments, mean_iou, predict_segments
-from eval.masks import label_map, read_masks
+from eval.inside.linear import ProbeOptions, enlarge, fit_classes, fit_segments, mean_iou, predict_segments
+from eval.inside.masks import label_map, read_masks
+from eval.inside.model import Reading, open_run
+from eval.inside.splits import Part, split_rows
 from eval.probe import ENTRY, candidate_pairs, linear_probe, segmentation_probe
-from eval.splits import Part, split_rows
-from tests.eval.toy_inside import TOKENS, WIDTH, Backbone, Function, opened
+from tests.eval.inside.toy_inside import TOKENS, WIDTH, Backbone, Function, opened
 
 TINY = [
     "trainer.steps=4",

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from core.config import override
-from eval.charts import Line, line_chart, ticks
+from core.commands.entry import override
 from eval.compare import ENTRY as COMPARE
-from eval.estimate import Estimate
-from eval.record import Facts, write_records
+from eval.measure.record import Facts, write_records
+from eval.pages.charts import Line, line_chart, ticks
+from eval.pages.tables import escape_latex
 from eval.report import ENTRY
-from eval.report_tables import escape_latex
+from eval.statistics.estimate import Estimate
 from tests.eval.matched_runs import make_runs, toy
 
 VOID = {"meta", "img", "br", "link", "input", "line", "polyline", "polygon", "circle"}

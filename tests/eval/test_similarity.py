@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 import image.train
-from core.alignment import token_cosine
+from core.alignment.tokens import token_cosine
 from core.draws import SampleRandom
-from eval.analyses import (
+from eval.inside.analyses import (
     cosine_matrices,
     drop_effects,
     gradient_norms,
@@ -18,11 +18,11 @@ from eval.analyses import (
     pooled_tokens,
     principal_colours,
 )
-from eval.encoder import dino_features, encoder_features
-from eval.inside import Reading, collect, open_run
+from eval.inside.encoder import dino_features, encoder_features
+from eval.inside.model import Reading, collect, open_run
 from eval.similarity import ENTRY, on_grid
+from tests.eval.inside.toy_inside import TOKENS, WIDTH, Backbone, Function, Residual, opened, residual
 from tests.eval.test_probe import TINY
-from tests.eval.toy_inside import TOKENS, WIDTH, Backbone, Function, Residual, opened, residual
 
 ROWS, READING = list(range(20)), Reading(batch_size=8)
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 import eval.weights
-from eval import weights_download, weights_registry
+from eval.published import download, registry
+from eval.published.registry import HASH, REGISTRY, WeightsEntry, WeightsFile
 from eval.weights import locate, main, verified, weights_root
-from eval.weights_registry import HASH, REGISTRY, WeightsEntry, WeightsFile
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = bytes(range(256)) * 4096  # 1 MiB
@@ -118,7 +118,7 @@ def register(monkeypatch):
     """Make entries the registry."""
 
     def to(*entries):
-        monkeypatch.setattr(weights_registry, "REGISTRY", entries)
+        monkeypatch.setattr(registry, "REGISTRY", entries)
         monkeypatch.setattr(eval.weights, "REGISTRY", entries)
 
     return to
@@ -241,12 +241,12 @@ def test_a_begun_file_of_another_version_is_found_by_its_hash(toy, server, capsy
 
 def test_a_killed_process_goes_on(toy, server, root, tmp_path):
     server.trouble = "stall"
-    entry = weights_registry.REGISTRY[0]
+    entry = registry.REGISTRY[0]
     script = tmp_path / "fetch.py"
     script.write_text(
-        "from eval import weights, weights_registry\n"
-        "from eval.weights_registry import WeightsEntry, WeightsFile\n"
-        f"weights_registry.REGISTRY = ({entry!r},)\n"
+        "from eval import weights\nfrom eval.published import registry\n"
+        "from eval.published.registry import WeightsEntry, WeightsFile\n"
+        f"registry.REGISTRY = ({entry!r},)\n"
         "weights.main(['fetch', 'toy'])\n"
     )
     process = subprocess.Popen([sys.executable, script], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
@@ -256,7 +256,7 @@ def test_a_killed_process_goes_on(toy, server, root, tmp_path):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.02)
     with pytest.raises(ValueError, match="another process is fetching"):
-        weights_download.fetch(entry, root, print)
+        download.fetch(entry, root, print)
     process.send_signal(signal.SIGKILL)
     process.wait()
     server.trouble = None
@@ -317,8 +317,8 @@ def test_without_network_one_message_says_all(register, root, capsys):
 
 
 def test_no_step_from_https_to_http():
-    handler, request = weights_download._NoDowngrade(), weights_download.urllib.request.Request("https://example.org/a")
-    with pytest.raises(weights_download.urllib.error.URLError, match="redirected from https"):
+    handler, request = download._NoDowngrade(), download.urllib.request.Request("https://example.org/a")
+    with pytest.raises(download.urllib.error.URLError, match="redirected from https"):
         handler.redirect_request(request, None, 302, "Found", {}, "http://example.org/a")
 
 
@@ -389,7 +389,8 @@ def test_a_hub_that_gives_less_is_no_success(hub, root, capsys):
 
 
 REAL_HUB = f"""
-from eval import weights, weights_registry as r
+from eval import weights
+from eval.published import registry as r
 base = "https://huggingface.co/owner/model/resolve/{REVISION}/vae/"
 files = tuple(r.WeightsFile(name, base + name) for name in ("config.json", "weights.safetensors"))
 words = dict(title="t", licence="l", used_by="u", origin="o", repository="owner/model", revision="{REVISION}")

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from eval.chunks import AS_THEY_ARE
-from eval.collection import Media
-from eval.evaluating import run_evaluation
-from eval.evaluation import Components, EvaluateConfig, Plan
-from eval.extraction import Extractor
-from eval.measuring import Metric, Table, class_accuracy, frechet, kernel, labels_missing, precision_recall_metrics
-from eval.npz import npz_keys
-from eval.reference import FACTS, MediaReference, StatisticsReference
+from eval.measure.command import run_evaluation
+from eval.measure.evaluation import Components, EvaluateConfig, Plan
+from eval.measure.extractor import Extractor
+from eval.measure.generated import AS_THEY_ARE
+from eval.measure.media import Media
+from eval.measure.reference import FACTS, MediaReference, StatisticsReference
+from eval.measure.table import Metric, Table, class_accuracy, frechet, kernel, labels_missing, precision_recall_metrics
+from eval.statistics.arrays import npz_keys
 
 WINDOW = 8
 

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 import image.evaluate
-from eval.record import read_records
+from eval.measure.record import read_records
 
 
 def measured(*args, out):

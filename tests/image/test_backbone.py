@@ -6,11 +6,11 @@ import pytest
 import torch
 from einops import rearrange
 
-from core.alignment import LayerSync
-from core.checkpoint import load_into, load_weights
-from core.hooks import LayerHooks
-from core.sampler import guide
+from core.alignment.hooks import LayerHooks
+from core.alignment.layersync import LayerSync
+from core.flow.sampler import guide
 from core.schema import strict
+from core.storage.weights import load_into, load_weights
 from image.backbone import SIZES, SiT, SiTConfig
 from tests.golden_files import load_golden, with_prefix
 

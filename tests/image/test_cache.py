@@ -14,17 +14,17 @@ import pytest
 import torch
 from PIL import Image
 
-from core.caching import workers
-from core.config import compose_config, run_entry
-from core.data import StepPositions, fingerprint, step_batches
+from core.commands.cache import workers
+from core.commands.entry import compose_config, run_entry
+from core.data.stream import StepPositions, fingerprint, step_batches
 from core.draws import SampleRandom, StepRandom, numpy_rng
-from core.kl import FromMoments
-from core.latents import read_spec
-from core.objective import FlowMatching
+from core.flow.objective import FlowMatching
+from core.latents.cache import read_spec
+from core.latents.tokenizer import FromMoments
 from core.schema import strict
 from core.step import TrainingLoss
-from image.autoencoder import AutoencoderConfig, ConvKL, save_autoencoder
 from image.cache import CacheConfig, main
+from image.codecs.autoencoder import AutoencoderConfig, ConvKL, save_autoencoder
 from image.data import DigitsConfig, FolderConfig, LatentsConfig, build_dataset
 from image.tokenizer import AutoencoderKLConfig, ConvKLConfig, PixelsConfig, build_tokenizer
 from image.train import ImageConfig, build_domain

@@ -15,7 +15,7 @@ from PIL import Image
 from core.draws import fold_seed, numpy_rng
 from core.schema import choice, plain, strict
 from image.data import DATASETS, DigitsConfig, FolderConfig, LatentsConfig, ParquetConfig, build_dataset
-from image.decode import center_crop, decode_image, to_media
+from image.datasets.decode import center_crop, decode_image, to_media
 
 SIZE = 16
 

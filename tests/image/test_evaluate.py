@@ -13,15 +13,14 @@ import torch
 import image.evaluate
 import image.sample
 import image.train
-from core.pixels import to_uint8
-from core.provenance import json_sha256
-from core.rundir import RunDirectory
-from eval.neighbours import Blocks, precision_recall
-from eval.record import differences, read_records, table
-from image.collection import open_images
-from image.features import WeightsSource, build_extractor
-from image.reference import open_reference
-from tests.core.processes import Launched
+from core.data.pixels import to_uint8
+from core.storage.provenance import json_sha256
+from core.storage.run_folder import RunDirectory
+from eval.measure.record import differences, read_records, table
+from eval.statistics.neighbours import Blocks, precision_recall
+from image.extractors import WeightsSource, build_extractor
+from image.media import open_images, open_reference
+from tests.core.processes.started import Launched
 from tests.end_to_end.image_runs import tiny
 from tests.image.evaluations import adm_reference, measured, pictures, save_folder, save_npz
 from tests.image.networks import save_dinov2, save_inception
@@ -125,7 +124,7 @@ def be_told_to_stop(rank):
 
 
 def _signal_in_the_third_chunk(number):
-    from eval.chunks import Chunks
+    from eval.measure.generated import Chunks
 
     write = Chunks._write
 

@@ -11,12 +11,12 @@ import torch
 import yaml
 from PIL import Image
 
-from core.config import compose_config
-from core.data import StepPositions, step_batches
-from core.distributed import World
-from core.rundir import RunDirectory
+from core.commands.entry import compose_config
+from core.data.stream import StepPositions, step_batches
+from core.processes.world import World
 from core.schema import changed_keys, plain, strict
-from core.trainer import Trainer
+from core.storage.run_folder import RunDirectory
+from core.train.trainer import Trainer
 from image.backbone import SIZES
 from image.train import ImageConfig, build_domain
 

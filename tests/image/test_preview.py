@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from core.pixels import to_uint8
+from core.data.pixels import to_uint8
 from image.preview import MIN_TILE, ImagePreview, grid, to_images
 
 

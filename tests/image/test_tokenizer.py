@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from core.draws import SampleRandom, StepRandom
-from core.kl import kl_divergence, weights_sha256
+from core.latents.tokenizer import kl_divergence, weights_sha256
 from core.schema import strict
-from image.autoencoder import AutoencoderConfig, ConvKL, load_autoencoder, save_autoencoder
+from image.codecs.autoencoder import AutoencoderConfig, ConvKL, load_autoencoder, save_autoencoder
 from image.tokenizer import (
     TOKENIZERS,
     AutoencoderKLConfig,

@@ -5,13 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from core.config import compose_config, run_entry
+from core.commands.entry import compose_config, run_entry
 from core.draws import StepRandom
-from core.failures import NonFiniteError
-from core.kl import weights_sha256
+from core.latents.fitting import fit, latent_statistics
+from core.latents.tokenizer import weights_sha256
+from core.processes.failures import NonFiniteError
 from core.schema import strict
-from core.tokenizer_training import fit, latent_statistics
-from image.autoencoder import AutoencoderConfig, load_autoencoder
+from image.codecs.autoencoder import AutoencoderConfig, load_autoencoder
 from image.data import DigitsConfig, FolderConfig, build_dataset
 from image.tokenizer import ConvKLConfig, build_tokenizer
 from image.train_tokenizer import (

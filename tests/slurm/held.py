@@ -6,10 +6,10 @@ It is an entry like any other; its runs are below the folder `tests`.
 import time
 from unittest import mock
 
-import core.run
-import core.trainer
-from core.config import Entry
-from core.trainer import Trainer
+import core.commands.train
+import core.train.trainer
+from core.commands.entry import Entry
+from core.train.trainer import Trainer
 from image.train import ImageConfig, build_domain, report
 
 HOLDS = (10, 16)  # steps; stopped there, a run goes on after it
@@ -31,9 +31,9 @@ class Held(Trainer):
 
 def main(config: ImageConfig) -> None:
     """Train."""
-    fast = mock.patch.object(core.trainer, "matmul_peak", lambda device, dtype: 1e12)  # half a second of products
-    with mock.patch.object(core.run, "Trainer", Held), fast:
-        core.run.run_training(config, "tests", build_domain, report, tell=print)
+    fast = mock.patch.object(core.train.trainer, "matmul_peak", lambda device, dtype: 1e12)  # half a second of products
+    with mock.patch.object(core.commands.train, "Trainer", Held), fast:
+        core.commands.train.run_training(config, "tests", build_domain, report, tell=print)
 
 
 ENTRY = Entry(main, "image.conf", "train", ImageConfig)

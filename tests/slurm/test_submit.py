@@ -19,7 +19,7 @@ from submitit.core.utils import DelayedSubmission, JobPaths
 
 import slurm.job
 import slurm.submit
-from core.signals import STOP_SIGNALS, StopRequest
+from core.processes.signals import STOP_SIGNALS, StopRequest
 from slurm.job import TrainingJob
 from slurm.manifest import Manifest, locked
 from slurm.status import ACTIVE

@@ -1,0 +1,1 @@
+"""Autoencoders of sound: the spectral codec, Stable Audio's, our own, and coding in chunks."""

@@ -1,0 +1,1 @@
+"""Where clips come from: synthesised notes, folders of files, MTG-Jamendo."""

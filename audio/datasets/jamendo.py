@@ -1,0 +1,186 @@
+"""MTG-Jamendo: full-length tracks with tags of genre, instrument and mood or theme, split by published TSV files.
+
+A line of such a file holds track, artist and album id, path, duration, and then one column for each tag, written
+`genre---rock`. The tags are the tracks' conditions; they are named here as they are written there.
+
+Letters: n items of the data set, K tags of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audio.datasets.windows import Collection, WindowDataset, WindowsConfig
+from audio.sounds.sound import ClipFormat
+from core.data.files import existing_folder
+from core.data.index import NUM_LISTED
+
+log = logging.getLogger(__name__)
+
+CATEGORIES = ("genre", "instrument", "mood/theme")
+HEADER = ["TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS"]
+SEPARATOR = "---"
+LOW_SUFFIX = ".low.mp3"  # of the published archive of lower quality
+
+
+@dataclass(frozen=True, kw_only=True)
+class JamendoConfig(WindowsConfig):
+    """Tracks of a published split. A track lies at the PATH of the TSV, `14/214.mp3`, or else at `14/214.low.mp3`.
+
+    tsv         the split, such as autotagging_genre-train.tsv
+    tags        categories whose tags are kept
+    vocabulary  a text file of one tag a line, or another TSV, whose tags are the vocabulary: give all splits the same.
+                null: the tags of `tsv`, sorted
+    only        tags; tracks without any of them are left out. Empty: all tracks
+
+    `split` cuts a TSV further, by artist.
+    """
+
+    tsv: str
+    tags: tuple[str, ...] = CATEGORIES
+    vocabulary: str | None = None
+    only: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.tsv:
+            raise ValueError(
+                f"data.tsv is {self.tsv!r}; needed: a published split, such as autotagging_genre-train.tsv"
+            )
+        unknown = [name for name in self.tags if name not in CATEGORIES]
+        if unknown or not self.tags:
+            raise ValueError(f"data.tags is {list(self.tags)}; allowed: one or more of {list(CATEGORIES)}")
+
+
+@dataclass(frozen=True)
+class Track:
+    """A line of a TSV: its path, artist, and tags."""
+
+    path: str
+    artist: str
+    tags: tuple[str, ...]
+
+
+class JamendoDataset(WindowDataset):
+    """The windows of the tracks of a split; `tag_names` (K) and `tag_sets` (n, K) say what is heard.
+
+    Raises ValueError, naming the config key or the line, for a TSV of another kind, an unknown tag, or missing tracks.
+    """
+
+    def __init__(self, config: JamendoConfig, clip: ClipFormat):
+        super().__init__(collect(config), config, clip)
+
+
+def collect(config: JamendoConfig) -> Collection:
+    """The tracks of a split with their tags; none is opened."""
+    root = existing_folder(config.root)
+    tracks = read_tracks(_file(config.tsv, "data.tsv"), config.tags)
+    if config.vocabulary is None:
+        names = _vocabulary(tracks)
+    else:
+        names = read_vocabulary(_file(config.vocabulary, "data.vocabulary"), config.tags)
+    sets = np.stack([tag_set(track.tags, names, f"{config.tsv}, {track.path}").numpy() for track in tracks])
+    if config.only:
+        rows = np.flatnonzero((sets & tag_set(config.only, names, "data.only").numpy()).any(axis=1))
+        if not len(rows):
+            raise ValueError(f"data.only is {list(config.only)}: no track of {config.tsv} has one of these tags")
+        tracks, sets = [tracks[row] for row in rows], sets[rows]
+    untagged = int((sets.sum(axis=1) == 0).sum())
+    if untagged:
+        log.info("%d of %d tracks have no tag of %s", untagged, len(tracks), list(config.tags))
+    paths = [_audio_path(root, track.path) for track in tracks]
+    return Collection(root, paths, [track.artist for track in tracks], tag_names=names, tag_sets=sets)
+
+
+def tag_set(tags: Iterable[str], names: Sequence[str], key: str) -> Tensor:
+    """(K,) uint8, 1 for each of `tags`; ValueError, naming `key` and what is spelled alike, for an unknown one."""
+    row = torch.zeros(len(names), dtype=torch.uint8)
+    places = {name: place for place, name in enumerate(names)}
+    for tag in tags:
+        if tag not in places:
+            near = near_matches(tag, names)
+            known = (
+                f"did you mean {' or '.join(near)}?"
+                if near
+                else f"known are {len(names)}, such as {names[:NUM_LISTED]}"
+            )
+            raise ValueError(f"{key}: unknown tag {tag!r}; {known}")
+        row[places[tag]] = 1
+    return row
+
+
+def near_matches(tag: str, names: Sequence[str]) -> list[str]:
+    """Up to `NUM_LISTED` names spelled like `tag`, with its category or without."""
+    short = [name.split(SEPARATOR)[-1] for name in names]
+    wanted = set(difflib.get_close_matches(tag.split(SEPARATOR)[-1], short, n=NUM_LISTED))
+    return [name for name, each in zip(names, short, strict=True) if each in wanted][:NUM_LISTED]
+
+
+def read_tracks(file: Path, categories: Sequence[str]) -> list[Track]:
+    """The tracks of a TSV in its order, with their tags of `categories`; ValueError naming the line that is wrong."""
+    lines = _lines(file)
+    if not lines or lines[0].split("\t") != HEADER:
+        raise ValueError(f"{file}, line 1: needed: the columns {' '.join(HEADER)}, separated by tabs")
+    tracks, seen = [], set()
+    for number, line in enumerate(lines[1:], start=2):
+        columns = line.split("\t")
+        if len(columns) < len(HEADER):
+            raise ValueError(f"{file}, line {number} has {len(columns)} columns; needed: {len(HEADER)} or more")
+        path, tags = columns[3], columns[5:]
+        wrong = [tag for tag in tags if tag.split(SEPARATOR)[0] not in CATEGORIES or SEPARATOR not in tag]
+        if wrong:
+            allowed = ", ".join(f"{name}{SEPARATOR}..." for name in CATEGORIES)
+            raise ValueError(f"{file}, line {number}: tag {wrong[0]!r}; allowed: {allowed}")
+        if path in seen:
+            raise ValueError(f"{file}, line {number}: the track {path} is listed twice")
+        seen.add(path)
+        tracks.append(Track(path, columns[1], tuple(tag for tag in tags if tag.split(SEPARATOR)[0] in categories)))
+    if not tracks:
+        raise ValueError(f"{file} lists no tracks")
+    return tracks
+
+
+def read_vocabulary(file: Path, categories: Sequence[str]) -> list[str]:
+    """The tags of a text file, one a line, in its order, or the sorted ones of a TSV; ValueError for a repeated one."""
+    if file.suffix == ".tsv":
+        return _vocabulary(read_tracks(file, categories))
+    names = [line.strip() for line in _lines(file) if line.strip()]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated or not names:
+        raise ValueError(
+            f"data.vocabulary {file} " + (f"repeats {repeated[:NUM_LISTED]}" if names else "holds no tags")
+        )
+    return names
+
+
+def _vocabulary(tracks: Sequence[Track]) -> list[str]:
+    return sorted({tag for track in tracks for tag in track.tags})
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text: {error}") from error
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def _file(name: str, key: str) -> Path:
+    file = Path(name).expanduser()
+    if not file.is_file():
+        raise ValueError(f"{key} is {name!r}, which is not a file")
+    return file
+
+
+def _audio_path(root: Path, path: str) -> str:
+    """Where a track lies below the root; its own path where it lies nowhere, for the error."""
+    low = path.removesuffix(".mp3") + LOW_SUFFIX
+    return low if not (root / path).is_file() and (root / low).is_file() else path

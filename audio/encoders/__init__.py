@@ -1,0 +1,1 @@
+"""Networks that hear clips or read captions: CLAP, VGGish, classifiers, text encoders."""

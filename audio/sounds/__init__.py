@@ -1,0 +1,1 @@
+"""Sound itself: samples, files, loudness, spectra, synthesis."""

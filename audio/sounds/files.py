@@ -1,0 +1,257 @@
+"""Reading audio files: what they hold, and any part of them without decoding the rest; channels and sample rates.
+
+How exact a part is, against the same samples of the whole decoded file ("equal": to 1e-6):
+
+    wav flac ogg oga opus    equal
+    mp3                      equal, to 4e-6 at low bit rates; not where the encoder asked for bits that are not there
+    m4a mp4 aac              equal, except where the encoder replaced sound by noise (PNS), which the decoder draws anew
+    webm mka                 shifted by 2 ms at most: their time stamps are rounded to milliseconds; the file's last
+                             2 ms are left out
+
+Lossy decoders overshoot full scale a little; samples are kept as they were decoded. A WAV file that is cut off counts
+as a shorter one: headers of recorded streams announce any length, so libsndfile goes by the bytes that are there.
+
+Letters: C channels, n samples in time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+from einops import rearrange
+from torch import Tensor
+
+from audio.sounds.containers import end_of_stream, read_stream
+from audio.sounds.sound import Sound
+
+SOUNDFILE_SUFFIXES = (".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
+CONTAINER_SUFFIXES = (".aac", ".m4a", ".mka", ".mp4", ".webm")
+AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES + CONTAINER_SUFFIXES
+
+# Samples decoded and dropped before a part of an MP3: a frame takes bits from those before it, up to 511 bytes back at
+# 32 kHz and above (60 of its own in the smallest frame), 255 bytes below (where 3 of its own may be all)
+MP3_LEAD_IN, MP3_LEAD_IN_BELOW_32_KHZ = 32 * 1152, 128 * 576
+VORBIS_LEAD_IN = 10  # seconds: libsndfile enters the last page of a Vorbis stream at a wrong sample
+VORBIS_TO_WAVE = [0, 2, 1, 5, 3, 4]  # L C R Ls Rs LFE, as Ogg orders 5.1, to L R C LFE Ls Rs
+ENDLESS = 2**40  # libsndfile's answer for "unknown" is larger
+
+MINUS_3_DB = math.sqrt(0.5)
+SURROUND = 6  # channels of 5.1
+
+FILTER = {  # windowed sinc, as long and as steep as librosa's "kaiser_best"
+    "lowpass_filter_width": 64,
+    "rolloff": 0.9475937167399596,
+    "resampling_method": "sinc_interp_kaiser",
+    "beta": 14.769656459379492,
+}
+MAX_KERNEL = 2**25  # weights of the resampling filter, 128 MiB
+
+
+@dataclass(frozen=True)
+class AudioFacts:
+    """What a file holds: frames (a sample of every channel each), frames a second, channels."""
+
+    frames: int
+    sample_rate: int
+    channels: int
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return self.frames / self.sample_rate
+
+    def frames_at(self, rate: int) -> int:
+        """Frames of the whole file resampled to `rate`."""
+        return -(-self.frames * rate // self.sample_rate)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors about the content of a file become a ValueError that names the file, once."""
+    try:
+        yield
+    except (ValueError, soundfile.LibsndfileError) as error:
+        if str(path) in str(error) and isinstance(error, ValueError):
+            raise
+        raise ValueError(f"audio file {path}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if not isinstance(error, soundfile.LibsndfileError):
+        return str(error)
+    # For an MP3 without a single frame libsndfile reports that the file does not exist.
+    text = "not recognised" if "does not exist" in error.error_string else error.error_string.strip(" .")
+    return f"libsndfile cannot decode it: {text}"
+
+
+def probe(path: Path | str) -> AudioFacts:
+    """Length, rate and channels, from the header or the packets and never from decoding the whole file.
+
+    Raises ValueError, naming the file, for one that is empty, holds no sound, or is of another kind; OSError for one
+    that cannot be read.
+    """
+    path = Path(path)
+    with _naming(path):
+        _refuse_empty(path)
+        facts = AudioFacts(*end_of_stream(path)) if _by_packets(path) else _probe_soundfile(path)
+        if not 0 < facts.frames < ENDLESS:
+            raise ValueError("it holds no samples" if facts.frames <= 0 else "its header does not tell its length")
+    return facts
+
+
+def _refuse_empty(path: Path) -> None:
+    with path.open("rb") as file:  # an OSError says what is wrong better than a decoder
+        if not file.read(1):
+            raise ValueError("it is empty (0 bytes)")
+
+
+def _probe_soundfile(path: Path) -> AudioFacts:
+    with soundfile.SoundFile(os.fsencode(path)) as file:
+        return AudioFacts(file.frames, file.samplerate, file.channels)
+
+
+def _by_packets(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix not in AUDIO_SUFFIXES:
+        raise ValueError(f"its suffix is {suffix!r}; allowed: {', '.join(AUDIO_SUFFIXES)}")
+    return suffix in CONTAINER_SUFFIXES or (suffix == ".mp3" and _is_headerless_mp3(path))
+
+
+def _is_headerless_mp3(path: Path) -> bool:
+    """Whether no Xing frame tells the length; libsndfile then guesses it and never reads past its guess."""
+    with path.open("rb") as file:
+        start = file.read(10)
+        if start[:3] == b"ID3" and len(start) == 10:
+            size = sum((byte & 0x7F) << shift for byte, shift in zip(start[6:], (21, 14, 7, 0), strict=True))
+            file.seek(10 + size)
+        else:
+            file.seek(0)
+        frame = file.read(200)
+    if len(frame) < 4 or frame[0] != 0xFF or frame[1] < 0xE0:
+        return False  # no MPEG frame: libsndfile says what it is, or that it is nothing
+    tag = max(frame.find(b"Xing"), frame.find(b"Info"))
+    return tag < 0 or not frame[tag + 7] & 1  # the flag of the number of frames
+
+
+def read(path: Path | str, start: int, frames: int) -> Sound:
+    """Samples start <= i < start + frames of a file, at its own rate and with its own channels.
+
+    5.1 is ordered L R C LFE Ls Rs whatever the container. Raises ValueError, naming the file, where it does not hold
+    all of them, cannot be decoded there, or holds numbers that are not finite.
+    """
+    path = Path(path)
+    if start < 0 or frames < 1:
+        raise ValueError(f"asked for {frames} samples of {path} from sample {start}; allowed: 1 or more, from 0 on")
+    with _naming(path):
+        _refuse_empty(path)
+        by_packets = _by_packets(path)
+        samples, rate = read_stream(path, start, frames) if by_packets else _read_soundfile(path, start, frames)
+        if samples.shape[1] < frames:
+            found = start + samples.shape[1]
+            raise ValueError(f"it ends before sample {start + frames}, at {found} or earlier; truncated?")
+        if not np.isfinite(samples).all():
+            where = start + int(np.flatnonzero(~np.isfinite(samples).all(axis=0))[0])
+            raise ValueError(f"sample {where} is not a finite number")
+    return Sound(torch.from_numpy(np.ascontiguousarray(samples)), rate)
+
+
+def read_all(path: Path | str) -> Sound:
+    """A whole file at its own rate; errors as those of `probe` and `read`."""
+    return read(path, 0, probe(path).frames)
+
+
+def _read_soundfile(path: Path, start: int, frames: int) -> tuple[np.ndarray, int]:
+    with soundfile.SoundFile(os.fsencode(path)) as file:
+        frames = max(0, min(frames, file.frames - start))
+        if not frames:
+            return np.zeros((file.channels, 0), np.float32), file.samplerate
+        lead_in = _lead_in(file, start)
+        file.seek(start - lead_in)
+        samples = file.read(lead_in + frames, dtype="float32", always_2d=True)[lead_in:]
+        samples = rearrange(samples, "n c -> c n")
+        if file.format == "OGG" and file.channels == SURROUND:
+            samples = samples[VORBIS_TO_WAVE]
+        return samples, file.samplerate
+
+
+def _lead_in(file: soundfile.SoundFile, start: int) -> int:
+    if file.format == "MP3":
+        return min(start, MP3_LEAD_IN if file.samplerate >= 32_000 else MP3_LEAD_IN_BELOW_32_KHZ)
+    if file.format == "OGG" and file.subtype == "VORBIS":
+        return start - max(0, min(start, file.frames - VORBIS_LEAD_IN * file.samplerate))
+    return 0
+
+
+def to_channels(sound: Sound, channels: int) -> Sound:
+    """The sound with 1 or 2 channels.
+
+    Mono goes to both sides, stereo becomes mono by the mean. 5.1 (L R C LFE Ls Rs) is first mixed to stereo by ITU-R
+    BS.775, L + 0.707 C + 0.707 Ls and R alike, without LFE, and divided by 2.414 so that it cannot clip. Raises
+    ValueError for other numbers of channels.
+    """
+    samples, found = sound.samples, len(sound.samples)
+    if found not in (1, 2, SURROUND) or channels not in (1, 2):
+        raise ValueError(f"{found} channels into {channels}; allowed: 1, 2 or 6 (5.1) into 1 or 2")
+    if found == SURROUND:
+        front, centre, back = samples[0:2], samples[2:3], samples[4:6]
+        samples = (front + MINUS_3_DB * (centre + back)) / (1 + 2 * MINUS_3_DB)
+    if len(samples) > channels:
+        samples = samples.mean(dim=0, keepdim=True)
+    return Sound(samples.expand(channels, -1).contiguous(), sound.sample_rate)
+
+
+def resample(sound: Sound, rate: int) -> Sound:
+    """The sound at `rate`, ceil(n * rate / sample_rate) samples long; the same where the rates agree.
+
+    A Kaiser-windowed sinc of 64 zero crossings on each side (`FILTER`). Raises ValueError for rates of so large a
+    ratio in lowest terms that the filter would not fit into memory.
+    """
+    if rate == sound.sample_rate:
+        return sound
+    old, new = _ratio(sound.sample_rate, rate)
+    length = -(-sound.samples.shape[-1] * new // old)
+    padded = torch.nn.functional.pad(sound.samples, (0, old))  # torchaudio rounds long lengths; ours is exact
+    return Sound(torchaudio.functional.resample(padded, old, new, **FILTER)[..., :length], rate)
+
+
+def _ratio(old: int, new: int) -> tuple[int, int]:
+    """Both rates in lowest terms."""
+    divisor = math.gcd(old, new)
+    old, new = old // divisor, new // divisor
+    if new * (old + 2 * reach(old, new)) > MAX_KERNEL:
+        raise ValueError(f"{old * divisor} Hz into {new * divisor} Hz is a ratio of {old}:{new}; resample it first")
+    return old, new
+
+
+def reach(old: int, new: int) -> int:
+    """Samples on each side of a moment that the filter takes, at the old rate."""
+    return math.ceil(FILTER["lowpass_filter_width"] * old / (min(old, new) * FILTER["rolloff"])) + 1
+
+
+def read_window(path: Path | str, facts: AudioFacts, span: tuple[int, int], rate: int, channels: int) -> Tensor:
+    """Samples first <= j < last of a file that was mixed to `channels` and resampled to `rate` as a whole: (C, n).
+
+    Only this part and the reach of the filter are read. It equals the same part of the whole to 1e-5, and stops where
+    the file stops. Errors as those of `read`, `to_channels` and `resample`, each naming the file.
+    """
+    path = Path(path)
+    first, last = span[0], min(span[1], facts.frames_at(rate))
+    with _naming(path):
+        old, new = _ratio(facts.sample_rate, rate)
+        margin = reach(old, new) if old != new else 0
+        block = max(0, (first * old // new - margin) // old)  # whole periods, so that the filter's phase is the whole's
+        end = min(facts.frames, -(-last * old // new) + margin)
+        sound = read(path, block * old, end - block * old)
+        if (sound.sample_rate, len(sound.samples)) != (facts.sample_rate, facts.channels):
+            raise ValueError(f"it has changed; it had {facts.channels} channels of {facts.sample_rate} samples/s")
+        samples = resample(to_channels(sound, channels), rate).samples
+    return samples[:, first - block * new : last - block * new].clone()

@@ -1,0 +1,38 @@
+"""Arithmetic of tokens that alignment methods share: cosines and means that leave padding out.
+
+Letters: B batch, N tokens, F frames, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def token_cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of tokens (..., D) along D, in float32 or better whatever the autocast; norms have a floor of 1e-12.
+
+    The tokens are read, not normalised: three reductions instead of two more copies of (B, N, D).
+    """
+    with torch.autocast(a.device.type, enabled=False):
+        a, b = (x.float() if x.dtype.itemsize < 4 else x for x in (a, b))
+        norms = [torch.linalg.vector_norm(x, dim=-1).clamp_min(1e-12) for x in (a, b)]
+        return torch.linalg.vecdot(a, b) / (norms[0] * norms[1])
+
+
+def hide_padding(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """Tokens (..., D) with zeros where the mask is false: a NaN there would come back through the gradient."""
+    if mask is None or mask.flatten(1).shape != tokens[..., 0].flatten(1).shape:
+        return tokens  # masked_token_mean refuses a mask of another length
+    return torch.where(mask.bool().reshape(tokens.shape[:-1]).unsqueeze(-1), tokens, 0)
+
+
+def masked_token_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean (B,) over the tokens of values (B, N) or (B, F, N); with a mask, over the tokens where it is true."""
+    values = values.flatten(1)
+    if mask is None:
+        return values.mean(1)
+    mask = mask.flatten(1).bool()
+    if mask.shape != values.shape:
+        raise ValueError(f"alignment mask has {tuple(mask.shape)} tokens, the layers gave {tuple(values.shape)}")
+    return torch.where(mask, values, 0).sum(1) / mask.sum(1)

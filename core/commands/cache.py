@@ -1,0 +1,175 @@
+"""The command that encodes a data set into a latent cache, for every domain (`core.latents.cache` has the files).
+
+A domain hands in a `CacheJob`: the data set, how a row is read, and which views of it are encoded.
+
+Letters: B batch, M mirrors, n rows.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from core.contracts import Dataset
+from core.data.stream import fingerprint
+from core.latents.cache import CacheSpec, StoredType, array_facts, damaged_files, missing_shards, read_spec
+from core.latents.tokenizer import KLTokenizer, cache_constants
+from core.latents.writer import LatentWriter, Source, encode_shards
+from core.processes.world import Place, pick_device
+from core.storage.provenance import json_sha256
+from core.storage.run_folder import RunDirectory
+
+MAX_WORKERS = 8
+MAX_LISTED = 5  # damaged files in an error
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheOptions:
+    """How a cache is written; a domain adds data and tokenizer, and explains the keys in its conf/cache.yaml."""
+
+    out: str
+    rows_per_shard: int = 8192
+    dtype: StoredType = "float16"
+    batch_size: int = 64
+    num_workers: int | None = None
+    device: str = "auto"
+    verify: bool = False
+
+    def __post_init__(self):
+        if not self.out:
+            raise ValueError(f"out is {self.out!r}; needed: the folder of the cache")
+        for key, least in (("rows_per_shard", 1), ("batch_size", 1), ("num_workers", 0)):
+            value = getattr(self, key)
+            if value is not None and value < least:
+                raise ValueError(f"{key} is {value!r}; allowed: {least} or more")
+
+
+@dataclass(frozen=True)
+class CacheJob:
+    """What is encoded.
+
+    kind        what an item is; the domain's word
+    unit        what a person calls one
+    dataset     its length, names, classes and labels
+    conditions  (n, ...) of its rows
+    tokenizer   whose moments are kept
+    read        row -> media, not augmented; runs in worker processes
+    transform   what decides the media of a given file, as JSON
+    views       media (B, ...) -> the M versions of them that are encoded, such as both mirrors
+    mirrors     M
+    lengths     (n,) real frames of each row's latent, where the ends of some are padding
+    notes       what a person may want to know and no one compares: paths
+    use         root of the cache -> the command that trains on it
+    """
+
+    kind: str
+    unit: str
+    dataset: Dataset
+    conditions: np.ndarray
+    tokenizer: KLTokenizer
+    read: Callable[[int], Tensor]
+    transform: dict[str, Any]
+    use: Callable[[Path], str]
+    views: Callable[[Tensor], Sequence[Tensor]] = lambda media: (media,)
+    mirrors: int = 1
+    lengths: np.ndarray | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def spec(self, options: CacheOptions) -> CacheSpec:
+        """What the cache will hold; ValueError for media that the tokenizer does not take."""
+        dataset = self.dataset
+        return CacheSpec(
+            kind=self.kind,
+            rows=len(dataset),
+            rows_per_shard=options.rows_per_shard,
+            mirrors=self.mirrors,
+            latent_shape=tuple(self.tokenizer.latent_shape(dataset.media_shape)),
+            media_shape=tuple(dataset.media_shape),
+            dtype=options.dtype,
+            class_names=list(dataset.class_names),
+            conditions=array_facts(self.conditions),
+            data=fingerprint(dataset),
+            transform={**self.transform, "sha256": json_sha256(self.transform)},
+            tokenizer={**cache_constants(self.tokenizer.constants()), "precision": self.tokenizer.precision},
+            lengths=None if self.lengths is None else array_facts(self.lengths),
+        )
+
+    def encode(self, media: Tensor) -> Tensor:
+        """Media (B, ...) in [-1, 1] -> mean and standard deviation (B, M, 2, *latent) float32 of each view."""
+        moments = [torch.stack(self.tokenizer.moments(view), dim=1) for view in self.views(media)]
+        return torch.stack(moments, dim=1)
+
+
+def run_cache(options: CacheOptions, build: Callable[[torch.device], CacheJob], tell: Callable[[str], None]) -> None:
+    """Encode what is missing of a cache, or read it again (verify); `tell` takes what a person is to read.
+
+    `build` makes the job on a device.
+    """
+    place = Place.from_environment()
+    if options.verify:
+        tell(verify(Path(options.out).expanduser(), place))
+        return
+    job = build(pick_device(options.device, place.local_rank))
+    arrays = {"conditions": job.conditions, "lengths": job.lengths}
+    writer = LatentWriter(options.out, job.spec(options), arrays, job.notes, (place.rank, place.size))
+    shards, started = writer.missing(), time.perf_counter()
+    rows = sum(last - first for first, last in map(writer.spec.shard_rows, shards))
+    source = Source(job.read, job.encode, job.dataset.name)
+    with tqdm(total=rows, desc="encoding", unit=job.unit, disable=True if place.rank else None) as bar:
+        for count in encode_shards(writer, shards, source, options.batch_size, workers(options.num_workers)):
+            bar.update(count)
+    tell(report(job, writer, rows, time.perf_counter() - started))
+
+
+def workers(wanted: int | None) -> int:
+    """Processes that read media: as many as asked for, else this process's share of the machine's cores."""
+    if wanted is not None:
+        return wanted
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(MAX_WORKERS, max(1, cores))
+
+
+def verify(root: Path, place: Place) -> str:
+    """Read every file of this process's part again; what to say when all is well. ValueError names what is not."""
+    try:
+        spec = read_spec(root)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"out is {str(root)!r}, which holds no latent cache: there is nothing to verify") from None
+    own = range(place.rank, spec.num_shards, place.size)
+    damaged = damaged_files(root, spec, own)
+    if damaged:
+        names = " ".join(str(file) for file in damaged[:MAX_LISTED])
+        raise ValueError(
+            f"{len(damaged)} files of {root} are damaged: {names}; delete them, and the command that made the cache "
+            "writes them again"
+        )
+    missing = len(set(missing_shards(root, spec)) & set(own))
+    return f"verified          {len(own) - missing} shards of {root} are as they were written, {missing} are missing"
+
+
+def report(job: CacheJob, writer: LatentWriter, rows: int, seconds: float) -> str:
+    """What an encoding prints at its end: what was written, how large, how fast, and how to use it."""
+    spec, root = writer.spec, writer.root
+    left = len(missing_shards(root, spec))
+    size = sum(file.stat().st_size for file in root.glob("*.npy")) / 1e6
+    mirrored = " and their mirrors" if spec.mirrors == 2 else ""
+    speed = f", {rows / seconds:.0f} {job.unit}s/s" if rows else ""
+    lines = [
+        f"encoded           {rows} {job.unit}s{speed}",
+        f"cache             {RunDirectory(root).shown()}: {spec.rows} {job.unit}s{mirrored}, "
+        f"{spec.num_shards - left} of {spec.num_shards} shards, {size:.1f} MB of {spec.dtype}",
+    ]
+    if left:
+        return "\n".join(
+            [*lines, f"left              {left} shards: other processes write them, or the same command does"]
+        )
+    return "\n".join([*lines, f"use               {job.use(root)}"])

@@ -1,0 +1,225 @@
+"""The command that samples, for every domain: which weights, under which config, into which folder.
+
+A domain hands in a `SamplingDomain`: how its model is built without training data, what it can be asked for, and how
+its samples are written. B batch.
+"""
+
+from __future__ import annotations
+
+import collections
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from core.commands.entry import Entry, compose_config, override
+from core.contracts import Conditioning, Tokenizer
+from core.generate import Generator, make_generator
+from core.latents.tokenizer import cache_constants
+from core.precision import Precision, allow_tf32
+from core.processes.spread import Compile, ParallelConfig, spread
+from core.processes.world import World, joined
+from core.schema import plain, strict
+from core.storage.atomic import atomic_dir
+from core.storage.checkpoint import CheckpointStore, State, follow_latest
+from core.storage.run_folder import RunDirectory
+from core.storage.weights import load_into, load_weights
+from core.train.config import RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """What to sample, from a run or from published weights; a domain adds what its samples can be asked for.
+
+    run           the run's folder: its config says what the model is
+    architecture  instead of a run: the experiment file that says what the model is; needs a checkpoint
+    overrides     keys of that experiment to change: +overrides.tokenizer.path=vae
+    checkpoint    weights to use instead of the run's newest: a checkpoint folder, .safetensors, or a published .pt
+    weights       ema, model, or another average that a checkpoint folder holds: ema_decay0.999
+    sampler       keys of the sampler to change; null leaves the config's own
+    precision     fp32, or autocast to bf16 or fp16 for the backbone; the solver's arithmetic stays fp32
+    compile       none, model or blocks
+    tf32          fp32 products on a GPU may use TF32
+    out           output folder; null: <run>/samples/<weights>_<what was asked>_seed<seed>, samples/<architecture>/...
+    """
+
+    run: str | None = None
+    architecture: str | None = None
+    overrides: dict
+    checkpoint: str | None = None
+    weights: str = "ema"
+    num: int = 64
+    seed: int = 0
+    batch_size: int = 256
+    device: str = "auto"
+    precision: Precision = "fp32"
+    compile: Compile = "none"
+    tf32: bool = False
+    sampler: dict
+    out: str | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.run is None) == (self.architecture is None):
+            raise ValueError(f"run is {self.run!r} and architecture {self.architecture!r}; give one of them")
+        if self.architecture is not None and self.checkpoint is None:
+            raise ValueError(
+                f"architecture is {self.architecture!r} but checkpoint is null: there are no weights to sample"
+            )
+        if self.run is not None and self.overrides:
+            raise ValueError(f"overrides is {self.overrides}; a run's config is what it was trained with")
+        if self.num < 1 or self.batch_size < 1:
+            raise ValueError(f"num is {self.num} and batch_size {self.batch_size}; both must be at least 1")
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """What a config and saved weights say of a model: all that sampling needs, without the training data."""
+
+    tokenizer: Tokenizer
+    backbone: nn.Module
+    conditioning: Conditioning
+    latent_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SamplingDomain:
+    """What a domain hands to the command.
+
+    train    the training command, whose schema and YAML files the model's config has
+    parts    (config, model config, saved weights, where they are, device) -> the model
+    asked    config -> the conditions' part of the folder's name
+    request  (config, conditioning) -> conditions (num, ...); ValueError for what the model does not know
+    told     (config, model config) -> what the protocol says of conditions and of how media are stored
+    write    (config, generator, batches, conditions, folder): writes the samples, holding one batch in memory
+    unit     what a sample is called
+    files    what `write` writes, for the last line on the screen
+    """
+
+    train: Entry
+    parts: Callable[[Any, Any, State, Path, torch.device], ModelParts]
+    asked: Callable[[Any], str]
+    request: Callable[[Any, Any], Tensor]
+    told: Callable[[Any, Any], dict[str, Any]]
+    write: Callable[[Any, Generator, Iterable[Tensor], Tensor, Path], None]
+    unit: str
+    files: str
+
+
+def model_config(config: SampleConfig, train: Entry) -> Any:
+    """The training config that says what the model is, with the keys of its sampler changed that are not null."""
+    if config.run is not None:
+        values = RunDirectory.find(config.run).config()
+    else:  # what samples do not need, such as the data's folder, may stay open
+        overrides = [f"experiment={config.architecture}", *dotted(config.overrides)]
+        values = compose_config(train.config_module, train.config_name, overrides, complete=False)
+    values["sampler"] |= {key: value for key, value in config.sampler.items() if value is not None}
+    return strict(train.schema, values)
+
+
+def dotted(values: dict, key: str = "") -> list[str]:
+    """Nested values as overrides of a command line, key.key=value."""
+    parts = []
+    for name, value in values.items():
+        parts += dotted(value, f"{key}{name}.") if isinstance(value, dict) else [override(f"{key}{name}", value)]
+    return parts
+
+
+def weights_file(config: SampleConfig) -> Path:
+    """The checkpoint asked for, or the run's newest whose weights are not damaged."""
+    if config.checkpoint is not None:
+        return follow_latest(Path(config.checkpoint))
+    run = RunDirectory.find(config.run)
+    newest = CheckpointStore(run.checkpoints).newest_sound(only=(config.weights,))
+    if newest is None:
+        raise ValueError(f"the run {run.path} has no checkpoint yet; checkpoint=... takes one from elsewhere")
+    return newest
+
+
+def check_weights(source: Path, weights: str) -> None:
+    """Raises ValueError for weights that the checkpoint does not hold; a single file is asked for ema or model only."""
+    held = ["ema", "model"]
+    if source.is_dir():
+        held = sorted(file.stem for file in source.glob("*.safetensors") if re.fullmatch("ema.*|model", file.stem))
+    if held and weights not in held:
+        raise ValueError(f"config key 'weights' is {weights!r}; {source} holds: {', '.join(held)}")
+
+
+def output_folder(config: SampleConfig, asked: str) -> Path:
+    """Where the samples go; an existing folder is kept unless overwrite=true."""
+    parent = Path(config.run) / "samples" if config.run is not None else Path("samples") / config.architecture
+    out = Path(config.out) if config.out else parent / f"{config.weights}_{asked}_seed{config.seed}"
+    if out.exists() and not config.overwrite:
+        raise ValueError(f"{out} exists; out=... names another folder, overwrite=true replaces it")
+    return out
+
+
+def load_generator(
+    config: SampleConfig, domain: SamplingDomain, model: RunConfig, source: Path, world: World
+) -> Generator:
+    """The model with the weights in `source`: the training data is not needed."""
+    check_weights(source, config.weights)
+    state = load_weights(source, prefer=config.weights)
+    parts = domain.parts(config, model, state, source, world.device)
+    load_into(parts.backbone, state, str(source))
+    allow_tf32(config.tf32)
+    backbone = parts.backbone.to(world.device)
+    generator = make_generator(model, parts.tokenizer, backbone, parts.conditioning, parts.latent_shape, world)
+    network = spread(backbone, ParallelConfig(), config.compile, World())  # each process has all of it
+    return replace(generator, network=network, precision=config.precision)
+
+
+def protocol_of(config: SampleConfig, model: RunConfig, tokenizer: Tokenizer, told: dict[str, Any]) -> dict[str, Any]:
+    """How samples are made, all that must be equal for the numbers of two models to be comparable."""
+    return {
+        "sampler": plain(model.sampler),
+        "weights": config.weights,
+        "precision": config.precision,
+        "tf32": config.tf32,
+        "num": config.num,
+        "seed": config.seed,
+        "decoder": cache_constants(tokenizer.constants()),
+        **told,
+    }
+
+
+def run_sampling(config: SampleConfig, domain: SamplingDomain, tell: Callable[[str], None]) -> None:
+    """Sample, and write the samples with the protocol that made them; `tell` takes what a person is to read.
+
+    Sample i depends on (seed, i), its condition and the weights only, never on num, batch_size or the device count.
+    """
+    with joined(config.device) as world:
+        model, out, source = world.on_main(
+            lambda: (
+                model_config(config, domain.train),
+                output_folder(config, domain.asked(config)),
+                weights_file(config),
+            )
+        )
+        generator = load_generator(config, domain, model, source, world)
+        conditions = domain.request(config, generator.conditioning)
+        batches = generator.batches(conditions, config.seed, config.batch_size)
+        if not world.is_main:
+            collections.deque(batches, maxlen=0)  # takes its turns; what it makes goes to the main process
+            return
+        protocol = protocol_of(config, model, generator.tokenizer, domain.told(config, model))
+        made_from = {"checkpoint": str(source), "sampler": plain(model.sampler), "protocol": protocol}
+        with atomic_dir(out) as folder:  # which appears when all is there
+            domain.write(config, generator, _counted(batches, config.num, domain.unit), conditions, folder)
+            text = yaml.safe_dump({**plain(config), **made_from}, sort_keys=False)
+            (folder / "protocol.yaml").write_text(text)
+        tell(f"{config.num} {domain.unit}s: {RunDirectory(out).shown()} ({domain.files}, protocol.yaml)")
+
+
+def _counted(batches: Iterable[Tensor], total: int, unit: str) -> Iterator[Tensor]:
+    """The batches, each counted on a bar."""
+    with tqdm(total=total, desc="sampling", unit=unit) as bar:
+        for media in batches:
+            yield media
+            bar.update(len(media))

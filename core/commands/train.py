@@ -1,0 +1,92 @@
+"""A whole training command, for every domain: the run's folder, its lock, its processes, the loop, the report."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+
+from core.contracts import Domain
+from core.generate import StoppedError
+from core.processes.signals import StopRequest
+from core.processes.world import World, joined
+from core.schema import plain
+from core.storage.run_folder import RunDirectory
+from core.train.config import RunConfig
+from core.train.trainer import Trainer
+
+
+class BuildDomain(Protocol):
+    """Makes the components of a run from its config; an evaluator only if it is to `evaluate`."""
+
+    def __call__(self, config: Any, device: torch.device, *, evaluate: bool) -> Domain: ...
+
+
+def run_training(
+    config: RunConfig,
+    domain: str,
+    build: BuildDomain,
+    report: Callable[[RunDirectory, dict[str, Any]], str],
+    tell: Callable[[str], None],
+) -> None:
+    """Train, sample and measure the run that `config` describes, or go on with it, or say that it is complete.
+
+    domain  the first folder below runs_dir
+    report  what is told of a complete run and its summary
+    tell    takes what a person is to read, in the main process
+
+    Exits with 128 + the signal's number when a signal stopped it; its state is saved.
+    """
+    started = time.perf_counter()
+    with joined(config.device) as world, _claimed(config, domain, world) as run:
+        speak = tell if world.is_main else lambda text: None
+        summary = world.on_main(run.summary)
+        if summary is not None and summary["steps"] == config.trainer.steps:
+            speak(f"{run.shown()} is complete after {summary['steps']} steps; name=... starts another run")
+            speak(report(run, summary))
+            return
+        parts = world.first_on_main(lambda: build(config, world.device, evaluate=world.is_main))
+        trainer = Trainer(config, parts, run, world, started)
+        with StopRequest() as stop:
+            done, summary = False, None
+            if trainer.fit(stop):
+                with contextlib.suppress(StoppedError):
+                    summary, done = trainer.finish(stop), True
+        if not done:
+            where = f"after step {trainer.step} of {config.trainer.steps}"
+            speak(f"stopped {where}; the same command continues {run.shown()}")
+            raise SystemExit(stop.exit_code)
+        speak(report(run, summary))
+
+
+def closing_lines(run: RunDirectory, summary: dict[str, Any], unit: str, asked: str) -> list[str]:
+    """The last lines of a report: speed, places, next commands; `asked` are words for the sampling command."""
+    domain = run.path.resolve().parent.name
+    last_preview = max(run.previews.glob("step_*.png"), default=run.previews)
+    where = RunDirectory(last_preview).shown()
+    return [
+        f"speed             {summary[f'{unit}s_per_second']:.0f} {unit}s/s, {summary['wall_seconds']:.0f} s in all, "
+        f"{summary['parameters']:,} parameters, {summary['steps']} steps on {summary['device']}",
+        f"run directory     {run.shown()} (samples: {where}, curve: loss_curve.png, numbers: summary.json)",
+        f"sample            python -m {domain}.sample run={run.shown()} {asked}",
+        "resume            the same command again, if a run was interrupted",
+    ]
+
+
+@contextlib.contextmanager
+def _claimed(config: RunConfig, domain: str, world: World) -> Iterator[RunDirectory]:
+    """The run's folder, locked and with its config written by the main process, for all of them."""
+    config.trainer.check_parts(world.size)  # before anything is written
+    with contextlib.ExitStack() as held:
+
+        def claim() -> RunDirectory:
+            run = RunDirectory.create(config.runs_dir, domain, config.name)
+            held.enter_context(run.locked())
+            run.clean()
+            run.claim(plain(config), config.allow_changes)
+            return run
+
+        yield world.on_main(claim)

@@ -1,0 +1,150 @@
+"""Flow matching: draw a time, interpolate, compare the network's output with its target.
+
+Knows tensors and callables; never networks, data sets or devices. Letters: B batch, N tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from core.draws import Random
+from core.flow.path import Interpolant, PathName, Prediction, broadcast_time, check_choice
+
+Weighting = Literal["none", "velocity", "likelihood"]
+TimeDistribution = Literal["uniform", "logit_normal", "shifted"]
+TimePer = Literal["sample", "token"]
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is predicted, how errors are weighted, and which times are trained.
+
+    time: uniform; logit_normal: sigmoid of N(time_mean, time_std) (Stable Diffusion 3, arXiv 2403.03206, section 3.1);
+    shifted: uniform u moved towards noise, t = u / (u + time_shift (1 - u)) (the same paper, equation 23, in our
+    direction of time). time_per: one time for a sample, or one for each token. margin: distance kept from a singular
+    end of the time axis; null takes the path's own.
+    """
+
+    path: PathName = "linear"
+    prediction: Prediction = "velocity"
+    weighting: Weighting = "none"
+    time: TimeDistribution = "uniform"
+    time_mean: float = 0.0
+    time_std: float = 1.0
+    time_shift: float = 1.0
+    time_per: TimePer = "sample"
+    margin: float | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("objective.weighting", self.weighting, Weighting)
+        check_choice("objective.time", self.time, TimeDistribution)
+        check_choice("objective.time_per", self.time_per, TimePer)
+        if self.time_std <= 0:
+            raise ValueError(f"objective.time_std is {self.time_std}; it must be positive")
+        if self.time_shift <= 0:
+            raise ValueError(f"objective.time_shift is {self.time_shift}; it must be positive")
+        if self.margin is not None and not 0 <= self.margin < 0.5:
+            raise ValueError(f"objective.margin is {self.margin}; it must lie in [0, 0.5)")
+
+
+@dataclass(frozen=True)
+class FlowMatchingResult:
+    """One evaluation: loss (B,) per sample, the point x_t, its time t, the target and the network's prediction."""
+
+    loss: Tensor
+    x_t: Tensor
+    t: Tensor
+    target: Tensor
+    prediction: Tensor
+
+
+class FlowMatching:
+    """The training objective of SiT (arXiv 2401.08740) and, with the other predictions, of diffusion models."""
+
+    def __init__(self, config: ObjectiveConfig, expand: Callable[[Tensor, Tensor], Tensor] = broadcast_time):
+        self.config = config
+        self.interpolant = Interpolant(config.path, expand)
+        margin = config.margin
+        if margin is None:
+            margin = self.interpolant.default_margin(config.prediction, training=True)
+        self.interval = self.interpolant.time_interval(config.prediction, margin)
+
+    def draw_time(self, random: Random, shape: tuple[int, ...]) -> Tensor:
+        """Times of `shape`, (B,) or (B, N), inside the valid interval of the path and the prediction."""
+        config = self.config
+        if config.time == "logit_normal":
+            unit = torch.sigmoid(config.time_mean + config.time_std * random.normal("time", shape))
+        else:
+            unit = random.uniform("time", shape)
+            if config.time == "shifted":
+                unit = unit / (unit + config.time_shift * (1 - unit))
+        low, high = self.interval
+        return low + (high - low) * unit
+
+    def __call__(
+        self,
+        network: Callable[[Tensor, Tensor], Tensor],
+        data: Tensor,
+        noise: Tensor,
+        t: Tensor,
+        mask: Tensor | None = None,
+    ) -> FlowMatchingResult:
+        """Evaluate `network(x_t, t)` against its target at t.
+
+        data, noise (B, ...); t (B,) or (B, N); mask broadcasts over data, true where an element counts. The loss of a
+        sample is the mean over its elements that count.
+        """
+        x_t = self.interpolant.point(data, noise, t)
+        target = self.target(data, noise, t)
+        prediction = network(x_t, t)
+        if prediction.shape != target.shape:
+            raise ValueError(f"network returned {tuple(prediction.shape)} for an input of {tuple(x_t.shape)}")
+        sides = (prediction, target)
+        if mask is not None:  # before the difference: a NaN that does not count must not reach the gradient either
+            sides = tuple(torch.where(mask.bool(), side, 0) for side in sides)
+        error = self._error(*sides, t)
+        return FlowMatchingResult(sample_mean(error, mask), x_t, t, target, prediction)
+
+    def target(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the network should return at x_t."""
+        match self.config.prediction:
+            case "velocity":
+                return self.interpolant.velocity(data, noise, t)
+            case "noise":
+                return noise
+            case "data":
+                return data
+        return -noise / self.interpolant.over(t, data).sigma  # score
+
+    def _error(self, prediction: Tensor, target: Tensor, t: Tensor) -> Tensor:
+        """Weighted squared error, element by element, in float32 or better."""
+        difference = prediction.float() - target.float() if prediction.dtype.itemsize < 4 else prediction - target
+        kind, weighting = self.config.prediction, self.config.weighting
+        if kind == "velocity":
+            return difference**2  # the velocity loss is its own weighting (SiT, section 2.3)
+        c = self.interpolant.over(t, target)
+        if kind == "score":
+            difference = difference * c.sigma  # the score is compared as noise: sigma s against -x0
+        if kind == "data" and weighting != "none":
+            difference = difference * c.alpha / c.sigma  # an error of data is this error of noise
+        if weighting == "velocity":
+            difference = difference * c.drift_variance / c.sigma
+        weight = c.drift_variance / c.sigma**2 if weighting == "likelihood" else 1.0
+        return weight * difference**2
+
+
+def sample_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean of values (B, ...) over all axes but the first, counting where `mask` (broadcasting over values) is true.
+
+    Values where the mask is false never enter, not even as NaN or infinity; a sample without any true element is NaN.
+    """
+    axes = tuple(range(1, values.ndim))
+    if mask is None:
+        return values.mean(axes) if axes else values
+    mask = mask.bool().expand_as(values)
+    return torch.where(mask, values, 0).sum(axes) / mask.sum(axes)

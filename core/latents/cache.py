@@ -1,0 +1,256 @@
+"""Cached latents: what a tokenizer makes of a data set, encoded once and read from memory-mapped files.
+
+A cache is a folder:
+
+    manifest.json      what it holds and what that was made from
+    conditions.npy     (n, ...) the condition of each row
+    lengths.npy        (n,) real frames of each row, where the ends of some are padding
+    shard_00000.npy    (rows, M, 2, *latent) mean and standard deviation of the posterior, of each mirror of each row
+    shard_00000.json   size and SHA-256 of that shard, written after it: a shard with its facts is whole
+
+The moments are kept and not a draw, so that each step draws anew. `core.latents.writer` makes the files.
+
+Letters: n rows of the data set, M mirrors (1, or 2: as it is, mirrored), B batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.schema import plain, strict
+from core.storage.atomic import sha256_file
+from core.storage.provenance import json_sha256
+
+SCHEMA_VERSION = 1
+MANIFEST, CONDITIONS, LENGTHS = "manifest.json", "conditions.npy", "lengths.npy"
+MOMENTS = 2  # mean and standard deviation
+StoredType = Literal["float16", "float32"]
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """What a cache holds and what it was made from; two caches with equal specs are interchangeable.
+
+    kind            what an item is; the domain's word
+    rows            n
+    rows_per_shard  of every shard but the last
+    mirrors         M
+    latent_shape    of one latent
+    media_shape     of the item it was made from
+    dtype           of the moments
+    class_names     of the data set
+    conditions      dtype, shape and sha256 of the array in conditions.npy
+    data            `core.data.stream.fingerprint` of the data set
+    transform       how the files became media
+    tokenizer       what decides the latents: its constants without its path, and its precision
+    lengths         of the array in lengths.npy, as of the conditions; None: nothing is padding
+    """
+
+    kind: str
+    rows: int
+    rows_per_shard: int
+    mirrors: int
+    latent_shape: tuple[int, ...]
+    media_shape: tuple[int, ...]
+    dtype: StoredType
+    class_names: list[str]
+    conditions: dict
+    data: dict
+    transform: dict
+    tokenizer: dict
+    lengths: dict | None = None
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of the complete cache."""
+        return math.ceil(self.rows / self.rows_per_shard)
+
+    def shard_rows(self, shard: int) -> tuple[int, int]:
+        """Rows first <= row < last of a shard."""
+        return shard * self.rows_per_shard, min(self.rows, (shard + 1) * self.rows_per_shard)
+
+    def shard_shape(self, shard: int) -> tuple[int, ...]:
+        """(rows, M, 2, *latent) of a shard."""
+        first, last = self.shard_rows(shard)
+        return last - first, self.mirrors, MOMENTS, *self.latent_shape
+
+    def identity(self) -> str:
+        """Hex SHA-256 over all of it; a shard's facts name the cache that it belongs to."""
+        return json_sha256({key: value for key, value in plain(self).items() if value is not None})
+
+    def arrays(self) -> dict[str, dict]:
+        """Facts of the arrays that lie beside the shards, by file name."""
+        return {CONDITIONS: self.conditions} | ({} if self.lengths is None else {LENGTHS: self.lengths})
+
+
+def array_facts(array: np.ndarray) -> dict[str, Any]:
+    """dtype, shape and hex SHA-256 of an array's bytes."""
+    digest = hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+    return {"dtype": str(array.dtype), "shape": list(array.shape), "sha256": digest}
+
+
+def read_spec(root: Path) -> CacheSpec:
+    """The spec of the cache at `root`; FileNotFoundError for none, ValueError for a damaged or newer manifest."""
+    file = root / MANIFEST
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"{file} has schema_version {version!r}; this version reads {SCHEMA_VERSION}")
+    names = {field.name for field in fields(CacheSpec)}
+    try:
+        return strict(CacheSpec, {name: value for name, value in content.items() if name in names})
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+
+
+def shard_file(root: Path, shard: int) -> Path:
+    """Where a shard is; its facts lie beside it with the suffix .json."""
+    return root / f"shard_{shard:05d}.npy"
+
+
+def shard_facts(root: Path, shard: int, identity: str) -> dict[str, Any] | None:
+    """Size and SHA-256 of a shard, or None while it is not there, cut off, or of another cache."""
+    file = shard_file(root, shard)
+    try:
+        facts = json.loads(file.with_suffix(".json").read_text())
+        size = file.stat().st_size
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return facts if (facts.get("bytes"), facts.get("cache")) == (size, identity) else None
+
+
+def missing_shards(root: Path, spec: CacheSpec) -> list[int]:
+    """Shards that are not there or not whole, by their sizes."""
+    identity = spec.identity()
+    return [shard for shard in range(spec.num_shards) if shard_facts(root, shard, identity) is None]
+
+
+def damaged_files(root: Path, spec: CacheSpec, shards: Iterable[int]) -> list[Path]:
+    """Files whose bytes are not those that were written: conditions, lengths, and those of `shards` that are there."""
+    identity = spec.identity()
+    found = [root / name for name, facts in spec.arrays().items() if not same_array(root / name, facts)]
+    for shard in shards:
+        file, facts = shard_file(root, shard), shard_facts(root, shard, identity)
+        if facts is not None and sha256_file(file) != facts["sha256"]:
+            found.append(file)
+    return found
+
+
+def same_array(file: Path, facts: dict) -> bool:
+    """Whether an array is there and as the manifest says."""
+    try:
+        return array_facts(np.load(file)) == facts
+    except (FileNotFoundError, ValueError, EOFError):
+        return False
+
+
+class LatentShards:
+    """The moments of a complete cache as a data set; fulfils `core.contracts.Dataset`.
+
+    spec         what the cache holds
+    media_shape  of the items that were encoded, not of the moments
+    class_names  of the data set that was encoded
+    labels       (n,) int64 where the conditions are classes, else None
+    flip         True when `item` mirrors at random
+
+    The constructor looks at names and sizes only. Shards are mapped when first read, in each process by itself; a
+    process that reads them all keeps as many files open. Raises ValueError, naming the config key `data.root`, for a
+    folder that holds no cache or not all of one; `make_command` is what makes it. `patch`: latent frames of a token of
+    the backbone, for the masks of a cache with lengths.
+    """
+
+    def __init__(self, root: Path | str, *, flip: bool, make_command: str, patch: int = 1):
+        self.root = Path(root).expanduser()
+        try:
+            self.spec = read_spec(self.root)
+        except (FileNotFoundError, NotADirectoryError):
+            raise ValueError(
+                f"data.root is {str(root)!r}, which holds no latent cache ({MANIFEST}); `{make_command}` makes one"
+            ) from None
+        _check_complete(self.root, self.spec, make_command)
+        if flip and self.spec.mirrors < 2:
+            raise ValueError(
+                f"data.flip is true, but the cache {self.root} holds no mirrored latents; allowed there: false"
+            )
+        self.media_shape, self.class_names, self.flip = self.spec.media_shape, self.spec.class_names, flip
+        self.conditions = torch.from_numpy(np.load(self.root / CONDITIONS))
+        is_class = self.conditions.dim() == 1 and not self.conditions.is_floating_point()
+        self.labels = self.conditions if is_class else None
+        self._shards: dict[int, np.ndarray] = {}
+        self._masks = None if self.spec.lengths is None else self._token_masks(patch)
+
+    def _token_masks(self, patch: int) -> Tensor:
+        """(n, N) bool, true for the tokens that hold a real frame."""
+        lengths = torch.from_numpy(np.load(self.root / LENGTHS)).long()
+        tokens = self.spec.latent_shape[-1] // patch
+        return torch.arange(tokens) < (-(-lengths // patch))[:, None]
+
+    def __len__(self) -> int:
+        return self.spec.rows
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_shards": {}}  # a worker maps the files for itself
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """`media` (2, *latent), mean and standard deviation in the stored type, `condition` and, with lengths, `mask`.
+
+        `rng` decides the flip, as for the data set that was encoded, so that both give the same samples.
+        """
+        return {name: value[0] for name, value in self.items(np.array([index]), [rng]).items()}
+
+    def items(self, indices: np.ndarray, rngs: Iterable[np.random.Generator]) -> dict[str, Tensor]:
+        """`media` (B, 2, *latent), `condition` (B, ...) and, with lengths, `mask` (B, N)."""
+        shape = len(indices), MOMENTS, *self.spec.latent_shape
+        media = torch.empty(shape, dtype=getattr(torch, self.spec.dtype))
+        rows = media.numpy()
+        mirrors = [int(rng.random() < 0.5) for rng in rngs] if self.flip else [0] * len(indices)
+        for position, (index, mirror) in enumerate(zip(indices.tolist(), mirrors, strict=True)):
+            shard, row = divmod(index, self.spec.rows_per_shard)
+            array = self._shards.get(shard)
+            rows[position] = (self._map(shard) if array is None else array)[row, mirror]
+        chosen = torch.from_numpy(indices)
+        masks = {} if self._masks is None else {"mask": self._masks[chosen]}
+        return {"media": media, "condition": self.conditions[chosen], **masks}
+
+    def name(self, index: int) -> str:
+        """The shard and the row within it, from 0."""
+        shard, row = divmod(index, self.spec.rows_per_shard)
+        return f"{shard_file(self.root, shard)}, row {row}"
+
+    def _map(self, shard: int) -> np.ndarray:
+        """A shard, mapped once: a plain view, since np.memmap costs microseconds at each indexing."""
+        file = shard_file(self.root, shard)
+        try:
+            array = np.asarray(np.load(file, mmap_mode="r"))
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"the shard {file} is damaged: {error}") from error
+        expected = self.spec.shard_shape(shard), np.dtype(self.spec.dtype)
+        if (array.shape, array.dtype) != expected:
+            raise ValueError(f"the shard {file} is damaged: {array.dtype} {array.shape}, needed {expected}")
+        self._shards[shard] = array
+        return array
+
+
+def _check_complete(root: Path, spec: CacheSpec, make_command: str) -> None:
+    missing = missing_shards(root, spec)
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {spec.num_shards} shards of the cache {root} are missing or cut off, such as "
+            f"{shard_file(root, missing[0]).name}; the same `{make_command} ...` that began it continues"
+        )
+    for name, facts in spec.arrays().items():
+        if not same_array(root / name, facts):
+            raise ValueError(f"{root / name} is missing or damaged; the same `{make_command} ...` writes it again")

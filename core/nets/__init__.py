@@ -1,0 +1,1 @@
+"""Networks: the building blocks of diffusion transformers, and SiT over any grid."""

@@ -1,0 +1,205 @@
+"""SiT (arXiv 2401.08740) over a grid of one, two or three axes, with the names and numerics of the published weights.
+
+The condition is a component: an `embedder` that makes a vector of it. Audio and motion have a grid of frames, images of
+rows and columns, video of frames, rows and columns.
+
+Letters: B batch, C channels, *grid latent axes, P patch, N tokens (last axis fastest), D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from core.nets.layers import AdaLNZeroBlock, BlockOptions, FinalLayer, TimestepEmbedder, rotary_table, sincos_grid
+
+SIZES = {  # depth, width, heads
+    "S": (12, 384, 6),
+    "B": (12, 768, 12),
+    "L": (24, 1024, 16),
+    "XL": (28, 1152, 16),
+}
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+MakeEmbedder = Callable[[int], nn.Module]  # width -> condition (B, ...) to (B, width); has `initialize()`
+
+
+@dataclass(frozen=True)
+class SiTConfig:
+    """A SiT by published size (S, B, L, XL) or, with size null, by depth, hidden_size and num_heads.
+
+    learn_sigma doubles the output channels and throws half away, as in the published checkpoints; it adds
+    patch_size^axes C (width + 1) parameters and must match the checkpoint that is loaded. null_label keeps the row of
+    the unconditional pass, needed for guidance. qk_norm, swiglu and rope are newer recipes, which
+    published weights do not have.
+    """
+
+    patch_size: int = 2
+    size: str | None = None
+    depth: int | None = None
+    hidden_size: int | None = None
+    num_heads: int | None = None
+    mlp_ratio: float = 4.0
+    learn_sigma: bool = False
+    null_label: bool = True
+    qk_norm: bool = False
+    swiglu: bool = False
+    rope: bool = False
+
+    def __post_init__(self) -> None:
+        free = (self.depth, self.hidden_size, self.num_heads)
+        if self.patch_size < 1:
+            raise ValueError(f"backbone.patch_size is {self.patch_size}; it must be at least 1")
+        if self.size is None and None in free:
+            raise ValueError("backbone.size is null: give backbone.depth, backbone.hidden_size and backbone.num_heads")
+        if self.size is not None and self.size not in SIZES:
+            raise ValueError(f"backbone.size is {self.size!r}; allowed: {list(SIZES)} or null")
+        if self.size is not None and free != (None, None, None):
+            raise ValueError(f"backbone.size is {self.size!r}; depth, hidden_size and num_heads must then be null")
+        if self.size is None and min(free) < 1:
+            raise ValueError(f"backbone.depth, hidden_size and num_heads are {free}; each must be at least 1")
+
+    @property
+    def dimensions(self) -> tuple[int, int, int]:
+        """Depth, width and number of heads."""
+        return (self.depth, self.hidden_size, self.num_heads) if self.size is None else SIZES[self.size]
+
+    @property
+    def recipe(self) -> Recipe:
+        """What a network is built from."""
+        depth, width, heads = self.dimensions
+        block = BlockOptions(width, heads, self.mlp_ratio, self.qk_norm, self.swiglu)
+        return Recipe(depth, self.patch_size, block, self.learn_sigma, self.rope)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything about a SiT but the latents and the condition."""
+
+    depth: int
+    patch_size: int
+    block: BlockOptions
+    learn_sigma: bool = False
+    rope: bool = False
+
+
+class SiT(nn.Module):
+    """Scalable interpolant transformer: patches, adaLN-zero blocks, patches back.
+
+    latent_shape  (C, *grid), each axis a multiple of the patch
+    recipe        `SiTConfig.recipe`; learn_sigma: 2 C output channels of which the first C are returned
+    embedder      makes the module that turns conditions into vectors
+
+    On a grid of one axis, x may be shorter than `latent_shape` says: its tokens have the first positions.
+    """
+
+    def __init__(self, latent_shape: tuple[int, ...], recipe: Recipe, embedder: MakeEmbedder):
+        super().__init__()
+        channels, *size = latent_shape
+        width, patch = recipe.block.width, recipe.patch_size
+        if any(side % patch for side in size):
+            raise ValueError(f"latent size {tuple(size)} does not divide by backbone.patch_size {patch}")
+        self.input_size, self.patch_size, self.in_channels = tuple(size), patch, channels
+        self.grid = tuple(side // patch for side in size)
+        self.num_tokens = math.prod(self.grid)
+        self.out_channels = channels * (2 if recipe.learn_sigma else 1)
+        self.x_embedder = PatchEmbed(channels, width, patch, len(size))
+        self.t_embedder = TimestepEmbedder(width)
+        self.y_embedder = embedder(width)
+        self.register_buffer("pos_embed", sincos_grid(width, self.grid)[None])
+        angles = rotary_table(width // recipe.block.num_heads, self.grid) if recipe.rope else None
+        self.register_buffer("angles", angles, persistent=False)
+        self.blocks = nn.ModuleList(AdaLNZeroBlock(recipe.block) for _ in range(recipe.depth))
+        self.final_layer = FinalLayer(width, patch ** len(size) * self.out_channels)
+        self.checkpoint_blocks = False
+        self._layout = _Layout.of(len(size))
+        self.initialize()
+
+    def initialize(self) -> None:
+        """DiT's initialisation: Xavier for linear maps, 0.02 for embeddings, zero for every gate and for the output."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.x_embedder.proj.weight.flatten(1))
+        nn.init.zeros_(self.x_embedder.proj.bias)
+        self.y_embedder.initialize()
+        for layer in (self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
+            nn.init.normal_(layer.weight, std=0.02)
+        zeroed = [block.adaLN_modulation[1] for block in self.blocks]
+        for layer in [*zeroed, self.final_layer.adaLN_modulation[1], self.final_layer.linear]:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def expand(self, values: Tensor, x: Tensor) -> Tensor:
+        """Values (B,) as (B, 1, ...); values (B, N) on the latent numbers of their patches, (B, 1, *grid)."""
+        if values.ndim == 1:
+            return values.reshape(-1, *[1] * (x.ndim - 1))
+        return repeat(values, self._layout.expand, **self._sizes(x))
+
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, C, *grid), t (B,) or (B, N), condition (B, ...), mask (B, N) -> (B, C, *grid)."""
+        return self.all_channels(x, t, condition, mask)[:, : self.in_channels]
+
+    def all_channels(self, x: Tensor, t: Tensor, condition: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The output of the last layer (B, C or 2 C, *grid), before `learn_sigma`'s second half is dropped."""
+        self._check(tuple(x.shape[1:]))
+        tokens = self.x_embedder(x)
+        count = tokens.shape[1]
+        tokens = tokens + self.pos_embed[:, :count]
+        angles = None if self.angles is None else self.angles[:count]
+        c = self.t_embedder(t)
+        label = self.y_embedder(condition)
+        c = c + (label if c.ndim == 2 else label[:, None])
+        for block in self.blocks:
+            tokens = self._run(block, tokens, c, angles, mask)
+        return rearrange(self.final_layer(tokens, c), self._layout.unpatch, **self._sizes(x))
+
+    def _check(self, found: tuple[int, ...]) -> None:
+        wanted = (self.in_channels, *self.input_size)
+        shorter = len(wanted) == len(found) == 2 and found[0] == wanted[0] and 0 < found[1] < wanted[1]
+        if found != wanted and not (shorter and found[1] % self.patch_size == 0):
+            raise ValueError(f"the backbone was built for latents {wanted}, got {found}")
+
+    def _sizes(self, x: Tensor) -> dict[str, int]:
+        """Patches and numbers of a patch along each axis of x, by the layout's names."""
+        sides = {f"g{axis}": side // self.patch_size for axis, side in enumerate(x.shape[2:])}
+        return sides | {f"p{axis}": self.patch_size for axis in range(len(sides))}
+
+    def _run(self, block: nn.Module, tokens: Tensor, c: Tensor, angles: Tensor | None, mask: Tensor | None) -> Tensor:
+        run: Callable[..., Tensor] = block
+        if self.checkpoint_blocks and torch.is_grad_enabled():
+            run = partial(checkpoint, block, use_reentrant=False)
+        return run(tokens, c, angles, mask)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """einops patterns of a number of axes: g patches along an axis, p numbers of a patch."""
+
+    expand: str
+    unpatch: str
+
+    @classmethod
+    def of(cls, axes: int) -> _Layout:
+        grid, patch = (" ".join(f"{letter}{axis}" for axis in range(axes)) for letter in "gp")
+        sides = " ".join(f"(g{axis} p{axis})" for axis in range(axes))
+        return cls(f"b ({grid}) -> b 1 {sides}", f"b ({grid}) ({patch} c) -> b c {sides}")
+
+
+class PatchEmbed(nn.Module):
+    """Patches of P numbers along each axis as tokens, a strided convolution."""
+
+    def __init__(self, in_channels: int, width: int, patch_size: int, axes: int):
+        super().__init__()
+        self.proj = CONVOLUTIONS[axes](in_channels, width, patch_size, stride=patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *grid) -> (B, N, D)."""
+        return self.proj(x).flatten(2).transpose(1, 2)

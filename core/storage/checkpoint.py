@@ -1,0 +1,214 @@
+"""Checkpoints: written whole, verified when read, pruned.
+
+A checkpoint is a folder `step_00001000/` of safetensors files (model, ema, optimizer) and a manifest,
+`checkpoint.json`, with the step, the size and SHA-256 of every file, and what the run wants remembered. It is written
+beside its final name, read back, synced and renamed, so a folder with the final name is complete. The file
+`latest` names the newest one, for other programs. No file of ours is a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from core.storage.atomic import atomic_dir, sha256_file, write_atomic
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 2
+MANIFEST = "checkpoint.json"
+LATEST = "latest"
+NAME = re.compile(r"step_\d{8,}")
+State = dict[str, Tensor]
+
+
+class DamagedError(ValueError):
+    """A checkpoint that is not what was written."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was saved at `step`: named groups of tensors and the manifest's notes."""
+
+    step: int
+    groups: dict[str, State]
+    notes: dict[str, Any]
+
+
+class CheckpointStore:
+    """The checkpoints of one run, newest last.
+
+    Kept are the newest `keep`, and for good those whose step is a multiple of `keep_every` (0: none).
+    """
+
+    def __init__(self, root: Path | str, keep: int = 2, keep_every: int = 0):
+        if keep < 1 or keep_every < 0:
+            raise ValueError(
+                f"trainer.keep_checkpoints is {keep} and trainer.keep_every {keep_every}; at least 1 and 0 are needed"
+            )
+        self.root, self.keep, self.keep_every = Path(root), keep, keep_every
+
+    def paths(self) -> list[Path]:
+        """The checkpoints, oldest first."""
+        found = [path for path in self.root.glob("step_*") if NAME.fullmatch(path.name) and path.is_dir()]
+        return sorted(found, key=_step_of)
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint, or None; whether it is sound is not looked at."""
+        paths = self.paths()
+        return paths[-1] if paths else None
+
+    def newest_sound(self, only: tuple[str, ...] | None = None, *, set_aside: bool = False) -> Path | None:
+        """The newest checkpoint whose files (all, or the groups `only`) are what was written; None if there is none.
+
+        A damaged one is reported; with set_aside its folder is renamed to step_..., .damaged, so that it no longer
+        counts. Raises ValueError when all are damaged: nothing starts over by itself.
+        """
+        paths = self.paths()
+        for path in reversed(paths):
+            try:
+                verify_checkpoint(path, only)
+                return path
+            except DamagedError as error:
+                kept = _set_aside(path) if set_aside else path
+                log.warning("%s; it stays as %s, and the one before it is used", error, kept.name)
+        if paths or any(self.root.glob("*.damaged*")):
+            raise ValueError(f"every checkpoint in {self.root} is damaged; choose another name=... to start over")
+        return None
+
+    def save(self, step: int, groups: Mapping[str, State], notes: Mapping[str, Any]) -> Path:
+        """Write the checkpoint of `step`; the one before it stays until this one is complete.
+
+        Raises OSError when it cannot be written: no space, no permission, or a disk that gives back something else.
+        """
+        path = self.root / f"step_{step:08d}"
+        try:
+            with atomic_dir(path) as temporary:
+                files = {f"{name}.safetensors": _write_group(temporary, name, state) for name, state in groups.items()}
+                manifest = {"schema_version": SCHEMA_VERSION, "step": step, "files": files, "notes": dict(notes)}
+                (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
+            self._point_to(path)
+        except (OSError, SafetensorError) as error:
+            latest = self.latest()
+            kept = f"{latest} is intact" if latest is not None else "there is none before it"
+            raise OSError(f"the checkpoint {path} could not be written ({error}); {kept}") from error
+        self._prune(path)
+        return path
+
+    def settle(self, newest: Path) -> None:
+        """Let `latest` name the checkpoint that a run goes on from, and prune: a process may be killed before both."""
+        self._point_to(newest)
+        self._prune(newest)
+
+    def _point_to(self, path: Path) -> None:
+        write_atomic(self.root / LATEST, path.name + "\n")
+
+    def _prune(self, newest: Path) -> None:
+        for old in self.paths()[: -self.keep]:
+            forever = self.keep_every and _step_of(old) % self.keep_every == 0
+            if old != newest and not forever:  # newest: an earlier step than others that stand there
+                shutil.rmtree(old.rename(old.with_name(f".{old.name}.tmp")))  # a half-removed one has not its name
+
+    def clean(self) -> None:
+        """Remove what a killed process left half-written, and put back what it was about to replace."""
+        for old in self.root.glob(".step_*.old"):
+            path = self.root / old.name.split(".")[1]
+            if path.exists():
+                shutil.rmtree(old)
+            else:
+                old.rename(path)
+        for temporary in self.root.glob(".*.tmp"):
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step_"))
+
+
+def _set_aside(path: Path) -> Path:
+    aside = path.with_name(f"{path.name}.damaged")
+    if aside.exists():
+        aside = path.with_name(f"{path.name}.damaged.{uuid.uuid4().hex[:8]}")
+    return path.rename(aside)
+
+
+def _write_group(folder: Path, name: str, state: State) -> dict[str, Any]:
+    """Write one group of tensors and read it back; its size and SHA-256 for the manifest."""
+    file = folder / f"{name}.safetensors"
+    copies = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in state.items()}
+    save_file(copies, file)  # copies, since it refuses tied weights
+    file.chmod(folder.stat().st_mode & 0o666)  # safetensors lets only the owner read
+    with safe_open(file, framework="pt") as written:
+        for key, value in copies.items():
+            if not torch.equal(_bytes(written.get_tensor(key)), _bytes(value)):
+                raise OSError(f"'{key}' in {file.name} is not what was written")
+    return {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise DamagedError(f"{path} is not a complete checkpoint: {error}") from error
+    if not isinstance(manifest, dict) or not {"schema_version", "step", "files", "notes"} <= manifest.keys():
+        raise DamagedError(f"{path / MANIFEST} is damaged: it lacks schema_version, step, files or notes")
+    if manifest["schema_version"] != SCHEMA_VERSION:
+        version = manifest["schema_version"]
+        raise ValueError(f"{path} has checkpoint schema {version}; this version reads {SCHEMA_VERSION}")
+    return manifest
+
+
+def verify_checkpoint(path: Path | str, only: tuple[str, ...] | None = None) -> None:
+    """Read the files of a checkpoint, all groups or those in `only`; DamagedError if one is not what was written."""
+    manifest = _read_manifest(Path(path))
+    for file, facts in _files(Path(path), manifest, only).values():
+        _verify(file, facts)
+
+
+def read_checkpoint(path: Path | str, only: tuple[str, ...] | None = None, *, verified: bool = False) -> Checkpoint:
+    """Load a checkpoint folder (or the file `latest` beside some), all groups or those in `only`.
+
+    verified: its files have been checked just now. Raises DamagedError for a damaged one, ValueError for another
+    schema.
+    """
+    path = follow_latest(Path(path))
+    manifest, groups = _read_manifest(path), {}
+    for group, (file, facts) in _files(path, manifest, only).items():
+        if not verified:
+            _verify(file, facts)
+        groups[group] = load_file(file)
+    return Checkpoint(manifest["step"], groups, manifest["notes"])
+
+
+def follow_latest(path: Path) -> Path:
+    """The checkpoint folder that a file `latest` names; any other path as it is."""
+    return path.parent / path.read_text().strip() if path.name == LATEST and path.is_file() else path
+
+
+def _files(path: Path, manifest: Mapping[str, Any], only: tuple[str, ...] | None) -> dict[str, tuple[Path, Any]]:
+    groups = {name.removesuffix(".safetensors"): (path / name, facts) for name, facts in manifest["files"].items()}
+    return {group: file for group, file in groups.items() if only is None or group in only}
+
+
+def _verify(file: Path, facts: Mapping[str, Any]) -> None:
+    size = file.stat().st_size if file.is_file() else None
+    if size != facts["bytes"]:
+        raise DamagedError(f"checkpoint file {file} is damaged: {size} bytes, {facts['bytes']} were written")
+    if sha256_file(file) != facts["sha256"]:
+        raise DamagedError(f"checkpoint file {file} is damaged: its SHA-256 differs from the manifest")

@@ -1,0 +1,186 @@
+"""What a run tells: metrics.jsonl, speed.jsonl, TensorBoard events, Weights & Biases, a loss curve.
+
+metrics.jsonl holds what the mathematics determines, one line for each logged step, so that two equal runs have equal
+files; what the machine determines (speed) is in speed.jsonl. TensorBoard and W&B show both, and are extras.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from core.storage.atomic import write_atomic
+from core.storage.lines import JsonLines, read_lines
+
+METRICS, SPEED, EVALUATIONS = "metrics.jsonl", "speed.jsonl", "evaluations.jsonl"
+WANDB_ID = "wandb_id.txt"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """Records besides the files: both need the extra 'log' (pip install 'layersync[log]').
+
+    tensorboard: auto writes events where TensorBoard is installed, on insists, off does not. wandb_project: the W&B
+    project that the run is logged to, null is none; wandb_entity: its team or user, null is the account's default.
+    """
+
+    tensorboard: Literal["auto", "on", "off"] = "auto"
+    wandb_project: str | None = None
+    wandb_entity: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.wandb_project == "":
+            raise ValueError("tracking.wandb_project is ''; it must be a project's name, or null for no W&B")
+        if self.wandb_entity is not None and self.wandb_project is None:
+            raise ValueError(f"tracking.wandb_entity is {self.wandb_entity!r}, but tracking.wandb_project is null")
+
+
+def _installed(name: str) -> bool:
+    """Whether the package is there; a mere folder of its name (W&B makes one where it runs) is not."""
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None
+
+
+def _require(name: str, key: str, value: str) -> None:
+    if not _installed(name):
+        raise ImportError(f"{key} is {value!r}, but {name} is not installed: pip install 'layersync[log]'", name=name)
+
+
+class Tracker:
+    """All records of one run, from optimizer step `start` on.
+
+    `run_config` is what W&B shows as the run's config. Raises ImportError where an extra is asked for and is absent,
+    OSError where W&B cannot begin.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        start: int,
+        config: TrackingConfig = TrackingConfig(),
+        run_config: Mapping[str, Any] | None = None,
+    ):
+        if config.tensorboard == "on":
+            _require("tensorboard", "tracking.tensorboard", "on")
+        if config.wandb_project is not None:
+            _require("wandb", "tracking.wandb_project", config.wandb_project)
+        self.folder = folder
+        self.metrics, self.speed = JsonLines(folder / METRICS, start), JsonLines(folder / SPEED, start)
+        self.wandb = WandbRun(folder, start, config, run_config or {}) if config.wandb_project is not None else None
+        self.events = None
+        if config.tensorboard != "off" and _installed("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+
+    def log(self, step: int, metrics: dict[str, float], speed: dict[str, float]) -> None:
+        """Record one step everywhere. Raises ValueError for a number that is not finite."""
+        self.metrics.write({"step": step, **metrics})
+        self.speed.write({"step": step, **speed})
+        if self.events is not None:
+            for name, value in {**metrics, **speed}.items():
+                self.events.add_scalar(name, value, step)
+        if self.wandb is not None:
+            self.wandb.log(step, {**metrics, **speed})
+
+    def sync(self) -> None:
+        """Return when the lines so far are on the disk. Before a checkpoint is final: its steps are not made again.
+
+        May be called after `close`.
+        """
+        self.metrics.sync()
+        self.speed.sync()
+        if self.events is not None:
+            self.events.flush()
+
+    def close(self) -> None:
+        """Flush the events, end the W&B run and draw the loss curve."""
+        if self.events is not None:
+            self.events.close()
+        if self.wandb is not None:
+            self.wandb.close()
+        draw_curves(self.folder / METRICS, self.folder / "loss_curve.png")
+
+
+class WandbRun:
+    """The run at Weights & Biases, under an id that <run>/wandb_id.txt keeps. WANDB_MODE (offline, ...) is respected.
+
+    W&B's step is the optimizer step, and only grows. A resumed run makes some steps again, and a crash cuts off what
+    W&B had not stored; so a session first sends the lines of metrics.jsonl that W&B lacks, and never a step that it has
+    (being functions of seed and step, the two are equal in all but speed). Online the server says what it has. Offline
+    nobody does: each session's folder begins with all earlier lines, so the newest one alone holds the whole run, every
+    step once, and is the one to give to `wandb sync`.
+    """
+
+    def __init__(self, folder: Path, start: int, config: TrackingConfig, run_config: Mapping[str, Any]):
+        import wandb
+
+        file = folder / WANDB_ID
+        known = file.read_text().strip() if file.exists() else ""
+        try:
+            self.run = wandb.init(
+                project=config.wandb_project,
+                entity=config.wandb_entity,
+                dir=folder,
+                id=known or uuid.uuid4().hex[:12],
+                name=folder.name,
+                config=dict(run_config),
+                resume="allow",
+                settings=wandb.Settings(console="off"),  # redraws of the progress bar are no log
+            )
+        except (wandb.Error, OSError) as error:
+            raise OSError(f"W&B could not begin (tracking.wandb_project={config.wandb_project}): {error}") from error
+        self.failures = (wandb.Error, OSError)
+        write_atomic(file, self.run.id + "\n")
+        self.first = self.run.starting_step  # the first step that W&B lacks; 0 offline
+        speed = {line["step"]: line for line in read_lines(folder / SPEED)}
+        for line in read_lines(folder / METRICS):
+            both = line | speed.get(line["step"], {})
+            self.log(both.pop("step"), both)
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Send one step in the background; training outlives the end of W&B's own process, with a warning."""
+        if self.run is None or step < self.first:
+            return
+        try:
+            self.run.log(values, step=step)
+        except self.failures as error:
+            log.warning("W&B has stopped at step %d (%s); metrics.jsonl goes on", step, error)
+            self.run = None
+
+    def close(self) -> None:
+        """End the run; waits for its uploads."""
+        if self.run is None:
+            return
+        try:
+            self.run.finish()
+        except self.failures as error:
+            log.warning("W&B did not end well (%s); metrics.jsonl is complete", error)
+        self.run = None
+
+
+def draw_curves(metrics: Path, target: Path) -> None:
+    """Flow loss, and below it the similarity of every pair, over optimizer steps."""
+    from matplotlib.figure import Figure
+
+    lines = read_lines(metrics)
+    if not lines:
+        return
+    pairs = [name for name in lines[0] if name.startswith("similarity/")]
+    figure = Figure(figsize=(7, 5 if pairs else 3), layout="constrained")
+    axes = figure.subplots(2 if pairs else 1, 1, sharex=True, squeeze=False)[:, 0]
+    steps = [line["step"] for line in lines]
+    axes[0].plot(steps, [line["flow_loss"] for line in lines])
+    axes[0].set_ylabel("flow loss")
+    for pair in pairs:
+        axes[1].plot(steps, [line[pair] for line in lines], label=pair.removeprefix("similarity/"))
+        axes[1].set_ylabel("cosine of the pair")
+        axes[1].legend()
+    axes[-1].set_xlabel("optimizer step")
+    figure.savefig(target, dpi=120)

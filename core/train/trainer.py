@@ -1,0 +1,370 @@
+"""The loop: batches in, optimizer steps, records, previews and checkpoints out. Reads from top to bottom.
+
+Everything random is drawn from (seed, step), so a run that stopped and one that did not are the same run. Every process
+of a job runs this loop over its rows of each batch; the main one writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from core.contracts import Batch, Domain
+from core.data.stream import StepPositions, step_batches
+from core.draws import StepRandom
+from core.flow.objective import FlowMatching
+from core.generate import Generator, make_generator
+from core.precision import DTYPES, allow_tf32
+from core.processes.failures import LoaderError, MemoryExhaustedError, NonFiniteError, is_dead_worker, is_out_of_memory
+from core.processes.signals import StopRequest
+from core.processes.spread import gathered, gradients_stay, spread
+from core.processes.world import PeerError, World, part
+from core.schema import plain
+from core.step import Losses, TrainingLoss
+from core.storage.atomic import write_atomic
+from core.storage.checkpoint import CheckpointStore
+from core.storage.lines import JsonLines
+from core.storage.run_folder import RunDirectory
+from core.train.config import RunConfig
+from core.train.ema import EMA
+from core.train.flops import matmul_peak, training_flops
+from core.train.optimizer import Optimizer
+from core.train.posthoc import save_snapshot
+from core.train.progress import Progress
+from core.train.saved import SavedState, whole_groups
+from core.train.speed import Speedometer
+from core.train.tracking import EVALUATIONS, Tracker
+
+SMALLEST_SCALE = 2.0**-10  # a loss scale below it means that the gradient itself is not finite
+
+
+class Trainer:
+    """One run of one domain in one process; `started` is the time.perf_counter() from which wall time counts."""
+
+    def __init__(
+        self, config: RunConfig, domain: Domain, run: RunDirectory, world: World, started: float | None = None
+    ):
+        self.started = time.perf_counter() if started is None else started
+        self.config, self.domain, self.run, self.world = config, domain, run, world
+        config.trainer.check_parts(world.size)
+        allow_tf32(config.trainer.tf32)
+        self.model = domain.backbone.to(world.device)
+        self.model.checkpoint_blocks = config.trainer.checkpoint_blocks
+        self.flops = training_flops(self.model, domain.latent_shape, domain.conditioning.requests(1, config.seed))
+        self.alignment = config.alignment.build(self.model)  # before compile: later hooks would not be called
+        if config.trainer.compile != "none":
+            self.alignment.compile()
+        self.network = spread(self.model, config.parallel, config.trainer.compile, world)
+        self.loss = TrainingLoss(
+            tokenizer=domain.tokenizer.to(world.device),
+            conditioning=domain.conditioning,
+            network=self.network,
+            backbone=self.model,
+            objective=FlowMatching(config.objective, self.model.expand),
+            alignment=self.alignment,
+            precision=config.trainer.precision,
+        )
+        self.optimizer = Optimizer(self.model, config.optimizer)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.trainer.precision == "fp16")
+        self.ema = EMA(self.model, config.ema)
+        store = CheckpointStore(run.checkpoints, config.trainer.keep_checkpoints, config.trainer.keep_every)
+        self.saved = SavedState(self, store)
+        self.step, self.skipped = 0, 0
+        self.stop: StopRequest | None = None
+        self.stopping = False  # once `stop` was asked for in any process
+        self.whole = True  # False while a step is half done: not yet applied, or not yet recorded
+        # Over all sessions of the run: seconds in training steps and waiting for their data, and wall time of sessions
+        # before this one.
+        self.seconds, self.wall_before = 0.0, 0.0
+        self.tracker: Tracker | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable parameters."""
+        return sum(each.numel() for each in self.optimizer.named.values())
+
+    @property
+    def wall_seconds(self) -> float:
+        """Wall time of the run's sessions until now."""
+        return self.wall_before + time.perf_counter() - self.started
+
+    def fit(self, stop: StopRequest | None = None) -> bool:
+        """Train from the newest checkpoint to the last step; False when `stop` was asked for before it.
+
+        An error of the data set, or a RunError for what ends a run in its middle (`core.processes.failures`), is raised
+        after the state was saved; of several processes they go on from the last checkpoint, but for NonFiniteError.
+        """
+        self.saved.restore()
+        self.stop = stop
+        config = self.config
+        self.speed = Speedometer(self.domain.unit, self.world.device, self.flops, self._peak())
+        if self.world.is_main:
+            self.tracker = Tracker(self.run.path, self.step, config.tracking, plain(config))
+        unit, shown = f"{self.domain.unit}s", self.world.is_main
+        self.progress = Progress(config.trainer.steps, self.step, config.name, unit, shown, self.speed)
+        try:
+            self._steps()
+        except Exception as error:
+            # The last good step is saved, unless other processes, who know of no error, would have to help.
+            known_to_all = isinstance(error, NonFiniteError)
+            if self.whole and (self.world.size == 1 or known_to_all):
+                self.saved.save()
+            if known_to_all and not self.world.is_main:
+                raise PeerError(str(error)) from error  # it is told once
+            raise
+        finally:
+            self.progress.close()
+            if self.tracker is not None:
+                self.tracker.close()
+        self.saved.save()
+        return self.step == config.trainer.steps
+
+    def _peak(self) -> float:
+        """FLOP/s of all processes' devices together, in the precision of the run, as measured now."""
+        return self.world.size * matmul_peak(self.world.device, DTYPES[self.config.trainer.precision])
+
+    def _batches(self) -> Iterator[Batch]:
+        config = self.config.trainer
+        rows = self.world.rows(config.batch_size)
+        positions = StepPositions(self.step, config.steps, config.batch_size, rows)
+        pin = self.world.device.type == "cuda"
+        return step_batches(self.domain.dataset, self.config.seed, positions, config.num_workers, pin)
+
+    def _steps(self) -> None:
+        """Make the steps that are left, or those until a stop."""
+        try:
+            for batch in self._timed(self._batches()):
+                self._one_step(batch)
+                if self.stopping:
+                    break
+        except RuntimeError as error:
+            if is_dead_worker(error):  # PyTorch raises it wherever the main process happens to be
+                raise self._dead_worker(error) from error
+            raise
+
+    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches; the time to get one is a wait, the time between two a step."""
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            waited = time.perf_counter() - asked
+            self.speed.waited(waited)
+            self.seconds += waited
+            yield batch
+
+    def _one_step(self, batch: Batch) -> None:
+        begun = time.perf_counter()
+        try:
+            losses, norm = self.update(batch.to(self.world.device))
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise self._out_of_memory(error) from error
+            raise
+        config, seconds = self.config.trainer, time.perf_counter() - begun
+        self.seconds += seconds
+        self.speed.stepped(config.batch_size, seconds)
+        self.progress.advance(config.batch_size)
+        if self.step % config.log_every == 0 or self.step == config.steps:
+            self._log(losses, norm)
+        if self.ema.snapshot_due(self.step):
+            self._snapshot()
+        if config.preview_every and self.step % config.preview_every == 0:
+            self.preview()
+            self.progress.pause()
+        if config.evaluate_every and self.step % config.evaluate_every == 0 and self.step < config.steps:
+            self.evaluate()
+            self.progress.pause()
+        self.whole = True
+        if self.step % config.checkpoint_every == 0:
+            self.saved.save()
+            self.progress.pause()
+
+    def update(self, batch: Batch) -> tuple[Losses, float]:
+        """One optimizer step over this process's rows: their losses, and the gradient norm of the global batch.
+
+        With fp16, a gradient that overflows is dropped, the loss scale halved, and the norm is infinite.
+        """
+        self.model.train()
+        losses = self._passes(batch)
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer.adamw)
+        norm = float(self.optimizer.gradient_norm())
+        dropped = self.scaler.is_enabled() and not math.isfinite(norm) and self.scaler.get_scale() > SMALLEST_SCALE
+        broken = not math.isfinite(float(losses.total)) or not (math.isfinite(norm) or dropped)
+        broken, self.stopping = self.world.any(broken, bool(self.stop))
+        if broken:
+            raise self._not_finite(batch, losses, norm)
+        self.whole = False
+        if dropped:
+            self.optimizer.zero_grad()
+            self.skipped += 1
+        else:
+            self.optimizer.step(self.config.optimizer.lr_at(self.step, self.config.trainer.steps))
+            self.ema.update(self.step + 1)
+        if self.scaler.is_enabled():
+            self.scaler.update()
+        self.step += 1
+        return losses, norm
+
+    def _passes(self, batch: Batch) -> Losses:
+        """Forward and backward over the micro-batches of this process's rows.
+
+        Each is weighted by its share of the global batch: the gradient is that of the global batch.
+        """
+        config, world = self.config.trainer, self.world
+        first, last = world.rows(config.batch_size)
+        pieces = [part(last - first, config.accumulate, number) for number in range(config.accumulate)]
+        done = []
+        for begin, end in pieces:
+            where = {"global_rows": config.batch_size, "first_row": first + begin}
+            random = StepRandom(self.config.seed, self.step, world.device, **where)
+            with gradients_stay(self.network) if end < last - first else contextlib.nullcontext():
+                losses = self.loss(batch.part(begin, end), random, self.step)
+                share = (end - begin) * world.size / config.batch_size
+                self.scaler.scale(losses.total * share).backward()
+            done.append(losses.detached())
+        return Losses.joined(done)
+
+    def _log(self, losses: Losses, norm: float) -> None:
+        """Record the step: its numbers over the global batch, however many processes shared it."""
+        own = {"flow_loss": float(losses.flow.mean()), "loss": float(losses.total)}
+        own |= {f"similarity/{pair}": float(value) for pair, value in losses.similarity.items()}
+        weight = len(losses.flow) / self.config.trainer.batch_size
+        metrics = dict(zip(own, self.world.mean(list(own.values()), weight), strict=True))
+        metrics |= {"gradient_norm": norm} if math.isfinite(norm) else {}
+        metrics |= {"lr": self.config.optimizer.lr_at(self.step - 1, self.config.trainer.steps)}
+        if self.scaler.is_enabled():
+            metrics |= {"loss_scale": self.scaler.get_scale(), "skipped_steps": self.skipped}
+        if self.tracker is not None:
+            self.tracker.log(self.step, metrics, self.speed.values())
+        self.progress.show(metrics)
+
+    def generator(self) -> Generator:
+        """What samples from the model's present weights."""
+        domain = self.domain
+        parts = (domain.tokenizer, domain.backbone, domain.conditioning, domain.latent_shape)
+        return make_generator(self.config, *parts, self.world)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[Generator]:
+        """What samples from the averaged weights, which the model has inside the block."""
+        with self.ema.applied(), self.alignment.paused(), gathered(self.model):
+            yield self.generator()
+
+    def preview(self) -> None:
+        """Write samples of the EMA weights; always the same conditions and the same noise."""
+        count = self.config.trainer.num_previews
+        condition = self.domain.conditioning.requests(count, self.config.seed)
+        with self.averaged() as generator:
+            media = generator(condition, self.config.seed, self.config.sample_batch_size)
+        path = self.run.previews / f"step_{self.step:08d}"
+        self.run.previews.mkdir(exist_ok=True)
+        self.world.on_main(lambda: self.domain.preview.save(media, condition, path))
+
+    def _snapshot(self) -> None:
+        groups = whole_groups({name: self.ema.state_dicts()[name] for name in self.ema.widths}, self.world)
+        write = (self.run.snapshots, self.step, groups, self.ema.widths, self.ema.averaged)
+        self.world.on_main(lambda: save_snapshot(*write) and None)
+
+    def finish(self, stop: StopRequest | None = None) -> dict[str, Any]:
+        """Sample with the EMA weights, measure, write the last preview and summary.json; returns the summary.
+
+        Raises core.generate.StoppedError when `stop` was asked for: the same command goes on with it.
+        """
+        samples = self.step * self.config.trainer.batch_size
+        summary: dict[str, Any] = {
+            "steps": self.step,
+            "parameters": self.parameters,
+            f"{self.domain.unit}s_per_second": samples / max(self.seconds, 1e-9),
+            "train_seconds": self.seconds,
+            "device": str(self.world.device),
+            "processes": self.world.size,
+        }
+        summary |= self.evaluate(stop)
+        self.preview()
+        summary["wall_seconds"] = self.wall_seconds
+        self.world.on_main(lambda: write_atomic(self.run.summary_file, json.dumps(summary, indent=1) + "\n"))
+        return summary
+
+    def evaluate(self, stop: StopRequest | None = None) -> dict[str, float]:
+        """The evaluator's metrics of samples made with the EMA weights, in every process; none without an evaluator.
+
+        They are recorded in evaluations.jsonl, a line for each step that was measured.
+        """
+        evaluator, world = self.domain.evaluator, self.world
+        count = world.on_main(lambda: evaluator.num_samples if evaluator is not None else 0)
+        if not count:
+            return {}
+        condition = self.domain.conditioning.requests(count, self.config.seed)
+        bar = Progress(count, 0, "sampling", "samples", world.is_main)
+        sizes = (self.config.seed, self.config.sample_batch_size)
+        try:
+            with self.averaged() as generator:
+                media = generator(condition, *sizes, bar.bar.update, lambda: bool(stop))
+        finally:
+            bar.close()
+        return world.on_main(lambda: self._record(dict(evaluator.evaluate(media, condition))))
+
+    def _record(self, metrics: dict[str, float]) -> dict[str, float]:
+        lines = JsonLines(self.run.path / EVALUATIONS, self.step - 1)  # without those of steps that are made again
+        lines.write({"step": self.step, **metrics})
+        lines.sync()
+        return metrics
+
+    def _not_finite(self, batch: Batch, losses: Losses, norm: float) -> NonFiniteError:
+        """The error for this step, the same in every process, after the global batch's samples were written down.
+
+        Nothing has been updated.
+        """
+        self.optimizer.zero_grad()
+        dataset = self.domain.dataset
+        rows = zip(batch.index.tolist(), losses.flow.tolist(), strict=True)
+        own = [{"index": index, "name": dataset.name(index), "flow_loss": f"{loss:g}"} for index, loss in rows]
+        parts = self.world.gather(own)
+        (total,) = self.world.mean([float(losses.total)], len(losses.flow) / self.config.trainer.batch_size)
+
+        def written() -> str:
+            file = self.run.path / f"nonfinite_step_{self.step + 1:08d}.json"
+            samples = [sample for each in parts for sample in each]
+            facts = {"step": self.step + 1, "loss": f"{total:g}", "gradient_norm": f"{norm:g}", "samples": samples}
+            write_atomic(file, json.dumps(facts, indent=1) + "\n")
+            return (
+                f"step {self.step + 1}: loss {total:g}, gradient norm {norm:g}. Nothing was updated. Rows of the data "
+                f"set in this batch: {[each['index'] for each in samples[:16]]}; all of them, by name and loss, are "
+                f"in {file}"
+            )
+
+        return NonFiniteError(self.world.on_main(written))
+
+    def _out_of_memory(self, error: Exception) -> MemoryExhaustedError:
+        config, domain, device = self.config.trainer, self.domain, self.world.device
+        first, last = self.world.rows(config.batch_size)
+        rows = -(-(last - first) // config.accumulate)
+        advice = [
+            "trainer.batch_size",
+            f"the samples at once: trainer.accumulate={2 * config.accumulate}",
+        ]
+        advice += ["trainer.checkpoint_blocks=true"] * (not config.checkpoint_blocks)
+        advice += ["trainer.precision=bf16"] * (config.precision == "fp32")
+        advice += ["parallel.strategy=fsdp2"] * (self.world.size > 1 and self.config.parallel.strategy == "ddp")
+        advice += ["ema.device=cpu"] * (device.type == "cuda" and self.config.ema.device == "model")
+        return MemoryExhaustedError(
+            f"{device} ran out of memory in step {self.step + 1} with {rows} of trainer.batch_size {config.batch_size} "
+            f"samples at once, media {tuple(domain.dataset.media_shape)}, latents {domain.latent_shape}, "
+            f"{self.model.num_tokens} tokens. Turn down {advice[0]}, or {', or '.join(advice[1:])}"
+        )
+
+    def _dead_worker(self, error: Exception) -> LoaderError:
+        reason = str(error).splitlines()[0]
+        return LoaderError(
+            f"step {self.step + 1}: a worker process of the data loader died ({reason}). If the machine ran out of "
+            f"memory, turn down trainer.num_workers, now {self.config.trainer.num_workers}; 0 loads in the main process"
+        )

@@ -1,0 +1,1 @@
+"""Looking into the blocks of a trained backbone: tokens, analyses, probes, figures."""

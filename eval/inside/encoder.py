@@ -1,0 +1,96 @@
+"""Features of an external encoder for rows of the run's data: from a file, or from DINOv2 on a local disk.
+
+Letters: n rows, D features, B batch, C channels, Y X pixels, N patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812, the customary name
+from torch import Tensor, nn
+
+from eval.inside.masks import pixels
+from eval.inside.model import Inside, Reading
+
+DINO = "dinov2:"
+DINO_SIZE = 224  # pixels of the side that an image is brought to
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of DINOv2's training
+
+
+def encoder_features(inside: Inside, rows: Sequence[int], source: str, reading: Reading) -> Tensor:
+    """Features (n, D) float32 of rows.
+
+    source  a .npy file (all rows of the data set, D), or a .npz with one such array (or several, one named `features`);
+            or dinov2:<folder>, a model as transformers saves it: mean of the patch tokens of the clean image
+
+    Raises ValueError for what does not fit, ImportError without transformers.
+    """
+    if source.startswith(DINO):
+        return dino_features(inside, rows, source.removeprefix(DINO), reading)
+    features = _load(Path(source).expanduser(), source)
+    total = len(inside.domain.dataset)
+    if features.ndim != 2 or len(features) != total:
+        raise ValueError(
+            f"encoder is {source!r}, an array {features.shape}; needed: ({total}, D), a row for each of the data set"
+        )
+    chosen = torch.from_numpy(np.ascontiguousarray(features[np.asarray(rows)], dtype=np.float32))
+    if not torch.isfinite(chosen).all():
+        raise ValueError(f"encoder is {source!r}, which holds NaN or infinite values")
+    return chosen
+
+
+def _load(path: Path, source: str) -> np.ndarray:
+    if path.suffix not in (".npy", ".npz") or not path.is_file():
+        raise ValueError(f"encoder is {source!r}; allowed: an existing .npy or .npz file, {DINO}<folder>, or null")
+    try:
+        content = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
+        if path.suffix == ".npy":
+            return content
+        with content as arrays:
+            names = list(arrays)
+            name = names[0] if len(names) == 1 else "features"
+            if name not in names:
+                raise ValueError(f"it holds {names}, none named 'features'")
+            return arrays[name]
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"encoder is {source!r}, which cannot be read: {error}") from error
+
+
+@torch.no_grad()
+def dino_features(inside: Inside, rows: Sequence[int], folder: str, reading: Reading) -> Tensor:
+    """Mean patch token (n, D) of the last layer, the whole image at 224 x 224; grey images three times over."""
+    model = _load_dino(folder).to(inside.device).eval()
+    parts = []
+    for images in pixels(inside, rows, reading):
+        tokens = model(pixel_values=prepare(images.to(inside.device))).last_hidden_state
+        first = 1 + getattr(model.config, "num_register_tokens", 0)  # the class token and registers are no patches
+        parts.append(tokens[:, first:].mean(1).float().cpu())
+    return torch.cat(parts)
+
+
+def prepare(images: Tensor) -> Tensor:
+    """Images (B, C, Y, X) in [-1, 1] as DINOv2 takes them, (B, 3, 224, 224)."""
+    images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+    size = (DINO_SIZE, DINO_SIZE)
+    images = F.interpolate((images + 1) / 2, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    mean, std = (images.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images - mean) / std
+
+
+def _load_dino(folder: str) -> nn.Module:
+    try:
+        from transformers import AutoModel
+    except ModuleNotFoundError:
+        raise ImportError("encoder=dinov2:... needs the extra 'eval': pip install 'layersync[eval]'") from None
+    path = Path(folder).expanduser()
+    if not (path / "config.json").is_file():
+        raise ValueError(f"encoder is '{DINO}{folder}', which holds no config.json; needed: a folder of DINOv2")
+    try:
+        return AutoModel.from_pretrained(str(path), local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"encoder is '{DINO}{folder}', which cannot be read: {reason}") from error

@@ -1,0 +1,95 @@
+"""Masks for the segmentation probe: the foreground of the pixels themselves, or label maps that lie beside the images.
+
+Letters: n rows, Y X pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from core.contracts import Dataset, Tokenizer
+from core.draws import SampleRandom
+from eval.inside.linear import IGNORED
+from eval.inside.model import Inside, Reading, batches
+
+FOREGROUND = "foreground"
+
+
+def read_masks(inside: Inside, rows: Sequence[int], source: str, threshold: float, reading: Reading) -> Tensor:
+    """Masks (n, Y, X) int64 of rows.
+
+    source  "foreground": 1 where the mean of a pixel's channels, in [-1, 1], is above `threshold`, else 0. Otherwise a
+            folder of PNG label maps, see `label_map`
+
+    Raises ValueError for a data set that is not of images.
+    """
+    if source == FOREGROUND:
+        return torch.cat([(image.mean(1) > threshold).long() for image in pixels(inside, rows, reading)])
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"masks is {source!r}; allowed: {FOREGROUND}, a folder of PNG label maps, or null")
+    size = image_shape(inside)[1]
+    return torch.stack([label_map(folder, inside.domain.dataset, row, size) for row in rows])
+
+
+def image_shape(inside: Inside) -> tuple[int, int, int]:
+    """(C, Y, X) of the run's media; ValueError where they are no images."""
+    shape = tuple(inside.domain.dataset.media_shape)
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        name = inside.domain.name
+        raise ValueError(f"this is for images: the run's domain is {name!r}, its media are of shape {shape}")
+    return shape
+
+
+@torch.no_grad()
+def pixels(inside: Inside, rows: Sequence[int], reading: Reading) -> Iterator[Tensor]:
+    """Images (B, C, Y, X) in [-1, 1] of rows, a batch after the other; cached latents are decoded."""
+    shape = image_shape(inside)
+    for batch, _, random in batches(inside, rows, reading):
+        yield _as_images(inside.domain.tokenizer, batch.media, shape, random)
+
+
+def _as_images(tokenizer: Tokenizer, media: Tensor, shape: tuple[int, ...], random: SampleRandom) -> Tensor:
+    return media if tuple(media.shape[1:]) == shape else tokenizer.decode(tokenizer.encode(media, random))
+
+
+def label_map(folder: Path, dataset: Dataset, row: int, size: int) -> Tensor:
+    """The label map (Y, X) of a row: `<folder>/<class>/<image>.png` or `<folder>/<image>.png`, by the image's name.
+
+    A PNG whose pixels are numbers (grey or palette): 0 to 254 are classes, 255 does not count. The shorter side is
+    brought to `size` by nearest pixels and the centre is cut, which is where the images were cut. Raises ValueError for
+    a row that has no map.
+    """
+    image = Path(dataset.name(row))
+    places = [folder / image.parent.name / f"{image.stem}.png", folder / f"{image.stem}.png"]
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise ValueError(f"masks is {str(folder)!r}, which holds no label map of {image}; looked for {places[0]}")
+    try:
+        with Image.open(file) as opened:
+            opened.load()
+            labels = opened.copy()
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"the label map {file} cannot be read: {error}") from error
+    if labels.mode not in ("L", "P", "1"):
+        raise ValueError(f"the label map {file} is of mode {labels.mode}; needed: one number a pixel (L or P)")
+    scale = size / min(labels.size)
+    labels = labels.resize((round(labels.width * scale), round(labels.height * scale)), Image.Resampling.NEAREST)
+    left, top = (labels.width - size) // 2, (labels.height - size) // 2
+    return torch.from_numpy(np.array(labels.crop((left, top, left + size, top + size)), dtype=np.int64))
+
+
+def count_classes(*masks: Tensor) -> int:
+    """One more than the largest label that counts."""
+    return max(_largest(each) for each in masks) + 1
+
+
+def _largest(masks: Tensor) -> int:
+    counted = masks[masks != IGNORED]
+    return int(counted.max()) if len(counted) else 0

@@ -1,0 +1,1 @@
+"""Matched runs of several methods and their comparison."""

@@ -1,0 +1,180 @@
+"""From methods and seeds to the runs of a comparison: their command lines, and the sweep file that SLURM starts."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from core.commands.entry import Entry, override
+from core.schema import changed_keys, plain
+from core.storage.atomic import write_atomic
+from core.storage.run_folder import RunDirectory
+from eval.methods.matched import is_below, is_free, value_at
+
+# The two methods that need no definition: without alignment, and with that of the experiment.
+BUILT_IN = {"baseline": ["alignment=none"], "layersync": []}
+NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+SET_BY_COMPARE = ("name", "runs_dir", "seed", "trainer.evaluate_every", "trainer.log_every")
+
+
+def key_of(word: str) -> str:
+    """The key of an override `key=value`, without hydra's signs before it."""
+    return word.partition("=")[0].lstrip("+~")
+
+
+def find_command(domain: str) -> Entry:
+    """The training command of a domain; ValueError where there is none."""
+    name = f"{domain}.train"
+    try:
+        module = importlib.import_module(name) if re.fullmatch(r"\w+", domain) else None
+    except ModuleNotFoundError as error:
+        if error.name not in (domain, name):
+            raise  # the command is there and lacks something
+        module = None
+    entry = getattr(module, "ENTRY", None)
+    if not isinstance(entry, Entry):
+        raise ValueError(f"domain is {domain!r}, but there is no command python -m {name}; image is a domain")
+    return entry
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all runs share, and what makes a method.
+
+    common   overrides of every run; one that a method sets itself is left out there
+    methods  overrides of each method, the baseline first
+    """
+
+    domain: str
+    common: list[str]
+    methods: dict[str, list[str]]
+    seeds: list[int]
+
+    def overrides(self, method: str) -> list[str]:
+        """The overrides of a method's runs, those of the method last."""
+        own = self.methods[method]
+        kept = [word for word in self.common if not is_below(key_of(word), [key_of(each) for each in own])]
+        return [*kept, *own]
+
+    def arguments(self, method: str, seed: int, folder: Path) -> list[str]:
+        """The command line of a run after `python -m <domain>.train`."""
+        own = [override("seed", seed), override("name", f"{method}-seed{seed}"), override("runs_dir", str(folder))]
+        return [*self.overrides(method), *own]
+
+    def check(self, folder: Path) -> dict[tuple[str, int], Any]:
+        """The config of every run, by method and seed; ValueError naming the run that does not fit."""
+        entry, configs = find_command(self.domain), {}
+        for seed in self.seeds:
+            for method in self.methods:
+                try:
+                    configs[method, seed] = entry.config(self.arguments(method, seed, folder))
+                except ValueError as error:
+                    raise ValueError(f"run {method}-seed{seed}: {error}") from error
+        self._check_methods({method: plain(configs[method, self.seeds[0]]) for method in self.methods})
+        return configs
+
+    @staticmethod
+    def _check_methods(configs: Mapping[str, dict[str, Any]]) -> None:
+        """Two methods compute different things."""
+        for method, config in configs.items():
+            if method == "layersync" and value_at(config, "alignment.name") == "none":
+                raise ValueError("methods holds 'layersync', but the experiment's alignment is none; choose another")
+        names = list(configs)
+        for place, one in enumerate(names):
+            for other in names[place + 1 :]:
+                changes = [key for key in changed_keys(configs[one], configs[other]) if not is_free(key)]
+                if not changes:
+                    raise ValueError(f"methods holds {one!r} and {other!r}, which are the same run")
+
+
+def measures(config: Any) -> bool:
+    """Whether a run with this config measures its samples by itself."""
+    return value_at(plain(config), "evaluation.name") != "none"
+
+
+def check_overrides(common: Sequence[str], methods: Mapping[str, Sequence[str]]) -> None:
+    """Raise ValueError for a name that is none, and for overrides that the comparison sets itself."""
+    for method, words in {"": common, **methods}.items():
+        where = f"cases.{method}" if method else "overrides"
+        if method and not NAME.fullmatch(method):
+            raise ValueError(f"methods holds {method!r}; a method's name has letters, digits and . _ + - only")
+        for word in words:
+            if not isinstance(word, str) or "=" not in word:
+                raise ValueError(f"{where} holds {word!r}; needed: key=value for the runs")
+            if key_of(word) in SET_BY_COMPARE:
+                raise ValueError(f"{where} holds {key_of(word)}; the comparison sets it: seeds, name, runs_dir, every")
+
+
+def claim(config: Any, path: Path) -> bool:
+    """Whether the run at `path` is complete with this config.
+
+    Raises ValueError when it was begun with a config that computes or measures something else.
+    """
+    if not (path / "config.yaml").is_file():
+        return False
+    run, wanted = RunDirectory(path), plain(config)
+    begun = run.summary_file.exists() or any(run.checkpoints.glob("step_*"))
+    changes = [key for key in changed_keys(run.config(), wanted) if not is_free(key)] if begun else []
+    if changes:
+        before = run.config()
+        told = ", ".join(f"{key} ({value_at(before, key)} before, {value_at(wanted, key)} now)" for key in changes)
+        raise ValueError(f"{run.shown()} was made with another {told}; choose another name=..., or the same values")
+    summary = run.summary()
+    return summary is not None and summary["steps"] == config.trainer.steps
+
+
+def sweep_content(plan: Plan, name: str, runs_dir: str, metric: str | None) -> dict[str, Any]:
+    """The keys of a sweep file for `slurm/launch.py` with the runs of the plan; its folder is <runs_dir>/sweeps/<name>.
+
+    Raises ValueError for an override that is not key=value.
+    """
+    each = {method: _values(plan.overrides(method)) for method in plan.methods}
+    first = next(iter(each.values()))
+    shared = {
+        key: value
+        for key, value in first.items()
+        if all(key in own and own[key] == value for own in each.values())  # also where a method has none of it
+    }
+    cases = [
+        {"case": method, **{key: value for key, value in own.items() if key not in shared}}
+        for method, own in each.items()
+    ]
+    content = {"name": name, "entry": f"{plan.domain}.train", "runs_dir": runs_dir, "overrides": shared}
+    return {**content, "cases": cases, "seeds": plan.seeds, "metric": metric, "resources": {"profile": "one_gpu"}}
+
+
+def write_sweep(file: Path, content: dict[str, Any]) -> None:
+    """Write a sweep file; ValueError for one that is there and says something else, OSError where it cannot be."""
+    text = yaml.safe_dump(content, sort_keys=False, width=120)
+    if file.exists() and file.read_text() != text:
+        raise ValueError(f"sweep is {str(file)!r}, a file that says something else; choose another, or remove it")
+    write_atomic(file, text)
+
+
+def _values(words: Sequence[str]) -> dict[str, Any]:
+    """key -> value of overrides, as hydra reads the values."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    values = {}
+    for parsed in OverridesParser.create().parse_overrides(list(words)):
+        if parsed.is_delete() or parsed.is_sweep_override():
+            raise ValueError(f"a sweep file takes key=value only, not {parsed.input_line}")
+        sign = "+" if parsed.is_add() else "++" if parsed.is_force_add() else ""
+        values[sign + parsed.key_or_group] = _plain_value(parsed.value())
+    return values
+
+
+def _plain_value(value: Any) -> Any:
+    from hydra.core.override_parser.types import QuotedString
+
+    if isinstance(value, QuotedString):
+        return value.text
+    if isinstance(value, list):
+        return [_plain_value(each) for each in value]
+    return value

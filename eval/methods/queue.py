@@ -1,0 +1,96 @@
+"""Commands as processes of their own, a few at a time, ended in an orderly way when this process is told to stop."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.processes.failures import RunError
+from core.processes.signals import STOP_SIGNALS, StopRequest
+from core.storage.run_folder import RunDirectory
+
+REST = 0.1  # seconds between two looks at the processes
+STOPPED = tuple(128 + number for number in STOP_SIGNALS)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to make: its name, its folder, and the arguments of the Python interpreter."""
+
+    name: str
+    path: Path
+    arguments: tuple[str, ...]
+
+
+class RunQueue:
+    """Makes runs, `parallel` at a time.
+
+    What a run prints goes to <logs>/<name>.log; of a single one at a time, its progress bar to the terminal.
+    """
+
+    def __init__(self, logs: Path, parallel: int, tell: Callable[[str], None]):
+        self.logs, self.parallel, self.tell = logs, parallel, tell
+        self.running: dict[Job, tuple[subprocess.Popen, float]] = {}
+
+    def make(self, jobs: Sequence[Job]) -> None:
+        """Make all runs. Raises RunError naming the first that failed; exits as a run does when told to stop."""
+        waiting = list(jobs)
+        with StopRequest() as stop:
+            try:
+                while (waiting or self.running) and not stop:
+                    while waiting and len(self.running) < self.parallel and not stop:
+                        self._start(waiting.pop(0), stop)
+                    self._look()
+                    time.sleep(REST)
+            finally:
+                self._end()
+            if stop:
+                self.tell("stopped; the same command continues")
+                raise SystemExit(stop.exit_code)
+
+    def _start(self, job: Job, stop: StopRequest) -> None:
+        """Begin a run; one that another process writes (a child of a killed comparison, say) is waited for."""
+        run = RunDirectory(job.path)
+        if run.path.is_dir() and run.is_locked():
+            self.tell(f"{job.name}: another process is at it, waiting for it")
+            while run.is_locked() and not stop:
+                time.sleep(REST)
+        if stop:
+            return
+        self.logs.mkdir(parents=True, exist_ok=True)
+        alone = self.parallel == 1
+        with (self.logs / f"{job.name}.log").open("a") as log:
+            command = [sys.executable, *job.arguments]
+            process = subprocess.Popen(command, stdout=log, stderr=None if alone else log, stdin=subprocess.DEVNULL)
+        self.running[job] = (process, time.perf_counter())
+
+    def _look(self) -> None:
+        """Take what has ended out of the running ones."""
+        for job, (process, begun) in list(self.running.items()):
+            code = process.poll()
+            if code is None:
+                continue
+            del self.running[job]
+            if code in STOPPED:
+                self.tell(f"{job.name} was stopped; the same command continues")
+                raise SystemExit(code)
+            if code != 0:
+                raise RunError(f"{job.name} ended with exit code {code}: {self._last_words(job)}")
+            self.tell(f"{job.name}: done in {time.perf_counter() - begun:.0f} s")
+
+    def _last_words(self, job: Job) -> str:
+        file = self.logs / f"{job.name}.log"
+        lines = [line for line in file.read_text(errors="replace").splitlines() if line.startswith("error")]
+        return lines[-1] if lines else f"see above, and {file}"
+
+    def _end(self) -> None:
+        """Tell what still runs to stop, and wait until it has saved its state."""
+        for process, _ in self.running.values():
+            process.terminate()
+        for process, _ in self.running.values():
+            process.wait()
+        self.running.clear()

@@ -1,0 +1,229 @@
+"""What images look like to a network: Inception-v3 by two protocols, DINOv2, and the default's digit classifier.
+
+Every extractor takes uint8 images (B, C, H, W) or (B, H, W, C) and gives float32 features by name, (B, D) each, on the
+CPU. A record of an evaluation holds its `facts`: numbers of different networks, weights or preprocessing are never
+compared.
+
+Letters: B batch, C channels (1 or 3), H height, W width, D features.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange, repeat
+from PIL import Image
+from torch import Tensor, nn
+
+from core.storage.atomic import sha256_file
+from core.storage.provenance import json_sha256
+from core.storage.weights import load_weights
+from eval.measure.extractor import Extractor
+from eval.statistics.arrays import flatten_spatial
+from eval.weights import locate, verified
+from image.stand_in import DigitsEvaluationConfig, DigitsEvaluator
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SPATIAL_CHANNELS = 7  # ADM takes the first 7 of 192 channels of 17 x 17
+SPATIAL_TAP = "Mixed_6d.branch1x1"  # mixed_6/conv of TensorFlow's graph, after batch norm and ReLU
+DINO_SIDE = 224
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """Where extractors find their weights; see `eval.weights`.
+
+    root       the weights folder; null: its default
+    inception  a file to take instead of the registry's
+    dinov2     a folder to take instead of the registry's
+    digits     how the digit classifier is made, and where it is cached
+    """
+
+    root: Path | None = None
+    inception: Path | None = None
+    dinov2: Path | None = None
+    digits: tuple[DigitsEvaluationConfig, Path] = (DigitsEvaluationConfig(), Path("runs/cache"))
+
+
+class InceptionFeatures(Extractor):
+    """Inception-v3 of 2015-12-05, as torch-fidelity rebuilt it from TensorFlow's graph.
+
+    pool (B, 2048); logits (B, 1008), without the bias, as the graph's MatMul gives them and both protocols take them;
+    and, by the ADM protocol, spatial (B, 2023): the first 7 channels of mixed_6/conv in the order H, W, C.
+    """
+
+    main = "pool"
+    preprocessing = "TensorFlow 1 bilinear to 299 without antialiasing, (x - 128) / 128"
+
+    def __init__(self, protocol: str, source: WeightsSource, device: torch.device):
+        self.name, self.device = protocol, device
+        module = _extra("torch_fidelity.feature_extractor_inceptionv3", protocol)
+        file = source.inception if source.inception is not None else locate("inception", source.root)
+        own = source.inception is not None
+        self.weights_sha256 = _file_sha256(file, "inception") if own else _only(verified("inception", source.root))
+        load_weights(file)  # refuses a pickle that holds more than tensors: torch-fidelity would execute it
+        try:
+            network = module.FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], str(file))
+        except RuntimeError as error:
+            raise ValueError(
+                f"{file} is not the Inception-v3 of torch-fidelity: {str(error).splitlines()[0]}"
+            ) from error
+        self.network: nn.Module = network.to(device)
+        self._maps: Tensor | None = None
+        if protocol == "inception_adm":
+            self.network.get_submodule(SPATIAL_TAP).register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        self._maps = output
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        pool, logits = self.network(as_rgb(images).to(self.device))
+        found = {"pool": pool.cpu(), "logits": logits.cpu()}
+        if self._maps is not None:
+            found["spatial"] = torch.from_numpy(flatten_spatial(self._maps, SPATIAL_CHANNELS))
+        return found
+
+
+class DinoFeatures(Extractor):
+    """The class token of DINOv2 after the last norm, cls (B, D); ViT-L/14 (D = 1024) for the published FD-DINOv2.
+
+    As dgm-eval (Stein et al. 2023) has it: Pillow's bicubic to 224 x 224, ImageNet's mean and deviation; position
+    embeddings are resampled with DINOv2's own offset of 0.1, which transformers leaves out.
+    """
+
+    name, main = "dinov2", "cls"
+    preprocessing = "Pillow bicubic to 224 on uint8, ImageNet mean and deviation; positions resampled with offset 0.1"
+
+    def __init__(self, source: WeightsSource, device: torch.device):
+        self.device = device
+        transformers = _extra("transformers", self.name)
+        folder = source.dinov2 if source.dinov2 is not None else locate("dinov2-large", source.root)
+        if source.dinov2 is not None:
+            files = {name: _file_sha256(folder / name, self.name) for name in ("config.json", "model.safetensors")}
+        else:
+            files = verified("dinov2-large", source.root)
+        self.weights_sha256 = json_sha256(files)
+        transformers.utils.logging.disable_progress_bar()
+        reading = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+        try:
+            network, found = transformers.Dinov2Model.from_pretrained(folder, **reading)
+        except Exception as error:  # a damaged file fails in ways that transformers does not name
+            raise ValueError(f"dinov2: {folder} is no DINOv2 that transformers reads: {error}") from error
+        if found["missing_keys"]:  # which would stay random
+            raise ValueError(f"dinov2: {folder} lacks the weights {sorted(found['missing_keys'])[:3]}")
+        resample_positions(network)
+        self.network = network.float().eval().requires_grad_(False).to(device)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        rows = rearrange(as_rgb(images), "b c h w -> b h w c").cpu().numpy()
+        resized = [np.asarray(Image.fromarray(row).resize((DINO_SIDE,) * 2, Image.Resampling.BICUBIC)) for row in rows]
+        x = rearrange(torch.from_numpy(np.stack(resized)), "b h w c -> b c h w").to(self.device).float() / 255
+        mean, std = (
+            torch.tensor(values, device=self.device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD)
+        )
+        return {"cls": self.network((x - mean) / std).last_hidden_state[:, 0].float().cpu()}
+
+
+def resample_positions(network: nn.Module) -> None:
+    """Give a Dinov2Model the position embeddings of 224 x 224 images once and for all, as facebookresearch/dinov2 does.
+
+    Its bicubic scale is (16 + 0.1) / 37 for patches of 14; the tenth moves every sampling point a little.
+    """
+    embeddings = network.embeddings
+    table = embeddings.position_embeddings.detach().float()
+    side = round((table.shape[1] - 1) ** 0.5)  # DINOv2 is pretrained on squares; the config has the pixels only
+    count = DINO_SIDE // embeddings.patch_embeddings.patch_size[0]
+    if side * side != table.shape[1] - 1:
+        raise ValueError(f"dinov2 has {table.shape[1] - 1} position embeddings; a square number is needed")
+    if side != count:
+        grid = rearrange(table[:, 1:], "1 (y x) d -> 1 d y x", y=side)
+        grid = nn.functional.interpolate(grid, scale_factor=((count + 0.1) / side,) * 2, mode="bicubic")
+        table = torch.cat([table[:, :1], rearrange(grid, "1 d y x -> 1 (y x) d")], dim=1)
+    embeddings.position_embeddings = nn.Parameter(table)
+
+
+class DigitFeatures(Extractor):
+    """The classifier of `image.stand_in`: hidden (B, 64), and logits (B, 10) for class accuracy.
+
+    It also takes float media (B, 1, 8, 8) in [-1, 1], as a training run shows them to it.
+    """
+
+    name, main, takes_floats = "digits", "hidden", True
+    preprocessing = "grey 8 x 8 in [-1, 1]; uint8 as x / 127.5 - 1"
+
+    def __init__(self, source: WeightsSource, device: torch.device):
+        self.device = device
+        config, cache = source.digits
+        self.evaluator = DigitsEvaluator(config, cache, device)
+        self.weights_sha256 = self.evaluator.weights_sha256
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        media = images if images.is_floating_point() else as_grey(images).float() / 127.5 - 1
+        if tuple(media.shape[1:]) != (1, 8, 8):
+            raise ValueError(f"features=digits looks at images (1, 8, 8), got {tuple(media.shape[1:])}")
+        media, network = media.to(self.device), self.evaluator.classifier
+        hidden = network.features(media)
+        return {"hidden": hidden.cpu(), "logits": network.head(hidden).cpu()}
+
+
+EXTRACTORS = ("inception_adm", "inception_torch_fidelity", "dinov2", "digits")
+
+
+def build_extractor(name: str, source: WeightsSource, device: torch.device) -> Extractor:
+    """The extractor of that name on `device`; ValueError where its weights are absent, ImportError for an extra."""
+    if name in ("inception_adm", "inception_torch_fidelity"):
+        return InceptionFeatures(name, source, device)
+    if name in ("dinov2", "digits"):
+        return (DinoFeatures if name == "dinov2" else DigitFeatures)(source, device)
+    raise ValueError(f"features is {name!r}; allowed: {', '.join(EXTRACTORS)}")
+
+
+def as_channels_first(images: Tensor) -> Tensor:
+    """uint8 (B, C, H, W) or (B, H, W, C) -> (B, C, H, W); ValueError where it is not clear which axis is C."""
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise ValueError(f"images are {images.dtype} {tuple(images.shape)}; needed: uint8 with 4 axes")
+    first, last = (images.shape[axis] in (1, 3) for axis in (1, 3))
+    if first == last:
+        raise ValueError(f"images have shape {tuple(images.shape)}; needed: 1 or 3 channels, second or last, not both")
+    return images if first else rearrange(images, "b h w c -> b c h w")
+
+
+def as_rgb(images: Tensor) -> Tensor:
+    """uint8 images -> (B, 3, H, W), a grey one three times over."""
+    images = as_channels_first(images)
+    return repeat(images, "b 1 h w -> b c h w", c=3) if images.shape[1] == 1 else images
+
+
+def as_grey(images: Tensor) -> Tensor:
+    """uint8 images -> (B, 1, H, W); ValueError for colours."""
+    images = as_channels_first(images)
+    if (images != images[:, :1]).any():
+        raise ValueError("the images have colours; features=digits looks at grey ones")
+    return images[:, :1]
+
+
+def _extra(module: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise ImportError(f"features={name} needs the extra 'eval': pip install 'layersync[eval]'") from None
+
+
+def _file_sha256(path: Path, key: str) -> str:
+    if not path.is_file():
+        raise ValueError(f"config key '{key}': there is no file {path}")
+    return sha256_file(path)
+
+
+def _only(hashes: dict[str, str]) -> str:
+    (sha256,) = hashes.values()
+    return sha256

@@ -1,0 +1,212 @@
+"""Images that are there already, to be measured: a folder of files or an .npz, read a batch at a time.
+
+Letters: n images, B batch, H height, W width in pixels, C channels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from core.data.pixels import to_uint8
+from core.storage.atomic import sha256_file
+from core.storage.provenance import json_sha256
+from eval.measure.extractor import Extractor, Take
+from eval.measure.media import ArrayMedia, Media
+from eval.measure.reference import (
+    FACTS,
+    MediaReference,
+    Reference,
+    Size,
+    StatisticsReference,
+    load_statistics,
+    refuse_features,
+)
+from eval.measure.table import Against, Wanted
+from eval.statistics.arrays import npz_array, npz_keys
+from image.data import IMAGE_SUFFIXES, DigitsConfig, build_dataset
+from image.datasets.decode import decode_image
+
+MAX_THREADS = 8
+
+
+class Images(Media):
+    """n uint8 images in a fixed order; `rows` gives (B, C, H, W)."""
+
+    unit = "image"
+
+    def rows(self, first: int, last: int) -> Tensor:
+        """Images first <= i < last: (B, C, H, W) uint8; ValueError for a broken one or one of another size."""
+        raise NotImplementedError
+
+
+class FolderImages(Images):
+    """Image files of one size at any depth below a folder, in the order of their paths, as RGB."""
+
+    kind = "folder"
+
+    def __init__(self, folder: Path):
+        self.folder, self.name = folder, folder.name
+        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        self.paths = [path for path in paths if not any(part[0] == "." for part in path.relative_to(folder).parts)]
+        if not self.paths:
+            raise ValueError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+        self.size = self._read(self.paths[0]).shape
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def rows(self, first: int, last: int) -> Tensor:
+        """Decoded on several threads."""
+        with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+            images = list(pool.map(self._read, self.paths[first:last]))
+        for path, image in zip(self.paths[first:last], images, strict=True):
+            if image.shape != self.size:
+                sizes = [f"{shape[1]}x{shape[0]}" for shape in (image.shape, self.size)]
+                raise ValueError(f"{path} is {sizes[0]} pixels, {self.paths[0].name} is {sizes[1]}; all must be alike")
+        return rearrange(torch.from_numpy(np.stack(images)), "b h w c -> b c h w")
+
+    def _read(self, path: Path) -> np.ndarray:
+        try:
+            return np.array(decode_image(path.read_bytes(), 3))
+        except ValueError as error:
+            raise ValueError(f"broken image {path}: {error}") from error
+
+    @cached_property
+    def sha256(self) -> str:
+        """Over every path below the folder and its file's SHA-256."""
+        return json_sha256({str(path.relative_to(self.folder)): sha256_file(path) for path in self.paths})
+
+
+class NpzImages(Images):
+    """`arr_0` uint8 (n, H, W, C) of an .npz, as ADM's evaluator takes it, and labels in `arr_1` where it has them.
+
+    An array that is not compressed stays on the disk and is read as it is needed.
+    """
+
+    kind = "npz"
+
+    def __init__(self, path: Path):
+        self.path, self.name = path, path.name
+        self.array = npz_array(path, "arr_0")
+        if self.array.dtype != np.uint8 or self.array.ndim != 4 or self.array.shape[-1] not in (1, 3):
+            found = f"{self.array.dtype} {self.array.shape}"
+            raise ValueError(f"arr_0 of {path} is {found}; needed: uint8 (n, height, width, 1 or 3)")
+        if not len(self.array):
+            raise ValueError(f"arr_0 of {path} holds no image")
+        if "arr_1" in npz_keys(path):
+            labels = npz_array(path, "arr_1")
+            if labels.shape == self.array.shape[:1] and labels.dtype.kind in "iu":
+                self.labels = torch.from_numpy(labels.astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def rows(self, first: int, last: int) -> Tensor:
+        """Read from the file."""
+        return rearrange(torch.from_numpy(np.array(self.array[first:last])), "b h w c -> b c h w")
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file."""
+        return sha256_file(self.path)
+
+
+def open_images(path: Path, key: str) -> Images:
+    """The images in a folder or an .npz; ValueError naming the config key for anything else."""
+    if path.is_dir():
+        return FolderImages(path)
+    if path.is_file() and path.suffix == ".npz":
+        return NpzImages(path)
+    what = "another kind of file" if path.exists() else "not there"
+    raise ValueError(f"{key} is {str(path)!r}, which is {what}; allowed: a folder of images or an .npz")
+
+
+DIGITS = {"digits": "train", "digits_heldout": "heldout"}  # reference=NAME -> the split
+
+
+class AdmReference(Reference):
+    """A reference batch of ADM: statistics of a whole data set, and some images of it for precision and recall only."""
+
+    def __init__(self, path: Path):
+        self.path, self.name = path, path.name
+        self.media = NpzImages(path) if "arr_0" in npz_keys(path) else None
+        self.count = None if self.media is None else len(self.media)
+        self.size = None if self.media is None else tuple(self.media.array.shape[1:3])
+
+    def facts(self) -> dict[str, Any]:
+        return {"name": self.name, "kind": "adm", "sha256": sha256_file(self.path), "num_samples": None}
+
+    def check(self, metrics: Wanted, features: str) -> None:
+        if features != "inception_adm":
+            raise ValueError(
+                f"{self.path} is a reference of another protocol: its statistics are ADM's, but {', '.join(metrics)} "
+                f"would be taken with features={features}; allowed with it: inception_adm"
+            )
+        if self.media is None:
+            refuse_features("reference", self.path, metrics, "image")
+
+    def against(self, metrics: Wanted, extractor: Extractor, take: Take) -> Against | None:
+        features: Mapping[str, np.ndarray] | None = {}
+        if any(metric.needs == "features" for metric in metrics.values()):
+            features = take(self.media, extractor)
+            if features is None:
+                return None
+        return Against(load_statistics(self.path, metrics, extractor).moments, features, self.media)
+
+
+class DigitsReference(MediaReference):
+    """scikit-learn's digits in [-1, 1]; as the bytes of image files for an extractor that takes no floats."""
+
+    def __init__(self, split: str):
+        digits = build_dataset(DigitsConfig(split=split))
+        name = f"scikit-learn's digits, {split}"
+        media = ArrayMedia(name, "image", digits.images, digits.labels)
+        super().__init__(media, size_of(media))
+        self.as_bytes = ArrayMedia(name, "image", to_uint8(digits.images), digits.labels)
+
+    def seen_by(self, extractor: Extractor) -> Media:
+        return self.media if extractor.takes_floats else self.as_bytes
+
+
+def size_of(images: Media) -> Size:
+    """(H, W)."""
+    return tuple(images.rows(0, 1).shape[-2:])
+
+
+def check_size(size: Size, reference: Reference) -> None:
+    """Raises ValueError for samples of another (H, W) than the reference's."""
+    if reference.size is not None and size != reference.size:
+        shapes = [f"{width}x{height}" for height, width in (size, reference.size)]
+        raise ValueError(f"samples are {shapes[0]} pixels, the reference {reference.name} {shapes[1]}; both must agree")
+
+
+def open_reference(value: str) -> Reference:
+    """What the config key `reference` names; ValueError for what is none, and for a damaged file."""
+    if value in DIGITS and not Path(value).exists():
+        return DigitsReference(DIGITS[value])
+    path = Path(value).expanduser()
+    if path.is_file() and path.suffix == ".npz":
+        keys = npz_keys(path)
+        if {"mu", "sigma"} & set(keys):
+            return StatisticsReference(path, "image") if FACTS in keys else AdmReference(path)
+    try:
+        return of_images(open_images(path, "reference"))
+    except ValueError as error:
+        if path.exists():
+            raise
+        raise ValueError(f"{error}, or {', '.join(DIGITS)}") from None
+
+
+def of_images(images: Media) -> MediaReference:
+    """Images to compare with."""
+    return MediaReference(images, size_of(images))

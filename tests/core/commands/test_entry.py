@@ -1,0 +1,383 @@
+"""From the command line to a checked config, and from an exception to one line and an exit code."""
+
+import importlib
+import logging
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from hydra import initialize_config_module
+
+from core.commands.entry import compose_config, config_groups, run_entry
+
+PACKAGE = "toy_entry"
+MODULE = f"{PACKAGE}.conf"
+FILES = {
+    "__init__.py": "",
+    "conf/__init__.py": "",
+    "conf/train.yaml": """
+        defaults:
+          - network: small
+          - _self_
+          - experiment: null
+        steps: 10
+        name: toy-${seed}
+        seed: 0
+        optimizer:
+          rate: 1e-4
+          clip: null
+    """,
+    "conf/measure.yaml": "run: ???\nnum: 4\n",
+    "conf/broken.yaml": "run: ${nowhere.to.be.found}\n",
+    "conf/network/small.yaml": "name: small\nwidth: 8\n",
+    "conf/network/large.yaml": "name: large\nwidth: 64\n",
+    "conf/experiment/quick.yaml": """
+        # @package _global_
+        defaults:
+          - override /network: large
+        steps: 2
+        optimizer:
+          rate: 5e-3
+    """,
+    "conf/experiment/typo.yaml": """
+        # @package _global_
+        optimizer:
+          ratte: 5e-3
+    """,
+    "conf/experiment/top_typo.yaml": """
+        # @package _global_
+        stps: 5
+    """,
+    "conf/experiment/wrong_type.yaml": """
+        # @package _global_
+        optimizer:
+          rate: fast
+    """,
+    "train.py": '''
+        from __future__ import annotations
+
+        from dataclasses import dataclass, field
+
+        from core.commands.entry import run_entry
+        from core.schema import choice
+
+
+        @dataclass(frozen=True)
+        class Optimizer:
+            rate: float
+            clip: float | None
+
+            def __post_init__(self):
+                if self.rate <= 0:
+                    raise ValueError(f"optimizer.rate is {self.rate}; it must be above 0")
+
+
+        @dataclass(frozen=True)
+        class Small:
+            width: int
+
+
+        @dataclass(frozen=True)
+        class Large:
+            width: int
+
+
+        @dataclass(frozen=True)
+        class Config:
+            steps: int
+            name: str
+            seed: int
+            optimizer: Optimizer
+            network: object = choice({"small": Small, "large": Large})
+
+
+        @dataclass(frozen=True)
+        class Measure:
+            run: str
+            num: int
+
+
+        seen = []
+        failure = []
+
+
+        def main(config: Config) -> None:
+            """Train a toy.
+
+            The second paragraph says more.
+            """
+            seen.append(config)
+            if failure:
+                raise failure[0]
+
+
+        if __name__ == "__main__":
+            run_entry(main, config_module="toy_entry.conf", config_name="train", schema=Config)
+    ''',
+}
+
+
+@pytest.fixture(scope="module")
+def entry(tmp_path_factory):
+    """The module `toy_entry.train`, of a package written for these tests."""
+    root = tmp_path_factory.mktemp("packages")
+    for name, text in FILES.items():
+        file = root / PACKAGE / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(textwrap.dedent(text).lstrip("\n"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(root)
+        yield importlib.import_module(f"{PACKAGE}.train")
+        for name in [name for name in sys.modules if name.split(".")[0] == PACKAGE]:
+            del sys.modules[name]
+
+
+@pytest.fixture
+def run(entry, capsys):
+    """Run the entry with these arguments; gives (exit code, stdout, stderr). `run.config` is what main received."""
+
+    def call(*args, failure=None, config_name="train", schema=None):
+        entry.seen.clear()
+        entry.failure[:] = [failure] if failure else []
+        schema = schema or entry.Config
+        code = 0
+        try:
+            run_entry(entry.main, config_module=MODULE, config_name=config_name, schema=schema, argv=args)
+        except SystemExit as exit_:
+            code = exit_.code
+        except KeyboardInterrupt:
+            pytest.fail("the interrupt came through")
+        call.config = entry.seen[-1] if entry.seen else None
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def bad(outcome, *parts):
+    """Refused: exit code 2, nothing on stdout, one line on stderr that names every one of `parts`."""
+    code, out, err = outcome
+    assert code == 2, err
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1, err
+    assert err.endswith("\n")
+    assert all(part in err for part in parts), err
+
+
+def test_what_our_packages_log_is_shown_and_nobody_elses(entry, capsys):
+    names = ("core.part", "eval.part", "toy_entry.part", "other.part")
+
+    def main(config):
+        for name in names:
+            logging.getLogger(name).info("said by %s", name)
+
+    run_entry(main, config_module=MODULE, config_name="train", schema=entry.Config, argv=[])
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"said by {name}" for name in names[:3]]
+
+
+# compose_config
+
+
+@pytest.mark.usefixtures("entry")
+def test_the_defaults_are_merged_and_resolved():
+    values = compose_config(MODULE, "train", ["seed=7"])
+    assert values["name"] == "toy-7"
+    assert values["network"] == {"name": "small", "width": 8}
+    assert values["optimizer"]["rate"] in ("1e-4", 1e-4)
+
+
+@pytest.mark.usefixtures("entry")
+def test_overrides_reach_values_groups_and_experiments():
+    values = compose_config(MODULE, "train", ["experiment=quick", "steps=3", "network.width=128"])
+    assert (values["steps"], values["network"]) == (3, {"name": "large", "width": 128})
+    assert float(values["optimizer"]["rate"]) == 5e-3
+
+
+@pytest.mark.usefixtures("entry")
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["stps=3"], ["unknown config key 'stps'", "allowed: ", "steps", "optimizer"]),
+        (["optimizer.ratte=3"], ["unknown config key 'optimizer.ratte'", "allowed: clip, rate"]),
+        (["network=medium"], ["network/medium", "'network': large; small"]),
+        (["experiment=slow"], ["experiment/slow", "quick; top_typo; typo"]),
+        (["nothing=medium"], ["'nothing'"]),
+        (["steps"], ["steps"]),
+        (["steps=[1"], ["'[1'"]),
+    ],
+)
+def test_an_override_that_does_not_fit_is_explained_in_one_line(overrides, parts):
+    with pytest.raises(ValueError) as caught:
+        compose_config(MODULE, "train", overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(part in message for part in parts), message
+
+
+@pytest.mark.usefixtures("entry")
+def test_a_value_that_must_be_given_is_named():
+    with pytest.raises(ValueError, match=r"^missing config key 'run'"):
+        compose_config(MODULE, "measure")
+    assert compose_config(MODULE, "measure", ["run=x"]) == {"run": "x", "num": 4}
+
+
+@pytest.mark.usefixtures("entry")
+def test_an_interpolation_that_leads_nowhere_is_named():
+    with pytest.raises(ValueError, match=r"nowhere\.to\.be\.found"):
+        compose_config(MODULE, "broken")
+
+
+@pytest.mark.usefixtures("entry")
+def test_composing_again_starts_afresh():
+    assert compose_config(MODULE, "train", ["steps=3"])["steps"] == 3
+    with pytest.raises(ValueError):
+        compose_config(MODULE, "train", ["stps=3"])
+    assert compose_config(MODULE, "train")["steps"] == 10
+
+
+@pytest.mark.usefixtures("entry")
+def test_composing_works_within_a_program_that_uses_hydra():
+    with initialize_config_module(config_module=MODULE, version_base="1.3"):
+        assert compose_config(MODULE, "train")["steps"] == 10
+
+
+@pytest.mark.usefixtures("entry")
+def test_groups_list_what_can_be_chosen():
+    groups = config_groups(MODULE)
+    assert groups["network"] == ["large", "small"]
+    assert "quick" in groups["experiment"]
+    assert {"layersync", "none"} <= set(groups["alignment"])  # of core
+
+
+# run_entry
+
+
+def test_main_receives_the_checked_config(run, entry):
+    assert run()[0] == 0
+    assert run.config == entry.Config(10, "toy-0", 0, entry.Optimizer(1e-4, None), entry.Small(8))
+    assert run("experiment=quick", "seed=3", "optimizer.clip=1")[0] == 0
+    assert run.config == entry.Config(2, "toy-3", 3, entry.Optimizer(5e-3, 1.0), entry.Large(64))
+
+
+@pytest.mark.parametrize(
+    ("args", "parts"),
+    [
+        (["stps=3"], ["'stps'", "allowed: ", "steps"]),
+        (["optimizer.ratte=3"], ["'optimizer.ratte'", "clip, rate"]),
+        (["+stps=3"], ["unknown config key 'stps'", "3", "allowed: steps, name"]),
+        (["+optimizer.ratte=3"], ["unknown config key 'optimizer.ratte'", "allowed: rate, clip"]),
+        (["steps=many"], ["'steps'", "'many'", "int"]),
+        (["steps=true"], ["'steps'", "True", "int"]),
+        (["optimizer.rate=-1"], ["optimizer.rate is -1.0", "above 0"]),
+        (["~optimizer"], ["missing config key 'optimizer'"]),
+        (["network=medium"], ["network/medium", "large", "small"]),
+        (["network.name=medium"], ["'network.name'", "'medium'", "['large', 'small']"]),
+        (["--stepz"], ["--stepz"]),
+    ],
+)
+def test_a_typo_on_the_command_line_is_refused(run, args, parts):
+    bad(run(*args), *parts)
+    assert run.config is None
+
+
+@pytest.mark.parametrize(
+    ("experiment", "parts"),
+    [
+        ("typo", ["unknown config key 'optimizer.ratte'", "0.005", "allowed: rate, clip"]),
+        ("top_typo", ["unknown config key 'stps'", "5", "allowed: steps, name"]),
+        ("wrong_type", ["'optimizer.rate'", "'fast'", "a number"]),
+    ],
+)
+def test_a_typo_in_an_experiment_file_is_refused(run, experiment, parts):
+    bad(run(f"experiment={experiment}"), *parts)
+    assert run.config is None
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_shows_purpose_usage_choices_and_defaults(run, flag):
+    code, out, err = run("steps=3", flag)
+    assert (code, err, run.config) == (0, "", None)
+    lines = out.splitlines()
+    assert lines[:3] == ["Train a toy.", "", "The second paragraph says more."]
+    assert f"  python -m {PACKAGE}.train [key=value ...]" in lines
+    assert "  network=large | small" in lines
+    assert any(line.startswith("  experiment=quick | ") for line in lines)
+    assert "  steps: 10" in lines
+    assert not any(line.startswith("  sampler=") for line in lines)  # a group of core that this entry has not
+
+
+def test_help_of_an_entry_that_needs_a_value(run, entry):
+    code, out, err = run("--help", config_name="measure", schema=entry.Measure)
+    assert (code, err) == (0, "")
+    assert "  run: ???" in out.splitlines()
+
+
+def test_a_value_that_was_not_given_is_one_line(run, entry):
+    bad(run("num=3", config_name="measure", schema=entry.Measure), "missing config key 'run'")
+
+
+def test_print_config_shows_what_would_run_and_stops(run):
+    code, out, err = run("--print-config", "experiment=quick", "seed=4")
+    assert (code, err, run.config) == (0, "", None)
+    assert {"steps: 2", "name: toy-4", "  width: 64"} <= set(out.splitlines())
+
+
+def test_print_config_refuses_what_would_be_refused(run):
+    bad(run("--print-config", "experiment=typo"), "optimizer.ratte")
+
+
+@pytest.mark.parametrize(
+    ("failure", "text"),
+    [
+        (ValueError("the rate is wrong"), "the rate is wrong"),
+        (FileNotFoundError(2, "No such file", "a.pt"), "a.pt"),
+        (FloatingPointError("the loss is nan at step 3"), "the loss is nan at step 3"),
+        (ImportError("install the extra 'vae'"), "install the extra 'vae'"),
+    ],
+)
+def test_what_main_refuses_is_one_line_and_exit_code_2(run, failure, text):
+    bad(run(failure=failure), text)
+
+
+def test_a_message_of_several_lines_keeps_its_lines(run):
+    code, _, err = run(failure=ValueError("first\nsecond"))
+    assert code == 2
+    assert err.startswith("error: first\nsecond")
+
+
+def test_the_traceback_is_shown_on_request(run, monkeypatch):
+    assert "Traceback" not in run(failure=ValueError("wrong"))[2]
+    monkeypatch.setenv("LAYERSYNC_DEBUG", "1")
+    code, _, err = run(failure=ValueError("wrong"))
+    assert code == 2
+    assert "Traceback" in err
+    assert "error: wrong" in err
+
+
+def test_an_interrupt_is_exit_code_130_without_a_traceback(run):
+    code, out, err = run(failure=KeyboardInterrupt())
+    assert (code, out, err) == (130, "", "interrupted\n")
+
+
+def test_a_bug_is_not_dressed_up_as_bad_input(entry):
+    entry.failure[:] = [RuntimeError("a bug")]
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_entry(entry.main, config_module=MODULE, config_name="train", schema=entry.Config, argv=[])
+
+
+def test_as_a_program(entry, tmp_path):
+    """`python -m`: the exit codes, and that nothing is written where it is started."""
+    path = f"{entry.__file__.rsplit('/', 2)[0]}:{':'.join(sys.path)}"
+
+    def start(*args):
+        command = [sys.executable, "-m", f"{PACKAGE}.train", *args]
+        environment = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+
+    shown, refused = start("--help"), start("stps=1")
+    assert shown.returncode == 0
+    assert f"python -m {PACKAGE}.train [key=value ...]" in shown.stdout
+    bad((refused.returncode, refused.stdout, refused.stderr), "'stps'")
+    assert list(tmp_path.iterdir()) == []

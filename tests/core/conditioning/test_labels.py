@@ -1,0 +1,83 @@
+"""Labels: which are dropped, which are sampled, which are refused."""
+
+import pytest
+import torch
+
+from core.conditioning.labels import LabelConditioning, LabelConfig
+from core.draws import StepRandom
+from core.schema import strict
+
+CLASSES = 10
+
+
+def conditioning(**options):
+    return LabelConditioning(LabelConfig(**options), CLASSES)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_a_share_of_the_labels_becomes_null_and_the_others_stay(share):
+    labels = torch.arange(20_000) % CLASSES
+    dropped = conditioning(drop=share).drop(labels, StepRandom(0, 0))
+    null = dropped == CLASSES
+    assert null.double().mean().item() == pytest.approx(share, abs=0.02)
+    assert torch.equal(dropped[~null], labels[~null])
+    per_class = torch.bincount(labels[null], minlength=CLASSES) / 2000
+    assert (per_class - share).abs().max() < 0.05
+
+
+def test_a_share_of_zero_drops_nothing():
+    labels = torch.arange(1000) % CLASSES
+    assert torch.equal(conditioning(drop=0.0).drop(labels, StepRandom(0, 0)), labels)
+
+
+def test_drops_depend_on_step_and_seed_and_are_those_of_the_global_batch():
+    labels = torch.zeros(64, dtype=torch.long)
+    drop = conditioning(drop=0.5).drop
+    first = drop(labels, StepRandom(0, 0))
+    assert torch.equal(first, drop(labels, StepRandom(0, 0)))
+    assert not torch.equal(first, drop(labels, StepRandom(0, 1)))
+    assert not torch.equal(first, drop(labels, StepRandom(1, 0)))
+    right = StepRandom(0, 0, global_rows=64, first_row=40)
+    assert torch.equal(drop(labels[40:], right), first[40:])
+
+
+def test_null_is_the_class_after_the_last():
+    assert conditioning().null(torch.tensor([3, 7])).tolist() == [CLASSES, CLASSES]
+
+
+def test_balanced_requests_give_every_class_the_same_number():
+    labels = conditioning().requests(35, seed=0)
+    counts = torch.bincount(labels, minlength=CLASSES)
+    assert (counts.min(), counts.max()) == (3, 4)
+    assert labels[:12].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+
+
+def test_random_requests_are_uniform_and_depend_on_seed_and_index_only():
+    random = conditioning(labels="random")
+    labels = random.requests(2000, seed=0)
+    assert torch.equal(random.requests(50, seed=0), labels[:50])
+    assert not torch.equal(random.requests(50, seed=1), labels[:50])
+    counts = torch.bincount(labels, minlength=CLASSES)
+    assert len(counts) == CLASSES
+    assert 150 < counts.min() <= counts.max() < 250
+    assert labels.dtype == torch.int64
+
+
+def test_chosen_labels_cycle():
+    assert conditioning().chosen(3, 4).tolist() == [3, 3, 3, 3]
+    assert conditioning().chosen([7, 2, 2], 5).tolist() == [7, 2, 2, 7, 2]
+
+
+@pytest.mark.parametrize("labels", [10, -1, [0, 10], [-3, 1], []])
+def test_labels_out_of_range_are_refused_with_the_range(labels):
+    with pytest.raises(ValueError, match=r"labels is .*; allowed: 0 to 9"):
+        conditioning().chosen(labels, 4)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"drop": 1.0}, r"conditioning.drop is 1.0"), ({"drop": -0.1}, "drop"), ({"labels": "even"}, "balanced")],
+)
+def test_configs_refuse_values(values, message):
+    with pytest.raises(ValueError, match=message):
+        strict(LabelConfig, values, "conditioning")

@@ -1,0 +1,168 @@
+"""The index of a collection: what is found, what is probed again, what is broken."""
+
+import json
+import logging
+import os
+import shutil
+
+import pytest
+
+import core.data.index
+from audio.sounds.files import AudioFacts, probe
+from core.data.index import find_audio, index_audio, index_file
+from tests.audio.audio_files import RATE, music, write_sound
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three sounds at different depths, with files that are none."""
+    root = tmp_path / "sounds"
+    write_sound(root / "b.wav", music(0.1))
+    write_sound(root / "a" / "deep" / "c.flac", music(0.2, channels=1))
+    write_sound(root / "a" / "a.mp3", music(0.3))
+    write_sound(root / ".hidden" / "x.wav", music(0.1))
+    write_sound(root / "._b.wav", music(0.1))
+    (root / "notes.txt").write_text("not a sound")
+    return root
+
+
+@pytest.fixture
+def probed(monkeypatch):
+    """The names of the files that are probed, in the order in which that is asked."""
+    names = []
+    monkeypatch.setattr(core.data.index, "probe", lambda path: names.append(path.name) or probe(path))
+    return names
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """A folder for indices."""
+    return str(tmp_path / "cache")
+
+
+PATHS = ["a/a.mp3", "a/deep/c.flac", "b.wav"]
+
+
+def test_files_are_found_at_any_depth_in_order(root, tmp_path):
+    assert find_audio(root) == PATHS
+    write_sound(tmp_path / "elsewhere" / "d.ogg", music(0.1))
+    (root / "z").symlink_to(tmp_path / "elsewhere")
+    (root / "b.wav").rename(root / "b.WAV")
+    assert find_audio(root) == ["a/a.mp3", "a/deep/c.flac", "b.WAV", "z/d.ogg"]
+
+
+def test_no_audio_found_is_an_error(tmp_path):
+    (tmp_path / "notes.txt").write_text("not a sound")
+    with pytest.raises(ValueError, match=r"data.root is .*: no audio file there \(.flac"):
+        find_audio(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(root, monkeypatch):
+    """Refused by the stand-in of a system call: whoever runs the tests may read every folder."""
+    scan = os.scandir
+
+    def refuse(path):
+        if os.path.basename(path) == "deep":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="deep"):
+        find_audio(root)
+
+
+def test_facts_are_those_of_the_files(root, cache):
+    facts = index_audio(root, PATHS, cache).facts
+    assert facts == {path: probe(root / path) for path in PATHS}
+    assert facts["a/deep/c.flac"] == AudioFacts(round(0.2 * RATE), RATE, 1)
+
+
+def test_only_new_and_changed_files_are_probed_again(root, cache, probed):
+    first = index_audio(root, PATHS, cache)
+    assert sorted(probed) == ["a.mp3", "b.wav", "c.flac"]
+    probed.clear()
+    assert index_audio(root, PATHS, cache) == first
+    assert probed == []
+    write_sound(root / "b.wav", music(0.4))  # another size
+    status = (root / "a" / "a.mp3").stat()
+    os.utime(root / "a" / "a.mp3", ns=(status.st_atime_ns, status.st_mtime_ns + 1))  # same size, another time
+    write_sound(root / "new.wav", music(0.1))
+    second = index_audio(root, [*PATHS, "new.wav"], cache)
+    assert sorted(probed) == ["a.mp3", "b.wav", "new.wav"]
+    assert second.facts["b.wav"].frames == round(0.4 * RATE)
+    probed.clear()
+    write_sound(root / "b.wav", music(0.5))
+    assert list(index_audio(root, ["b.wav"], cache).facts) == ["b.wav"]
+    assert len(index_audio(root, [*PATHS, "new.wav"], cache).facts) == 4
+    assert probed == ["b.wav"]  # a part of the files does not forget the others
+
+
+def test_no_cache_means_no_file(root, tmp_path, probed, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    index_audio(root, PATHS, None)
+    index_audio(root, PATHS, None)
+    assert len(probed) == 2 * len(PATHS)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_each_root_has_its_own_index_whatever_it_is_called_by(root, cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert index_file(root, cache) == index_file(root.relative_to(tmp_path), cache)
+    assert index_file(root, cache) != index_file(root / "a", cache)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "{",
+        "[]",
+        '{"schema_version": 0, "files": {}}',
+        "null",
+        "\xff",
+        '{"schema_version": 1, "files": {"b.wav": [1, 2, 3]}}',
+    ],
+)
+def test_a_damaged_index_is_made_anew_with_a_warning(root, cache, caplog, damage):
+    wanted = index_audio(root, PATHS, cache)
+    file = index_file(root, cache)
+    whole = json.loads(file.read_text())
+    file.write_bytes(damage.encode("latin-1"))
+    with caplog.at_level(logging.WARNING):
+        assert index_audio(root, PATHS, cache) == wanted
+    assert f"index {file} is damaged" in caplog.text
+    assert json.loads(file.read_text()) == whole
+
+
+def test_broken_files_are_an_error_that_lists_the_first_five(root, cache):
+    for number in range(7):
+        (root / f"x{number}.mp3").write_text("no sound")
+    with pytest.raises(ValueError, match=r"broken audio files: 7, data.max_broken is 0; the first:") as error:
+        index_audio(root, find_audio(root), cache)
+    assert "x4.mp3" in str(error.value)
+    assert "x5.mp3" not in str(error.value)
+    with pytest.raises(ValueError, match=r"broken audio files: 7, data.max_broken is 6"):
+        index_audio(root, find_audio(root), cache, max_broken=6)
+
+
+def test_broken_and_missing_files_within_the_bound_are_left_out_and_logged(root, cache, caplog):
+    (root / "x.mp3").write_text("no sound")
+    (root / "y.flac").touch()
+    with caplog.at_level(logging.WARNING):
+        index = index_audio(root, [*PATHS, "gone.wav", "x.mp3", "y.flac"], cache, max_broken=3)
+    assert list(index.facts) == PATHS
+    assert list(index.broken) == ["gone.wav", "x.mp3", "y.flac"]
+    assert f"{root / 'gone.wav'} is not there" in caplog.text
+    assert all(f"left out: {why}" in caplog.text for why in index.broken.values())
+    shutil.copy(root / "b.wav", root / "y.flac")  # mended: a broken file is never remembered
+    assert "y.flac" in index_audio(root, ["y.flac"], cache).facts
+
+
+def test_what_was_probed_before_an_error_is_kept(root, cache, probed):
+    (root / "x.mp3").write_text("no sound")
+    with pytest.raises(ValueError, match=r"x\.mp3"):
+        index_audio(root, [*PATHS, "x.mp3"], cache)
+    probed.clear()
+    index_audio(root, PATHS, cache)
+    assert probed == []

@@ -1,0 +1,395 @@
+"""Latent caches on real files: whole or absent, continued after anything, read as the data set that was encoded."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from core.data.stream import SampleStream, StepPositions, fingerprint, step_batches
+from core.draws import numpy_rng
+from core.latents.cache import CacheSpec, LatentShards, array_facts, damaged_files, missing_shards
+from core.latents.writer import LatentWriter, Source, encode_shards
+from core.processes.failures import LoaderError
+
+ROWS, PER_SHARD, LATENT = 23, 5, (2, 3)
+MAKE = "python -m make"
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def moments(row, mirror):
+    """(2, *LATENT) that tell row and mirror."""
+    return torch.arange(12, dtype=torch.float32).reshape(2, *LATENT) / 8 + row + 100 * mirror
+
+
+class Numbers:
+    """The data set that is encoded: row i is a number, its mirror image is its negative."""
+
+    media_shape = (1,)
+    class_names = ("a", "b", "c")
+    labels = torch.arange(ROWS) % 3
+
+    def __len__(self):
+        return ROWS
+
+    def read(self, row):
+        return torch.tensor([float(row)])
+
+    def item(self, index, rng):
+        """What a run that encodes by itself would get, as moments."""
+        return {"media": moments(index, int(rng.random() < 0.5)), "condition": int(self.labels[index])}
+
+
+def encode(media):
+    """(B, 1) -> (B, 2, 2, *LATENT)."""
+    rows = [torch.stack([moments(int(row), mirror) for mirror in (0, 1)]) for row in media[:, 0]]
+    return torch.stack(rows)
+
+
+SOURCE = Source(Numbers().read, encode, lambda row: f"number {row}")
+
+
+def spec(**changes):
+    values = {
+        "kind": "number",
+        "rows": ROWS,
+        "rows_per_shard": PER_SHARD,
+        "mirrors": 2,
+        "latent_shape": LATENT,
+        "media_shape": (1,),
+        "dtype": "float32",
+        "class_names": ["a", "b", "c"],
+        "conditions": array_facts(Numbers.labels.numpy()),
+        "data": fingerprint(Numbers()),
+        "transform": {"size": 1},
+        "tokenizer": {"scale": 0.5, "sha256": "abc"},
+    }
+    return CacheSpec(**{**values, **changes})
+
+
+def writer(root, part=(0, 1), **changes):
+    return LatentWriter(root, spec(**changes), {"conditions": Numbers.labels.numpy()}, {"path": "x"}, part)
+
+
+def make(root, part=(0, 1), source=SOURCE, stop_after=None, num_workers=0, **changes):
+    """Write a cache, or the part of it, and give up after `stop_after` batches."""
+    own = writer(root, part, **changes)
+    for number, _ in enumerate(encode_shards(own, own.missing(), source, 2, num_workers), start=1):
+        if number == stop_after:
+            break
+    return root
+
+
+def read(root, flip=True):
+    return LatentShards(root, flip=flip, make_command=MAKE)
+
+
+def files(root):
+    return {file.name: file.read_bytes() for file in sorted(root.iterdir())}
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return make(tmp_path / "cache")
+
+
+# --- reading
+
+
+def test_every_row_and_mirror_is_read_back(cache):
+    data = read(cache)
+    seen = set()
+    for index in range(ROWS):
+        for seed in range(12):
+            item = data.item(index, numpy_rng(seed))
+            mirror = int(numpy_rng(seed).random() < 0.5)
+            assert torch.equal(item["media"], moments(index, mirror))
+            assert item["condition"] == index % 3
+            seen.add(mirror)
+    assert seen == {0, 1}
+    assert len(data) == ROWS and data.media_shape == (1,) and data.class_names == ["a", "b", "c"]
+
+
+def test_without_flip_nothing_is_drawn(cache):
+    rng, untouched = numpy_rng(3), numpy_rng(3)
+    assert torch.equal(read(cache, flip=False).item(7, rng)["media"], moments(7, 0))
+    assert rng.random() == untouched.random()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_batches_are_those_of_the_data_set_that_was_encoded(cache, num_workers):
+    positions = StepPositions(1, 9, 6, (0, 6))
+    ours = list(step_batches(read(cache), 5, positions, num_workers, pin=False))
+    theirs = list(step_batches(Numbers(), 5, positions, 0, pin=False))
+    assert len(ours) == len(theirs) == 8
+    for a, b in zip(ours, theirs, strict=True):
+        for name in ("media", "condition", "index"):
+            one, other = getattr(a, name), getattr(b, name)
+            assert one.dtype == other.dtype and torch.equal(one, other)
+
+
+def test_a_batch_at_once_is_the_samples_one_by_one(cache):
+    stream, positions = SampleStream(read(cache), 2), [3, 40, 41, 22, 23]
+    together = stream.__getitems__(positions)
+    for row, position in enumerate(positions):
+        one = stream[position]
+        assert torch.equal(together.media[row], one["media"])
+        assert together.condition[row] == one["condition"] and together.index[row] == one["index"]
+
+
+def test_it_travels_to_a_worker_without_its_maps(cache):
+    data = read(cache)
+    data.item(0, numpy_rng(0))
+    copy = pickle.loads(pickle.dumps(data))
+    assert not copy._shards and len(pickle.dumps(data)) < 20_000
+    assert torch.equal(copy.item(9, numpy_rng(1))["media"], data.item(9, numpy_rng(1))["media"])
+
+
+def test_a_row_is_named_by_its_shard(cache):
+    assert read(cache).name(12) == f"{cache / 'shard_00002.npy'}, row 2"
+
+
+def test_the_fingerprint_is_that_of_the_data_set(cache):
+    assert fingerprint(read(cache)) == fingerprint(Numbers()) == json.loads(json.dumps(fingerprint(Numbers())))
+
+
+@pytest.mark.parametrize("change", ["labels", "class_names", "length"])
+def test_a_fingerprint_tells_data_sets_apart(change):
+    class Other(Numbers):
+        labels = Numbers.labels.flip(0) if change == "labels" else Numbers.labels
+        class_names = ("a", "b", "d") if change == "class_names" else Numbers.class_names
+
+        def __len__(self):
+            return ROWS - (change == "length")
+
+    assert fingerprint(Other()) != fingerprint(Numbers())
+
+
+def test_float16_keeps_three_digits(tmp_path):
+    data = read(make(tmp_path / "half", dtype="float16"), flip=False)
+    media = data.item(11, numpy_rng(0))["media"]
+    assert media.dtype == torch.float16
+    torch.testing.assert_close(media.float(), moments(11, 0), rtol=2**-11, atol=0)
+
+
+# --- writing
+
+
+def test_a_cache_is_complete_and_nothing_else(cache):
+    names = ["conditions.npy", "manifest.json"] + [
+        f"shard_0000{k}.{kind}" for k in range(5) for kind in ("json", "npy")
+    ]
+    assert sorted(files(cache)) == sorted(names)
+    assert missing_shards(cache, spec()) == [] and damaged_files(cache, spec(), range(5)) == []
+    assert np.load(cache / "shard_00004.npy").shape == (3, 2, 2, *LATENT)
+    assert json.loads((cache / "manifest.json").read_text())["notes"] == {"path": "x"}
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 4, 9])
+def test_an_interrupted_one_is_continued(cache, tmp_path, stop_after):
+    root = make(tmp_path / "again", stop_after=stop_after)
+    assert len(missing_shards(root, spec())) == 5 - (stop_after - 1) // 3  # three batches a shard
+    assert files(make(root)) == files(cache)
+
+
+def test_what_is_there_is_not_written_again(cache):
+    before = {file: file.stat().st_mtime_ns for file in cache.iterdir()}
+    make(cache, source=Source(None, None, None))
+    assert {file: file.stat().st_mtime_ns for file in cache.iterdir()} == before
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_several_processes_write_the_same_files(cache, tmp_path, order):
+    for k in order:
+        make(tmp_path / "parts", part=(k, 3))
+    assert files(tmp_path / "parts") == files(cache)
+
+
+def test_worker_processes_change_nothing(cache, tmp_path):
+    assert files(make(tmp_path / "workers", num_workers=2)) == files(cache)
+
+
+@pytest.mark.parametrize("name", ["shard_00001.npy", "shard_00001.json", "conditions.npy"])
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_a_lost_or_cut_file_is_written_again(cache, name, damage):
+    before = files(cache)
+    content = (cache / name).read_bytes()
+    (cache / name).unlink()
+    if damage == "cut":
+        (cache / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"missing or (cut off|damaged).*same `python -m make \.\.\.`"):
+        read(cache)
+    make(cache)
+    assert files(cache) == before
+
+
+def test_left_overs_of_dead_processes_go_and_those_of_living_ones_stay(cache):
+    from core.latents.writer import _locked_file
+
+    dead = cache / ".shard_00002.npy.0123abcd.tmp"
+    foreign = cache / ".notes.tmp"
+    others = cache / ".shard_00001.npy.0123abcd.tmp"
+    for file in (dead, foreign, others):
+        file.write_bytes(b"torn")
+    living = _locked_file(cache / "shard_00002.npy")
+    writer(cache, part=(0, 2))
+    assert not dead.exists() and foreign.exists() and others.exists() and Path(living.name).exists()
+    living.close()
+
+
+KILLED = """
+import sys, time
+from tests.core.latents import test_cache as t
+def slow(media):
+    time.sleep(0.03)
+    return t.encode(media)
+t.make(t.Path(sys.argv[1]), source=t.Source(t.Numbers().read, slow, str))
+"""
+
+
+def start(root):
+    """A process that writes the cache, slowly."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", KILLED, str(root)], env=environment, cwd=ROOT)
+
+
+def test_a_killed_process_leaves_a_cache_that_is_continued(cache, tmp_path):
+    root = tmp_path / "killed"
+    process = start(root)
+    deadline = time.monotonic() + 60
+    while not (root / "shard_00001.json").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 0 < len(missing_shards(root, spec())) < 5
+    assert files(make(root)) == files(cache)
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokenizer": {"scale": 0.5, "sha256": "xyz"}}, r"another tokenizer\.sha256 \('abc', now 'xyz'\)"),
+        ({"transform": {"size": 2}}, r"another transform\.size \(1, now 2\)"),
+        ({"dtype": "float16", "rows_per_shard": 6}, r"another dtype .*, rows_per_shard \(5, now 6\)"),
+        ({"data": {**fingerprint(Numbers()), "labels_sha256": "0"}}, r"another data\.labels_sha256"),
+    ],
+)
+def test_another_cache_in_the_same_folder_is_refused(cache, changes, message):
+    before = files(cache)
+    with pytest.raises(ValueError, match=message):
+        make(cache, **changes)
+    assert files(cache) == before
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(ValueError, match=r"out is .* in use for something else \('thesis\.tex'\)"):
+        make(tmp_path)
+    assert sorted(files(tmp_path)) == ["thesis.tex"]
+
+
+def test_a_shard_of_another_cache_does_not_count(cache, tmp_path):
+    other = make(tmp_path / "other", tokenizer={"scale": 2.0})
+    for name in ("shard_00003.npy", "shard_00003.json"):
+        (cache / name).write_bytes((other / name).read_bytes())
+    assert missing_shards(cache, spec()) == [3]
+
+
+def test_a_changed_byte_is_found(cache):
+    content = bytearray((cache / "shard_00002.npy").read_bytes())
+    content[-3] ^= 1
+    (cache / "shard_00002.npy").write_bytes(content)
+    read(cache)  # by its size it is whole
+    assert damaged_files(cache, spec(), range(5)) == [cache / "shard_00002.npy"]
+    assert damaged_files(cache, spec(), [0, 1, 3, 4]) == []
+
+
+def test_a_broken_header_names_the_shard(cache):
+    content = bytearray((cache / "shard_00002.npy").read_bytes())
+    content[:6] = b"garbag"
+    (cache / "shard_00002.npy").write_bytes(content)
+    with pytest.raises(ValueError, match=r"shard .*shard_00002\.npy is damaged"):
+        read(cache).item(11, numpy_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is damaged"),
+        ("[]", "schema_version None; this version reads 1"),
+        ('{"schema_version": 2}', "schema_version 2; this version reads 1"),
+        ('{"schema_version": 1, "kind": "x"}', "is damaged: missing"),
+    ],
+)
+def test_a_bad_manifest_is_one_error(cache, content, message):
+    (cache / "manifest.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"manifest\.json.* {message}"):
+        read(cache)
+
+
+@pytest.mark.parametrize("where", ["nowhere", "."])
+def test_no_cache_there(tmp_path, where):
+    with pytest.raises(ValueError, match=r"data\.root is .* holds no latent cache .*`python -m make` makes one"):
+        read(tmp_path / where)
+
+
+def test_flip_needs_both_mirrors(tmp_path):
+    one = Source(SOURCE.read, lambda media: encode(media)[:, :1], SOURCE.name)
+    root = make(tmp_path / "one", source=one, mirrors=1)
+    assert torch.equal(read(root, flip=False).item(4, numpy_rng(0))["media"], moments(4, 0))
+    with pytest.raises(ValueError, match=r"data\.flip is true.*holds no mirrored latents; allowed there: false"):
+        read(root)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "message"),
+    [
+        (float("nan"), "float32", r"number 13 \(row 13\): .*not finite"),
+        (float("inf"), "float16", r"number 13 \(row 13\): .*not finite"),
+        (7e4, "float16", r"number 13 \(row 13\): its latents reach 70000, too large for dtype=float16; .*float32"),
+    ],
+)
+def test_latents_that_cannot_be_kept_name_their_sample(tmp_path, value, dtype, message):
+    def broken(media):
+        return torch.where((media == 13)[:, :, None, None, None], value, encode(media))
+
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path / "bad", source=Source(SOURCE.read, broken, SOURCE.name), dtype=dtype)
+    assert missing_shards(tmp_path / "bad", spec(dtype=dtype)) == [2, 3, 4]
+    assert not list((tmp_path / "bad").glob(".*"))
+
+
+def test_an_error_of_the_data_comes_as_it_was_from_a_worker(tmp_path):
+    def unreadable(row):
+        raise ValueError(f"broken image {row}.png")
+
+    with pytest.raises(ValueError, match=r"^broken image \d\.png$"):
+        make(tmp_path / "bad", source=Source(unreadable, encode, str), num_workers=1)
+
+
+def test_a_killed_worker_is_one_error(tmp_path):
+    def fatal(row):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(LoaderError, match=r"killed .*the same command continues"):
+        make(tmp_path / "bad", source=Source(fatal, encode, str), num_workers=1)
+
+
+def test_a_disk_that_lies_is_noticed(cache, monkeypatch):
+    (cache / "shard_00001.json").unlink()
+    load = np.load
+    monkeypatch.setattr("core.latents.writer.np.load", lambda *a, **k: load(*a, **k) * 0)
+    monkeypatch.setattr("core.latents.writer.same_array", lambda file, facts: True)
+    with pytest.raises(OSError, match="reads back differently"):
+        make(cache)
+    assert missing_shards(cache, spec()) == [1]

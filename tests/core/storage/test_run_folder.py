@@ -1,0 +1,285 @@
+"""The folder of a run: what it is called, whether it can be written, and whose it is."""
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from core.storage.run_folder import FREE_KEYS, RunDirectory
+
+CONFIG = {
+    "name": "a",
+    "seed": 0,
+    "device": "cpu",
+    "trainer": {"steps": 10, "batch_size": 4, "num_workers": 0, "preview_every": 0},
+    "optimizer": {"lr": 1e-4, "schedule": "constant", "betas": [0.9, 0.999]},
+    "sampler": {"solver": "heun", "num_steps": 50},
+}
+
+
+def changed(**values):
+    """CONFIG with other values, given as trainer__steps=20."""
+    config = copy.deepcopy(CONFIG)
+    for path, value in values.items():
+        node, *rest = path.split("__")
+        if rest:
+            config[node][rest[0]] = value
+        else:
+            config[node] = value
+    return config
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run with a checkpoint."""
+    run = RunDirectory.create(str(tmp_path), "image", "a")
+    run.claim(CONFIG)
+    (run.checkpoints / "step_00000005").mkdir(parents=True)
+    (run.checkpoints / "step_00000005" / "checkpoint.json").write_text("{}")
+    return run
+
+
+def test_a_run_has_its_folder_by_domain_and_name(tmp_path):
+    run = RunDirectory.create(str(tmp_path / "new" / "runs"), "image", "a-1.5_b+c")
+    assert run.path == tmp_path / "new" / "runs" / "image" / "a-1.5_b+c"
+    assert list(run.path.iterdir()) == []
+    assert RunDirectory.create(str(tmp_path / "new" / "runs"), "image", "a-1.5_b+c") == run
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".", "a b", "../a", "a\n", "$HOME"])
+def test_a_name_that_is_no_folder_name_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="a run's name has letters, digits and"):
+        RunDirectory.create(str(tmp_path), "image", name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_named_with_its_key(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"run directory .*file/image/a cannot be written .*; see runs_dir"):
+        RunDirectory.create(str(tmp_path / "file"), "image", "a")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_folder_without_permission_is_named(tmp_path):
+    (tmp_path / "image").mkdir(mode=0o500)
+    with pytest.raises(OSError, match=r"cannot be written \(Permission denied\)"):
+        RunDirectory.create(str(tmp_path), "image", "a")
+
+
+def test_the_config_is_kept_and_read_back(run):
+    assert run.config() == CONFIG
+    assert RunDirectory.find(run.path).config() == CONFIG
+
+
+def test_the_same_config_continues(run):
+    run.claim(copy.deepcopy(CONFIG))
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"optimizer__lr": 2e-4}, "optimizer.lr"),
+        ({"optimizer__betas": [0.9, 0.99]}, "optimizer.betas"),
+        ({"trainer__batch_size": 8}, "trainer.batch_size"),
+    ],
+)
+def test_a_change_of_what_is_computed_is_refused_with_its_key(run, change, key):
+    with pytest.raises(ValueError, match=rf"holds a run with another {key} \(.* before, .* now\); choose another name"):
+        run.claim(changed(**change))
+    assert run.config() == CONFIG, "the refused config was written"
+
+
+def test_all_changed_keys_are_named(run):
+    with pytest.raises(ValueError, match=r"another optimizer.lr \(0.0001 before, 1.0 now\), seed \(0 before, 1 now\);"):
+        run.claim(changed(seed=1, optimizer__lr=1.0, device="cuda"))
+
+
+def test_a_key_that_came_or_went_is_a_change(run):
+    with pytest.raises(ValueError, match=r"another optimizer.eps \(none before, 1e-08 now\);"):
+        run.claim(changed(optimizer={**CONFIG["optimizer"], "eps": 1e-8}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"device": "cuda"},
+        {"trainer__num_workers": 4},
+        {"trainer__preview_every": 5},
+        {"sampler__num_steps": 100},
+        {"sampler": {"solver": "dopri5"}},
+    ],
+)
+def test_a_change_of_what_is_not_computed_is_taken_over(run, change):
+    run.claim(changed(**change))
+    assert run.config() == changed(**change)
+
+
+def test_a_longer_run_is_the_same_run_unless_the_rate_depends_on_the_length(run):
+    run.claim(changed(trainer__steps=20))
+    assert run.config()["trainer"]["steps"] == 20
+    cosine = changed(optimizer={**CONFIG["optimizer"], "schedule": "cosine"})
+    other = RunDirectory(run.path)
+    (run.path / "config.yaml").unlink()
+    other.claim(cosine)
+    with pytest.raises(ValueError, match=r"another trainer.steps \(10 before, 20 now\);"):
+        other.claim({**cosine, "trainer": {**cosine["trainer"], "steps": 20}})
+
+
+def test_a_config_that_never_made_a_checkpoint_binds_nobody(tmp_path):
+    """A first try that failed, at a wrong pair for example, must not stand in the way of the second."""
+    run = RunDirectory.create(str(tmp_path), "image", "a")
+    run.claim(changed(seed=1))
+    run.claim(CONFIG)
+    assert run.config() == CONFIG
+
+
+@pytest.mark.parametrize("leftover", ["metrics.jsonl", "checkpoints/.step_00000005.1234.tmp/model.safetensors"])
+def test_a_run_that_died_before_its_first_checkpoint_binds_nobody_either(tmp_path, leftover):
+    run = RunDirectory.create(str(tmp_path), "image", "a")
+    run.claim(changed(seed=1))
+    (run.path / leftover).parent.mkdir(parents=True, exist_ok=True)
+    (run.path / leftover).write_text("")
+    run.claim(CONFIG)
+    assert run.config() == CONFIG
+
+
+def test_a_summary_binds_even_when_the_checkpoints_were_deleted(run):
+    run.summary_file.write_text(json.dumps({"steps": 10}))
+    shutil.rmtree(run.checkpoints)
+    with pytest.raises(ValueError, match="another seed"):
+        run.claim(changed(seed=1))
+
+
+@pytest.mark.parametrize("key", ["devices", "sampler_x", "samplers"])
+def test_a_key_that_begins_like_a_free_one_is_not_free(run, key):
+    assert not {key} & set(FREE_KEYS)
+    with pytest.raises(ValueError, match=rf"another {key} \(none before, 1 now\);"):
+        run.claim(changed(**{key: 1}))
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_text("")])
+def test_what_is_no_run_is_refused_with_its_key(tmp_path, make):
+    make(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"^run is '.*run'; it must be the folder of a run, with a config.yaml"):
+        RunDirectory.find(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"^checkpoint is"):
+        RunDirectory.find(tmp_path / "run", key="checkpoint")
+
+
+def test_a_run_is_complete_when_it_has_a_summary(run):
+    assert run.summary() is None
+    run.summary_file.write_text(json.dumps({"steps": 10}))
+    assert run.summary() == {"steps": 10}
+
+
+def test_a_path_is_shown_as_the_user_would_type_it(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run.shown() == "image/a"
+    monkeypatch.chdir("/")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run.shown() == str(run.path)
+
+
+# --- allow_changes
+
+
+def test_a_change_is_allowed_by_its_key_or_its_group(run):
+    new = changed(seed=1, optimizer__lr=2e-4, optimizer__betas=[0.9, 0.99], device="cuda")
+    with pytest.raises(ValueError, match=r"another seed \(0 before, 1 now\); .*allow_changes=\[seed\] to go on"):
+        run.claim(new, ["optimizer"])
+    assert sorted(run.claim(new, ["seed", "optimizer"])) == ["optimizer.betas", "optimizer.lr", "seed"]
+    assert run.config() == new
+    assert run.claim(new) == []
+
+
+@pytest.mark.parametrize("key", ["sed", "optimizer.l", "optimizer.lr.x", "", "trainer."])
+def test_what_may_change_is_a_key_of_the_config(run, key):
+    with pytest.raises(ValueError, match=f"allow_changes names {key}; allowed: keys of the config"):
+        run.claim(CONFIG, [key])
+
+
+def test_a_key_that_begins_like_an_allowed_one_is_not_allowed(run):
+    config = {**CONFIG, "see": 1}
+    with pytest.raises(ValueError, match="another seed"):
+        run.claim({**config, "seed": 1}, ["see"])
+
+
+def test_every_change_that_is_taken_over_is_told(run, caplog):
+    caplog.set_level("INFO")
+    run.claim(changed(device="cuda", trainer__num_workers=4))
+    assert "goes on with another device (cpu before, cuda now)" in caplog.text
+    assert "goes on with another trainer.num_workers (0 before, 4 now)" in caplog.text
+
+
+# --- the lock
+
+LOCK = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+
+
+def is_free(run):
+    """Whether another process could take the lock."""
+    done = subprocess.run([sys.executable, "-c", LOCK, run.path / ".lock"], capture_output=True, text=True)
+    assert done.returncode == 0 or "BlockingIOError" in done.stderr, done.stderr
+    return done.returncode == 0
+
+
+def test_a_run_is_locked_inside_the_block_only(run):
+    with run.locked():
+        assert not is_free(run)
+        assert f"process {os.getpid()} on " in (run.path / ".lock").read_text()
+    assert is_free(run)
+    with pytest.raises(RuntimeError), run.locked():
+        raise RuntimeError
+    assert is_free(run)
+    with run.locked():
+        pass
+
+
+def test_the_same_process_is_refused_too_and_loses_nothing_by_asking(run):
+    with run.locked():
+        with (
+            pytest.raises(ValueError, match=rf"is being written by this process, {os.getpid()}; wait for it, or"),
+            RunDirectory(run.path.parent / "." / run.path.name).locked(),
+        ):
+            pass
+        assert not is_free(run)
+
+
+def test_the_process_that_holds_the_lock_is_named(run):
+    hold = f"{LOCK}; f = open(sys.argv[1], 'w'); f.write('process 7 on x'); f.flush(); print('held', flush=True)"
+    hold = hold.replace("fcntl.lockf(open(sys.argv[1], 'a')", "g = open(sys.argv[1], 'a'); fcntl.lockf(g")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"{hold}; input()", run.path / ".lock"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(ValueError, match="is being written by process 7 on x; wait"), run.locked():
+        pass
+    holder.kill()
+    holder.communicate()
+    with run.locked():
+        pass
+
+
+# --- cleaning
+
+
+def test_the_leftovers_of_a_killed_process_are_removed_and_nothing_else(run):
+    keep = [run.path / "metrics.jsonl", run.previews / "step_00000005.png", run.snapshots / "step_5.safetensors"]
+    leftovers = [run.path / ".config.yaml.12345678.tmp", run.path / ".writable.12345678.tmp", run.path / ".a.jsonl.tmp"]
+    leftovers += [run.previews / ".step_00000005.png.12345678.tmp", run.snapshots / ".step_5.safetensors.1.tmp"]
+    leftovers += [run.snapshots / ".tmpKV6nBc"]  # safetensors writes into it first
+    for file in [*keep, *leftovers]:
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    run.clean()
+    assert all(file.exists() for file in keep)
+    assert not any(file.exists() for file in leftovers)

@@ -1,0 +1,488 @@
+"""Five recorded optimizer steps, reproduced by our own training step, and the averages they leave."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from core.alignment.layersync import LayerSync
+from core.conditioning.labels import LabelConditioning, LabelConfig
+from core.contracts import Batch
+from core.flow.objective import FlowMatching, ObjectiveConfig
+from core.processes.sharding import local, whole
+from core.schema import strict
+from core.step import TrainingLoss
+from core.train.ema import EMA, MAX_WIDTH, EMAConfig, power_exponent, relative_width
+from core.train.optimizer import Optimizer, OptimizerConfig
+from image.backbone import SiT
+from image.tokenizer import PixelsConfig, build_tokenizer
+from tests.golden_files import load_golden, with_prefix
+
+TENSORS, FACTS = load_golden("ema")
+# A weight moves by lr in a step, whatever its gradient: an error of this size is a tenth of a per mille of one step.
+WEIGHT_TOLERANCE = {"atol": 1e-4 * FACTS["lr"], "rtol": 1e-6}
+
+
+@dataclass
+class RecordedRandom:
+    """The noise and the times of one recorded step, in place of random ones."""
+
+    step: int
+
+    def normal(self, stream, shape):
+        assert stream == "noise"
+        return TENSORS["x0"][self.step].reshape(shape)
+
+    def uniform(self, stream, shape):
+        assert stream == "time"
+        return TENSORS["t"][self.step].reshape(shape)
+
+
+class Run:
+    """Our training step on the recorded weights and data."""
+
+    def __init__(self):
+        sizes = FACTS["model"]
+        depths = (sizes["encoder_depth"], sizes["gt_encoder_depth"])
+        self.model = SiT(**{name: value for name, value in sizes.items() if "encoder_depth" not in name}).train()
+        self.model.load_state_dict(with_prefix(TENSORS, "state."))
+        self.loss = TrainingLoss(
+            tokenizer=build_tokenizer(PixelsConfig(), "cpu"),
+            conditioning=LabelConditioning(LabelConfig(drop=0.0), sizes["num_classes"]),
+            network=self.model,
+            backbone=self.model,
+            objective=FlowMatching(ObjectiveConfig(), self.model.expand),
+            alignment=LayerSync(self.model, [depths], FACTS["reg_weight"]),
+        )
+        options = {name: FACTS[name] for name in ("lr", "eps", "weight_decay")}
+        self.optimizer = Optimizer(self.model, OptimizerConfig(betas=tuple(FACTS["betas"]), **options))
+        self.emas = {decay: EMA(self.model, EMAConfig([decay])) for decay in FACTS["decays"]}
+        self.steps = 0
+        self.traces = {name: [] for name in ("loss", "diff_loss", "reg", "grad_norm")}
+
+    def backward(self, step):
+        x1, y = TENSORS["x1"][step], TENSORS["y"][step]
+        losses = self.loss(Batch(media=x1, condition=y, index=torch.arange(len(y))), RecordedRandom(step), step)
+        losses.total.backward()
+        self.traces["loss"].append(losses.total.item())
+        self.traces["diff_loss"].append(losses.flow.mean().item())
+        self.traces["reg"].append(-next(iter(losses.similarity.values())).item())
+        self.traces["grad_norm"].append(self.optimizer.gradient_norm().item())
+
+    def update(self):
+        self.optimizer.step(FACTS["lr"])
+        self.steps += 1
+        for ema in self.emas.values():
+            ema.update(self.steps)
+
+    def named(self):
+        return {name: value for name, value in self.model.named_parameters() if name in FACTS["named"]}
+
+
+@pytest.fixture(scope="module")
+def run():
+    """All recorded steps made."""
+    run = Run()
+    for step in range(len(TENSORS["x1"])):
+        run.backward(step)
+        run.update()
+    return run
+
+
+@pytest.mark.parametrize("name", ["loss", "diff_loss", "reg", "grad_norm"])
+def test_the_numbers_of_every_step_equal_the_recorded_ones(run, name):
+    recorded = TENSORS[f"trace.{name}"]
+    ours = torch.tensor(run.traces[name], dtype=recorded.dtype)
+    torch.testing.assert_close(ours, recorded, atol=1e-5, rtol=1e-5)
+
+
+def test_the_first_gradient_and_the_first_step_equal_the_recorded_ones():
+    run = Run()
+    run.backward(0)
+    recorded = with_prefix(TENSORS, "grad_step0.")
+    assert set(recorded) == set(FACTS["named"])
+    for name, parameter in run.named().items():
+        torch.testing.assert_close(parameter.grad, recorded[name], atol=1e-5, rtol=1e-3)
+    run.update()
+    for name, weight in with_prefix(TENSORS, "weight_step0.").items():
+        torch.testing.assert_close(run.named()[name].detach(), weight, **WEIGHT_TOLERANCE)
+
+
+def test_the_weights_after_all_steps_equal_the_recorded_ones(run):
+    recorded = with_prefix(TENSORS, "final.")
+    assert set(recorded) == set(FACTS["named"])
+    for name, weight in recorded.items():
+        torch.testing.assert_close(run.named()[name].detach(), weight, **WEIGHT_TOLERANCE)
+        assert (weight - TENSORS[f"state.{name}"]).abs().max() > 2 * FACTS["lr"], "the weights did not move"
+
+
+@pytest.mark.parametrize("decay", FACTS["decays"])
+def test_the_averages_after_all_steps_equal_the_recorded_ones(run, decay):
+    ours = run.emas[decay].state_dicts()["ema"]
+    recorded = with_prefix(TENSORS, f"ema{decay}.")
+    assert set(recorded) == set(FACTS["named"])
+    for name, average in recorded.items():
+        torch.testing.assert_close(ours[name], average, atol=1e-6, rtol=0)  # float32 rounding of weights of size 1
+
+
+def test_the_recorded_averages_tell_a_right_decay_from_a_wrong_one(run):
+    decays = sorted(FACTS["decays"])
+    name = FACTS["named"][0]
+    recorded = [TENSORS[f"ema{decay}.{name}"] for decay in decays]
+    assert (recorded[0] - recorded[1]).abs().max() > 1e-4
+
+
+def test_the_average_has_the_keys_of_the_model_and_leaves_its_buffers(run):
+    ema = run.emas[FACTS["decays"][0]]
+    state = ema.state_dicts()["ema"]
+    assert state.keys() == run.model.state_dict().keys()
+    assert torch.equal(state["pos_embed"], run.model.pos_embed)
+
+
+# --- one average
+
+
+def linear(value=0.0):
+    module = nn.Linear(2, 1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(value)
+    return module
+
+
+def constant(model, decay):
+    return EMA(model, EMAConfig([decay]))
+
+
+def primary(ema):
+    return ema.state_dicts()["ema"]
+
+
+def test_an_update_keeps_the_share_of_the_decay():
+    model = linear(0.0)
+    ema = constant(model, 0.75)
+    model.load_state_dict(linear(8.0).state_dict())
+    ema.update(1)
+    assert primary(ema)["weight"].tolist() == [[2.0, 2.0]]
+    ema.update(2)
+    assert primary(ema)["bias"].tolist() == [3.5]
+    assert model.weight.tolist() == [[8.0, 8.0]]
+
+
+def test_a_decay_of_zero_follows_the_weights_at_once():
+    model = linear(1.0)
+    ema = constant(model, 0.0)
+    model.load_state_dict(linear(5.0).state_dict())
+    ema.update(1)
+    assert torch.equal(primary(ema)["weight"], model.weight)
+
+
+@pytest.mark.parametrize("device", ["model", "cpu"])
+def test_the_average_starts_as_a_copy_and_not_as_a_view(device):
+    model = linear(1.0)
+    ema = EMA(model, EMAConfig([0.9], device=device))
+    model.load_state_dict(linear(5.0).state_dict())
+    assert primary(ema)["weight"].tolist() == [[1.0, 1.0]]
+
+
+def test_the_weights_come_back_even_after_an_error():
+    model = linear(1.0)
+    ema = constant(model, 0.9)
+    model.load_state_dict(linear(5.0).state_dict())
+    parameter = model.weight
+    with pytest.raises(KeyError), ema.applied():
+        assert model.weight.tolist() == [[1.0, 1.0]]
+        raise KeyError
+    assert model.weight.tolist() == [[5.0, 5.0]]
+    assert model.weight is parameter, "an optimizer holds the parameter itself"
+    assert primary(ema)["weight"].tolist() == [[1.0, 1.0]]
+
+
+def test_a_saved_average_is_restored():
+    ema, other = constant(linear(3.0), 0.9), constant(linear(0.0), 0.9)
+    other.load_state_dicts({"ema": {name: value.clone() for name, value in primary(ema).items()}})
+    assert primary(other)["weight"].tolist() == [[3.0, 3.0]]
+
+
+@pytest.mark.parametrize("change", [{"bias": None}, {"bias": torch.zeros(2)}])
+def test_an_average_of_another_model_is_refused(change):
+    ema = constant(linear(), 0.9)
+    state = {name: value for name, value in {**primary(ema), **change}.items() if value is not None}
+    with pytest.raises(ValueError, match=r"average 'ema' \(ema.decays\) has no 'bias' of shape \(1,\)"):
+        ema.load_state_dicts({"ema": state})
+
+
+def test_steps_are_counted_from_one():
+    with pytest.raises(ValueError, match="step is 0"):
+        constant(linear(), 0.9).update(0)
+
+
+# --- the config
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, math.nan])
+def test_a_decay_outside_the_range_is_refused(decay):
+    with pytest.raises(ValueError, match=r"ema.decays is .*; it must lie in \[0, 1\)"):
+        EMAConfig([decay])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"widths": [0.0]}, r"ema.widths is 0.0; .*\(0, 0.28\]"),
+        ({"widths": [0.1, 0.3]}, r"ema.widths is 0.3; .*\(0, 0.28\]"),
+        ({"decays": []}, "ema.decays and ema.widths are .* at least one"),
+        ({"decays": [0.9, 0.99, 0.9]}, "ema.decays is .* once"),
+        ({"widths": [0.1, 0.1]}, "ema.widths is .* once"),
+        ({"device": "gpu"}, "ema.device.* 'gpu'"),
+        ({"snapshot_every": -1}, "ema.snapshot_every is -1"),
+        ({"snapshot_every": 10}, r"ema.snapshot_every is 10, but ema.widths is \[\]"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        strict(EMAConfig, values, "ema")
+
+
+def test_the_first_average_is_the_primary_one():
+    ema = EMA(linear(), EMAConfig([0.9999, 0.999, 0.999999999], [0.1, 0.05]))
+    assert ema.names == ["ema", "ema_decay0.999", "ema_decay0.999999999", "ema_width0.1", "ema_width0.05"]
+    assert list(ema.state_dicts()) == ema.names
+    assert ema.widths == {"ema_width0.1": 0.1, "ema_width0.05": 0.05}
+    assert EMA(linear(), EMAConfig([], [0.1, 0.05])).widths == {"ema": 0.1, "ema_width0.05": 0.05}
+
+
+def test_snapshots_are_due_when_asked_for():
+    ema = EMA(linear(), EMAConfig(widths=[0.1], snapshot_every=3))
+    assert [step for step in range(1, 10) if ema.snapshot_due(step)] == [3, 6, 9]
+    assert not any(constant(linear(), 0.9).snapshot_due(step) for step in range(10))
+
+
+# --- several averages of weights that move
+
+CONFIG = EMAConfig([0.9, 0.5], [0.1, 0.25])
+
+
+def network(seed=0):
+    """Two layers and a buffer, (B, 3) -> (B, 2)."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2))
+    model.register_buffer("table", torch.arange(3.0))
+    return model
+
+
+def walk(model, emas, steps=20, done=0):
+    """Weights that move at random, the same way every time; the weights (steps, ...) of each parameter."""
+    history = {name: [] for name, _ in model.named_parameters()}
+    for step in range(done + 1, steps + 1):
+        for i, (name, parameter) in enumerate(model.named_parameters()):
+            generator = torch.Generator().manual_seed(1000 * step + i)
+            with torch.no_grad():  # a group of one process has every whole tensor as its part
+                part = local(parameter)
+                part += 0.1 * torch.randn(part.shape, generator=generator).to(part.device)
+            history[name].append(part.detach().clone())
+        for ema in emas:
+            ema.update(step)
+    return history
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(whole(a[name]).cpu(), whole(b[name]).cpu()) for name in a)
+
+
+def assert_same_groups(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert same(ours[name], theirs[name]), name
+
+
+@pytest.fixture(scope="module")
+def walked():
+    """The averages of `CONFIG` after a walk."""
+    model = network()
+    ema = EMA(model, CONFIG)
+    walk(model, [ema])
+    return ema
+
+
+def test_several_averages_are_what_each_is_alone(walked):
+    model = network()
+    alone = [EMA(model, config) for config in (EMAConfig([0.9]), EMAConfig([0.5]), EMAConfig([], [0.1]))]
+    alone.append(EMA(model, EMAConfig([], [0.25])))
+    walk(model, alone)
+    for ema, (_, together) in zip(alone, walked.state_dicts().items(), strict=True):
+        assert same(primary(ema), together)
+
+
+@pytest.mark.parametrize("width", [0.02, 0.1, MAX_WIDTH])
+def test_a_power_function_weighs_the_history_with_its_profile(width):
+    """Step k counts the integral of the profile from k - 1 to k: (k^g - (k - 1)^g) / n^g with g = gamma + 1."""
+    model, steps = network(), 60
+    ema = EMA(model, EMAConfig([], [width]))
+    history = walk(model, [ema], steps)
+    edges = (np.arange(steps + 1) / steps) ** (power_exponent(width) + 1)
+    weights = torch.from_numpy(np.diff(edges))
+    assert weights.sum().item() == pytest.approx(1, abs=1e-12)
+    for name, values in history.items():
+        expected = torch.tensordot(weights, torch.stack(values).double(), dims=1)
+        torch.testing.assert_close(primary(ema)[name].double(), expected, atol=2e-6, rtol=0)
+        assert (expected - values[-1]).abs().max() > 1e-3, "the average is not the last weights"
+
+
+@pytest.mark.parametrize("width", [1e-4, 0.05, 0.1, 0.2, MAX_WIDTH])
+def test_width_and_exponent_belong_together(width):
+    exponent = power_exponent(width)
+    assert exponent > 0
+    assert relative_width(exponent) == pytest.approx(width, rel=1e-9)
+    assert power_exponent(relative_width(exponent)) == pytest.approx(exponent, rel=1e-9)
+
+
+@pytest.mark.parametrize("width", [0.05, 0.1, 0.25])
+def test_the_width_is_the_relative_deviation_of_the_profile(width):
+    k = (np.arange(1_000_000) + 0.5) / 1_000_000
+    profile = (power_exponent(width) + 1) * k ** power_exponent(width)
+    mean = (profile * k).mean()
+    assert profile.mean() == pytest.approx(1, rel=1e-6)
+    assert math.sqrt((profile * (k - mean) ** 2).mean()) == pytest.approx(width, rel=1e-6)
+
+
+def test_a_power_function_forgets_the_start():
+    model = linear(100.0)
+    ema = EMA(model, EMAConfig([], [0.25]))
+    model.load_state_dict(linear(1.0).state_dict())
+    for step in (1, 2, 3):
+        ema.update(step)
+        assert primary(ema)["weight"].tolist() == [[1.0, 1.0]]
+
+
+def test_averages_on_the_cpu_are_those_beside_the_weights(walked):
+    model = network()
+    ema = EMA(model, EMAConfig(CONFIG.decays, CONFIG.widths, device="cpu"))
+    walk(model, [ema])
+    assert_same_groups(ema.state_dicts(), walked.state_dicts())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_averages_of_weights_on_a_gpu_live_on_the_cpu():
+    model, beside = network().cuda(), network().cuda()
+    ema, other = EMA(model, EMAConfig(CONFIG.decays, CONFIG.widths, device="cpu")), EMA(beside, CONFIG)
+    walk(model, [ema])
+    walk(beside, [other])
+    for name, group in ema.state_dicts().items():
+        for key, value in group.items():
+            assert value.device.type == ("cuda" if key == "table" else "cpu")
+            torch.testing.assert_close(value.cpu(), other.state_dicts()[name][key].cpu(), rtol=1e-6, atol=1e-6)
+    own, held = {key: value.clone() for key, value in model.state_dict().items()}, torch.cuda.memory_allocated()
+    with ema.applied():
+        assert torch.cuda.memory_allocated() == held
+        assert same(model.state_dict(), primary(ema))
+    assert same(model.state_dict(), own)
+
+
+def test_any_average_can_be_applied(walked):
+    own = {name: value.clone() for name, value in walked.model.state_dict().items()}
+    for name, group in walked.state_dicts().items():
+        with walked.applied(name):
+            assert same(walked.model.state_dict(), group)
+            assert not same(group, own)
+        assert same(walked.model.state_dict(), own)
+    with pytest.raises(ValueError, match=r"no average 'ema_decay0.1'; there are ema, ema_decay0.5, ema_width0.1"):
+        walked.applied("ema_decay0.1").__enter__()
+
+
+def test_a_run_that_stopped_goes_on_with_the_same_averages(walked):
+    model = network()
+    ema = EMA(model, CONFIG)
+    walk(model, [ema], steps=7)
+    saved = {name: {key: value.clone() for key, value in state.items()} for name, state in ema.state_dicts().items()}
+    resumed = EMA(model, CONFIG)
+    resumed.load_state_dicts({"model": {}, **saved})
+    assert_same_groups(resumed.state_dicts(), saved)
+    walk(model, [resumed], done=7)
+    assert_same_groups(resumed.state_dicts(), walked.state_dicts())
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("ema_decay0.5", "no average 'ema_decay0.5', its averages: ema, .*; ema.decays was changed"),
+        ("ema_width0.1", "no average 'ema_width0.1', its averages: ema, .*; ema.widths was changed"),
+    ],
+)
+def test_an_average_that_was_not_saved_is_refused_before_any_is_taken(walked, missing, message):
+    ema = EMA(network(seed=1), CONFIG)
+    before = {name: value.clone() for name, value in primary(ema).items()}
+    groups = {name: state for name, state in walked.state_dicts().items() if name != missing}
+    with pytest.raises(ValueError, match=message):
+        ema.load_state_dicts(groups)
+    assert same(primary(ema), before)
+
+
+def test_tied_parameters_have_one_average_under_each_name():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    ema = constant(model, 0.5)
+    start = model[0].weight.detach().clone()
+    with torch.no_grad():
+        model[0].weight.add_(1)
+    ema.update(1)
+    for name in ("0.weight", "1.weight"):
+        torch.testing.assert_close(primary(ema)[name], start + 0.5)
+
+
+# --- weights in parts
+
+
+@pytest.fixture
+def mesh():
+    """One process that counts as a group of one."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+def shard(model, mesh):
+    from torch.distributed.fsdp import fully_shard
+
+    fully_shard(model[0], mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def test_averages_of_sharded_weights_are_those_of_whole_ones(walked, mesh):
+    model = shard(network(), mesh)
+    ema = EMA(model, CONFIG)
+    walk(model, [ema])
+    groups = ema.state_dicts()
+    assert isinstance(groups["ema"]["0.weight"], DTensor)
+    assert groups["ema"]["0.weight"].placements == model[0].weight.placements
+    assert_same_groups(groups, walked.state_dicts())
+    other = EMA(shard(network(seed=1), mesh), CONFIG)
+    other.load_state_dicts(
+        {name: {key: value.clone() for key, value in walked.state_dicts()[name].items()} for name in groups}
+    )
+    assert_same_groups(other.state_dicts(), walked.state_dicts())
+    with pytest.raises(ValueError, match=r"no average 'ema_width0.1'"):
+        other.load_state_dicts({name: state for name, state in groups.items() if name != "ema_width0.1"})
+
+
+def test_a_sharded_model_computes_with_the_weights_it_was_given(walked, mesh):
+    """Also with those that FSDP2 keeps gathered after a forward pass."""
+    model, x = shard(network(), mesh), torch.randn(4, 3)
+    ema = EMA(model, CONFIG)
+    walk(model, [ema])
+    with torch.no_grad():
+        own = walked.model(x)
+        assert torch.equal(model(x), own)
+        for name in ema.names:
+            with walked.applied(name):
+                expected = walked.model(x)
+            with pytest.raises(KeyError), ema.applied(name):
+                assert torch.equal(model(x), expected)
+                raise KeyError
+            assert torch.equal(model(x), own)

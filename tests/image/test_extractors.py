@@ -1,0 +1,208 @@
+"""Extractors: the right layer in the right order, the right preprocessing, and weights that are what they should be.
+
+Inception has its real size and random weights in torch-fidelity's own file format; DINOv2 is tiny.
+"""
+
+import os
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from core.storage.atomic import sha256_file
+from image.extractors import WeightsSource, as_channels_first, as_rgb, build_extractor, resample_positions
+from image.stand_in import DigitsEvaluationConfig
+from tests.end_to_end.image_runs import save_malicious
+from tests.image.networks import save_dinov2, save_inception
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory):
+    return save_inception(tmp_path_factory.mktemp("inception") / "weights.pth")
+
+
+@pytest.fixture(scope="module")
+def adm(inception):
+    return build_extractor("inception_adm", WeightsSource(inception=inception), CPU)
+
+
+@pytest.fixture(scope="module")
+def dinov2(tmp_path_factory):
+    return save_dinov2(tmp_path_factory.mktemp("dinov2"))
+
+
+def images(count=3, channels=3, side=32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (count, channels, side, side), generator=generator, dtype=torch.uint8)
+
+
+# --- Inception
+
+
+def test_the_spatial_features_are_seven_channels_of_mixed_6_conv_in_the_order_h_w_c(adm):
+    seen = {}
+    block = adm.network.Mixed_6d
+    handle = block.register_forward_hook(lambda module, inputs, output: seen.update(x=inputs[0], out=output))
+    found = adm(images())
+    handle.remove()
+    assert found["spatial"].shape == (3, 2023)
+    conv, norm = block.branch1x1.conv, block.branch1x1.bn
+    maps = norm(conv(seen["x"])).clamp_min(0)  # (3, 192, 17, 17)
+    torch.testing.assert_close(maps, seen["out"][:, :192], rtol=0, atol=0)  # branch1x1 comes first in the block
+    by_hand = torch.empty(3, 2023)
+    for row in range(17):
+        for column in range(17):
+            for channel in range(7):
+                by_hand[:, (row * 17 + column) * 7 + channel] = maps[:, channel, row, column]
+    torch.testing.assert_close(found["spatial"], by_hand, rtol=0, atol=0)
+    assert not torch.equal(found["spatial"], maps[:, :7].flatten(1))
+    assert by_hand.std(0).gt(0).float().mean() > 0.2  # not a dead layer
+
+
+def test_the_logits_have_no_bias(adm):
+    found = adm(images())
+    assert found["logits"].shape == (3, 1008)
+    full = adm.network.fc(found["pool"])
+    torch.testing.assert_close(found["logits"], full - adm.network.fc.bias)
+    assert adm.network.fc.bias.abs().max() > 1e-3
+
+
+def test_both_protocols_share_the_network_and_not_the_name(adm, inception):
+    other = build_extractor("inception_torch_fidelity", WeightsSource(inception=inception), CPU)
+    found, theirs = adm(images()), other(images())
+    assert theirs.keys() == {"pool", "logits"}
+    for name in theirs:
+        assert torch.equal(found[name], theirs[name])
+    assert found["pool"].shape == (3, 2048)
+    assert adm.facts()["weights_sha256"] == other.facts()["weights_sha256"]
+    assert adm.facts() != other.facts()
+
+
+def test_layout_and_grey_do_not_matter(adm):
+    grey = images(2, channels=1)
+    first, *others = (adm(x)["pool"] for x in (grey, grey.repeat(1, 3, 1, 1), grey.permute(0, 2, 3, 1)))
+    assert all(torch.equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(2, 3, 8, 8), "float32"),
+        (torch.zeros(2, 8, 8, dtype=torch.uint8), r"\(2, 8, 8\)"),
+        (torch.zeros(2, 3, 8, 3, dtype=torch.uint8), "not both"),
+        (torch.zeros(2, 4, 8, 8, dtype=torch.uint8), "1 or 3 channels"),
+    ],
+)
+def test_what_is_no_batch_of_images_is_refused(x, message):
+    with pytest.raises(ValueError, match=message):
+        as_channels_first(x)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    torch.save({"fc.weight": torch.zeros(10, 4)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="is not the Inception-v3"):
+        build_extractor("inception_adm", WeightsSource(inception=tmp_path / "other.pth"), CPU)
+
+
+def test_weights_that_would_run_code_are_refused_and_not_run(tmp_path):
+    file = save_malicious(tmp_path / "weights.pth", tmp_path / "made")
+    with pytest.raises(ValueError, match="refused"):
+        build_extractor("inception_adm", WeightsSource(inception=file), CPU)
+    assert not (tmp_path / "made").exists()
+
+
+def test_absent_weights_and_weights_of_another_hash_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"weights 'inception' are missing.*python -m eval\.weights"):
+        build_extractor("inception_adm", WeightsSource(root=tmp_path), CPU)
+    file = tmp_path / "inception" / "weights-inception-2015-12-05-6726825d.pth"
+    file.parent.mkdir()
+    file.touch()
+    os.truncate(file, 95_628_359)  # the published size, and zeros
+    with pytest.raises(ValueError, match=r"SHA-256 is .* instead of 6726825d"):
+        build_extractor("inception_adm", WeightsSource(root=tmp_path), CPU)
+
+
+def test_an_absent_extra_is_one_sentence(tmp_path):
+    with (
+        mock.patch.dict("sys.modules", {"torch_fidelity.feature_extractor_inceptionv3": None}),
+        pytest.raises(ImportError, match=r"features=inception_adm needs the extra 'eval'"),
+    ):
+        build_extractor("inception_adm", WeightsSource(root=tmp_path), CPU)
+
+
+# --- DINOv2
+
+
+def test_dinov2_looks_as_dgm_eval_does(dinov2):
+    extractor = build_extractor("dinov2", WeightsSource(dinov2=dinov2), CPU)
+    x = images(2, side=40)
+    batch = []
+    for image in x:
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((224, 224), Image.Resampling.BICUBIC)
+        scaled = np.asarray(picture, dtype=np.float64) / 255
+        batch.append((scaled - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225])
+    pixels = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2).float()
+    with torch.no_grad():
+        expected = extractor.network(pixels).pooler_output
+    found = extractor(x)
+    assert found.keys() == {"cls"}
+    assert found["cls"].dtype == torch.float32
+    torch.testing.assert_close(found["cls"], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_position_embeddings_are_resampled_with_dinov2s_offset(dinov2):
+    import transformers
+
+    network = transformers.Dinov2Model.from_pretrained(dinov2)
+    table = network.embeddings.position_embeddings.detach().clone()  # (1, 1 + 37 * 37, D)
+    resample_positions(network)
+    new = network.embeddings.position_embeddings
+    assert new.shape == (1, 1 + 16 * 16, table.shape[-1])
+    assert torch.equal(new[:, 0], table[:, 0])
+    grid = table[:, 1:].reshape(1, 37, 37, -1).permute(0, 3, 1, 2)
+    theirs = torch.nn.functional.interpolate(grid, scale_factor=(16.1 / 37, 16.1 / 37), mode="bicubic")
+    torch.testing.assert_close(new[:, 1:], theirs.flatten(2).transpose(1, 2))
+    plain = torch.nn.functional.interpolate(grid, size=(16, 16), mode="bicubic").flatten(2).transpose(1, 2)
+    assert (new[:, 1:] - plain).abs().max() > 1e-4
+
+
+def test_a_folder_that_lacks_weights_is_refused(dinov2, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(dinov2 / "model.safetensors")
+    state.pop("layernorm.weight")
+    (tmp_path / "config.json").write_bytes((dinov2 / "config.json").read_bytes())
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="lacks the weights"):
+        build_extractor("dinov2", WeightsSource(dinov2=tmp_path), CPU)
+    with pytest.raises(ValueError, match="there is no file"):
+        build_extractor("dinov2", WeightsSource(dinov2=tmp_path / "nowhere"), CPU)
+
+
+# --- digits
+
+
+def test_digits_take_floats_and_bytes_and_no_colours(tmp_path):
+    source = WeightsSource(digits=(DigitsEvaluationConfig(classifier_steps=2), tmp_path))
+    extractor = build_extractor("digits", source, CPU)
+    grey = images(4, channels=1, side=8)
+    found = extractor(grey)
+    assert {name: tuple(values.shape) for name, values in found.items()} == {"hidden": (4, 64), "logits": (4, 10)}
+    same = extractor(grey.float() / 127.5 - 1)
+    assert torch.equal(found["hidden"], same["hidden"])
+    assert torch.equal(extractor(as_rgb(grey))["hidden"], found["hidden"])
+    with pytest.raises(ValueError, match="colours"):
+        extractor(images(4, side=8))
+    with pytest.raises(ValueError, match=r"\(1, 8, 8\), got \(1, 9, 9\)"):
+        extractor(images(4, channels=1, side=9))
+    (file,) = tmp_path.glob("*.safetensors")
+    assert extractor.weights_sha256 == sha256_file(file)
+
+
+def test_an_unknown_extractor_is_refused():
+    with pytest.raises(ValueError, match="features is 'vgg'; allowed: inception_adm, "):
+        build_extractor("vgg", WeightsSource(), CPU)
