@@ -1,11 +1,10 @@
 """Latent caches on real files: whole or absent, continued after anything, read as the data set that was encoded."""
 
 import json
+import multiprocessing
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from tests.rows import every_row
 
 ROWS, PER_SHARD, LATENT = 23, 5, (2, 3)
 MAKE = "python -m make"
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def moments(row, mirror):
@@ -237,30 +235,21 @@ def test_left_overs_of_dead_processes_go_and_those_of_living_ones_stay(cache):
     living.close()
 
 
-KILLED = """
-import sys, time
-from tests.core.latents import test_cache as t
-def slow(media):
-    time.sleep(0.03)
-    return t.encode(media)
-t.make(t.Path(sys.argv[1]), source=t.Source(t.Numbers().read, slow, str))
-"""
-
-
-def start(root):
-    """A process that writes the cache, slowly."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", KILLED, str(root)], env=environment, cwd=ROOT)
-
-
 def test_a_killed_process_leaves_a_cache_that_is_continued(cache, tmp_path):
     root = tmp_path / "killed"
-    process = start(root)
-    deadline = time.monotonic() + 60
-    while not (root / "shard_00001.json").exists() and time.monotonic() < deadline and process.poll() is None:
+
+    def slow(media):
+        time.sleep(0.03)
+        return encode(media)
+
+    process = multiprocessing.get_context("fork").Process(
+        target=make, args=(root,), kwargs={"source": Source(SOURCE.read, slow, SOURCE.name)}
+    )
+    process.start()
+    while not (root / "shard_00001.json").exists() and process.is_alive():
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert 0 < len(missing_shards(root, spec())) < 5
     assert files(make(root)) == files(cache)
 
