@@ -18,7 +18,7 @@ from eval.measure.extractor import Extractor
 from eval.measure.generated import AS_THEY_ARE, Form
 from eval.measure.media import Media
 from eval.weights import weights_root
-from image.data import DigitsConfig
+from image.datasets.digits import DigitsConfig
 from image.extractors import WeightsSource, build_extractor
 from image.media import DIGITS, check_size, open_images, open_reference, size_of
 from image.metrics import TABLE
