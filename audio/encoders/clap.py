@@ -160,10 +160,10 @@ class ClapFeatures(Extractor):
         return self.protocol.windows(waveform, self.mel.sampling_rate)
 
     def _embed(self, windows: list[Tensor]) -> Tensor:
-        heard = self.mel(
+        inputs = self.mel(
             [window.numpy() for window in windows], sampling_rate=self.mel.sampling_rate, return_tensors="np"
         )
-        spectrograms = torch.from_numpy(np.stack(heard["input_features"])).float().to(self.device)
+        spectrograms = torch.from_numpy(np.stack(inputs["input_features"])).float().to(self.device)
         return self.network.get_audio_features(input_features=spectrograms).pooler_output.float().cpu()
 
     @torch.no_grad()
@@ -178,8 +178,8 @@ class ClapFeatures(Extractor):
         for start in range(0, len(texts), MAX_WINDOWS):
             part = list(texts[start : start + MAX_WINDOWS])
             tokens = tokenizer(part, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-            heard = {name: tokens[name].to(self.device) for name in ("input_ids", "attention_mask")}
-            found.append(self.network.get_text_features(**heard).pooler_output.float().cpu())
+            inputs = {name: tokens[name].to(self.device) for name in ("input_ids", "attention_mask")}
+            found.append(self.network.get_text_features(**inputs).pooler_output.float().cpu())
         return torch.cat(found)
 
     def tokenizer(self) -> Any:
