@@ -239,7 +239,7 @@ def listen(inside: Inside, rows: Sequence[int], times: Sequence[float], reading:
                 t = torch.full((len(latents),), float(time), device=inside.device)
                 x_t = flow.interpolant.point(latents, noise, t)
                 with autocast(inside.device, reading.precision):
-                    output = backbone(x_t, t, condition, batch.mask)
+                    output = backbone(x_t, flow.path.network_time(t), condition, batch.mask)
                 taken = hooks.take()
                 tokens = [taken[name].float().flatten(1, -2) for name in hooks.names]
                 yield Heard(batch, position, float(time), latents, x_t, tokens, output.float())
