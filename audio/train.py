@@ -46,6 +46,7 @@ class AudioConfig(RunConfig):
     evaluation: NotesEvaluationConfig | NoEvaluationConfig = choice(EVALUATIONS)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.check_guidance(self.conditioning.drop, self.backbone.null_label)
         if isinstance(self.evaluation, NotesEvaluationConfig):
             if not isinstance(self.data, NotesConfig):

@@ -35,6 +35,7 @@ class ImageConfig(RunConfig):
     evaluation: DigitsEvaluationConfig | NoEvaluationConfig = choice(EVALUATIONS)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.data, LatentsConfig) and isinstance(self.tokenizer, PixelsConfig):
             kinds = ", ".join(sorted(set(TOKENIZERS) - {"pixels"}))
             raise ValueError(f"data is 'latents' but tokenizer is 'pixels'; allowed there: {kinds}, as in the cache")
