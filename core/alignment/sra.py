@@ -9,8 +9,6 @@ Letters: B batch, N tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -93,9 +91,9 @@ class SRA(Alignment):
     """Student layers, their heads, and the distance to the teacher's layers."""
 
     def __init__(self, model: nn.Module, config: SRAConfig):
-        super().__init__({f"pair{number}": Head(model.width) for number in range(len(config.pairs))})
+        heads = {f"pair{number}": Head(model.width) for number in range(len(config.pairs))}
+        super().__init__(LayerHooks(model, [student for student, _ in config.pairs]), heads)
         self.config, self.width = config, model.width
-        self.hooks = LayerHooks(model, [student for student, _ in config.pairs])
 
     def terms(self, forward: Forward, teacher: Teacher | None) -> AlignmentTerms:
         """The mean distance over pairs, and the cosine of each."""
@@ -130,12 +128,6 @@ class SRA(Alignment):
             "l2": lambda: (projected - target).square(),
         }[self.config.distance]()
         return masked_token_mean(error.mean(-1), mask).mean()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Let the model run without listening."""
-        with self.hooks.paused():
-            yield
 
     def extra_flops(self, forward: int, num_tokens: int) -> int:
         """The teacher's pass, counted whole though it ends at its last layer, and the heads."""
