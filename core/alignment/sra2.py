@@ -66,7 +66,7 @@ class SRA2(Alignment):
         """Smooth L1 between the head's patches and those of the clean latent, mean over real tokens and samples."""
         (tokens,) = self.hooks.take().values()
         mask = forward.batch.mask
-        predicted = hide_padding(self.heads["patches"](tokens.float()), mask)
+        predicted = hide_padding(self.heads["patches"](hide_padding(tokens, mask).float()), mask)
         target = hide_padding(self.model.patches(forward.latents).float(), mask)
         error = F.smooth_l1_loss(predicted, target, reduction="none", beta=self.config.beta).mean(-1)
         loss = masked_token_mean(error, mask).mean()
