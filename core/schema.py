@@ -143,4 +143,7 @@ def _number(value: Any, key: str) -> float:
 def _type_name(hint: Any) -> str:
     if hint is type(None):
         return "null"
+    if dataclasses.is_dataclass(hint):
+        name = get_args(get_type_hints(hint).get("name"))
+        return f"a mapping of {_names(hint)}" + (f" ({' or '.join(map(str, name))})" if name else "")
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")

@@ -18,7 +18,7 @@ from eval.measure.generated import Form
 from eval.measure.media import Media, PlannedSamples
 from eval.measure.reference import Reference, Size
 from eval.weights import weights_root
-from image.data import DigitsConfig
+from image.datasets.digits import DigitsConfig
 from image.extractors import DinoFeatures, InceptionFeatures, WeightsSource
 from image.media import DIGITS, open_images, open_reference, size_of
 from image.metrics import TABLE

@@ -9,10 +9,8 @@ Letters: B batch, C channels (1 or 3), H height, W width, D features.
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from einops import rearrange, repeat
 from PIL import Image
 from torch import Tensor, nn
 
+from core.extras import extra
 from core.storage.atomic import sha256_file
 from core.storage.provenance import json_sha256
 from core.storage.weights import load_weights
@@ -62,7 +61,7 @@ class InceptionFeatures(Extractor):
 
     def __init__(self, protocol: str, source: WeightsSource, device: torch.device):
         self.name, self.device = protocol, device
-        module = _extra("torch_fidelity.feature_extractor_inceptionv3", protocol)
+        module = extra("torch_fidelity.feature_extractor_inceptionv3", f"features={protocol}", "eval")
         file = source.inception if source.inception is not None else locate("inception", source.root)
         own = source.inception is not None
         self.weights_sha256 = _file_sha256(file, "inception") if own else _only(verified("inception", source.root))
@@ -106,7 +105,7 @@ class DinoFeatures(Extractor):
 
     def __init__(self, source: WeightsSource, device: torch.device):
         self.device = device
-        transformers = _extra("transformers", self.name)
+        transformers = extra("transformers", f"features={self.name}", "eval")
         folder = source.dinov2 if source.dinov2 is not None else locate("dinov2-large", source.root)
         if source.dinov2 is not None:
             files = {name: _file_sha256(folder / name, self.name) for name in ("config.json", "model.safetensors")}
@@ -167,13 +166,6 @@ def as_rgb(images: Tensor) -> Tensor:
     """uint8 images -> (B, 3, H, W), a grey one three times over."""
     images = as_channels_first(images)
     return repeat(images, "b 1 h w -> b c h w", c=3) if images.shape[1] == 1 else images
-
-
-def _extra(module: str, name: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise ImportError(f"features={name} needs the extra 'eval': pip install 'layersync[eval]'") from None
 
 
 def _file_sha256(path: Path, key: str) -> str:

@@ -33,8 +33,10 @@ from eval.measure.reference import (
     load_statistics,
 )
 from eval.statistics.arrays import npz_array, npz_keys
-from image.data import IMAGE_SUFFIXES, DigitsConfig, build_dataset
+from image.data import build_dataset
 from image.datasets.decode import decode_image
+from image.datasets.digits import DigitsConfig
+from image.datasets.files import IMAGE_SUFFIXES
 
 MAX_THREADS = 8
 

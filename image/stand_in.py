@@ -22,7 +22,8 @@ from eval.measure.stand_in import (
     StandInEvaluator,
     StandInExtractor,
 )
-from image.data import DigitsConfig, build_dataset
+from image.data import build_dataset
+from image.datasets.digits import DigitsConfig
 from image.extractors import as_channels_first
 
 

@@ -17,7 +17,8 @@ from core.schema import choice
 from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
 from image.backbone import BACKBONES, SiTConfig
-from image.data import DATASETS, DigitsConfig, LatentsConfig, build_dataset
+from image.data import DATASETS, LatentsConfig, build_dataset
+from image.datasets.digits import DigitsConfig
 from image.preview import ImagePreview
 from image.stand_in import EVALUATIONS, DigitsEvaluationConfig, NoEvaluationConfig
 from image.tokenizer import TOKENIZERS, PixelsConfig, build_tokenizer
@@ -34,6 +35,7 @@ class ImageConfig(RunConfig):
     evaluation: DigitsEvaluationConfig | NoEvaluationConfig = choice(EVALUATIONS)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.data, LatentsConfig) and isinstance(self.tokenizer, PixelsConfig):
             kinds = ", ".join(sorted(set(TOKENIZERS) - {"pixels"}))
             raise ValueError(f"data is 'latents' but tokenizer is 'pixels'; allowed there: {kinds}, as in the cache")

@@ -8,7 +8,6 @@ Letters: B clips, W windows of all of them together, L samples, D features (512 
 
 from __future__ import annotations
 
-import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from audio.encoders.clap_keys import (
 )
 from audio.encoders.protocols import ONE_WINDOW, WindowProtocol, laion_int16
 from audio.sounds.sound import Sound
+from core.extras import extra
 from core.storage.atomic import sha256_file
 from core.storage.provenance import json_sha256
 from eval.measure.extractor import Extractor
@@ -117,7 +117,7 @@ class ClapFeatures(Extractor):
         device: torch.device | str = "cpu",
     ):
         self.name, self.protocol, self.device = source.name, protocol, torch.device(device)
-        self.transformers = extra("transformers", source.name)
+        self.transformers = import_transformers(source.name)
         place, self.weights_sha256 = source.place()
         self.laion = not place.is_dir()
         reader = self._from_laion if self.laion else self._from_directory
@@ -282,11 +282,8 @@ def read_pretrained(kind: Any, folder: Path, name: str) -> nn.Module:
     return network
 
 
-def extra(module: str, name: str, group: str = "eval") -> ModuleType:
-    """The module of an extra; ImportError that says how to get it."""
-    try:
-        found = importlib.import_module(module)
-    except ImportError:
-        raise ImportError(f"{name} needs the extra '{group}': pip install 'layersync[{group}]'") from None
-    found.utils.logging.disable_progress_bar()
-    return found
+def import_transformers(name: str, group: str = "eval") -> ModuleType:
+    """transformers without its progress bars; ImportError naming the extra `group` that `name` needs."""
+    transformers = extra("transformers", name, group)
+    transformers.utils.logging.disable_progress_bar()
+    return transformers

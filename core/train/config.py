@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from core.alignment.contract import NoAlignmentConfig
 from core.alignment.layersync import ALIGNMENTS, LayerSyncConfig
 from core.flow.objective import ObjectiveConfig
-from core.flow.sampler import SamplerConfig
+from core.flow.path import build_path
+from core.flow.sampler import SamplerConfig, check_solver
 from core.precision import Precision
 from core.processes.spread import Compile, ParallelConfig
 from core.schema import choice
@@ -87,6 +88,9 @@ class RunConfig:
     alignment: LayerSyncConfig | NoAlignmentConfig = choice(ALIGNMENTS)
     sampler: SamplerConfig
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        check_solver(self.sampler, build_path(self.objective.path))
 
     def check_guidance(self, drop: float, null: bool) -> None:
         """Raises ValueError where there is no unconditional model for what is asked; a domain calls it.
