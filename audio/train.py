@@ -21,7 +21,7 @@ from audio.conditioning import (
 from audio.data import DATASETS, LatentsConfig, build_dataset, clip_format
 from audio.datasets.notes import NotesConfig
 from audio.preview import AudioPreview
-from audio.stand_in import EVALUATIONS, NoEvaluationConfig, NotesEvaluationConfig, build_evaluator
+from audio.stand_in import EVALUATIONS, NoEvaluationConfig, NotesEvaluationConfig
 from audio.tokenizer import TOKENIZERS, AudioTokenizer, build_tokenizer
 from core.commands.entry import Entry
 from core.commands.train import closing_lines, run_training
@@ -69,10 +69,6 @@ def build_domain(config: AudioConfig, device: torch.device, *, evaluate: bool) -
     latent_shape = tuple(tokenizer.latent_shape(dataset.media_shape))
     with seeded_weights(config.seed, "weights"):
         backbone = config.backbone.build(latent_shape, conditioning)
-    evaluator = None
-    if evaluate and isinstance(config.evaluation, NotesEvaluationConfig):
-        clip = clip_format(config.data, tokenizer.hop, config.backbone.patch_size)
-        evaluator = build_evaluator(config.evaluation, config.data, clip, config.cache, device)
     names = dataset.class_names
     return Domain(
         name="audio",
@@ -82,7 +78,7 @@ def build_domain(config: AudioConfig, device: torch.device, *, evaluate: bool) -
         backbone=backbone,
         conditioning=conditioning,
         preview=make_preview(config, names),
-        evaluator=evaluator,
+        evaluator=config.evaluation.build(config.cache, device, config.data, dataset) if evaluate else None,
     )
 
 
