@@ -19,7 +19,7 @@ from audio.encoders.protocols import FADTK, PROTOCOLS
 from audio.extractors import ExtractorSource, NotesSource, build_extractor
 from audio.media import KEY, NOTES, ChunkSounds, FolderSounds, check_size, in_turn, open_reference, open_sounds, size_of
 from audio.metrics import TABLE, Promised, wanted
-from audio.sample import DOMAIN, PCM_RULE, SampleConfig, model_config
+from audio.sample import PCM_RULE, AudioSampleConfig, AudioSampling
 from audio.sounds.pcm import FULL_SCALE, to_int16
 from audio.stand_in import NotesEvaluationConfig
 from audio.tokenizer import build_tokenizer
@@ -92,12 +92,12 @@ class Measurement:
     @cached_property
     def model(self) -> AudioConfig | None:
         """The training config of the model whose samples are made; None where they are given."""
-        return model_config(self.command(1)) if self.config.makes_samples else None
+        return self.sampling(1).model_config if self.config.makes_samples else None
 
-    def command(self, num: int, model: AudioConfig | None = None) -> SampleConfig:
-        """The command of `audio.sample` that makes the samples; seed and batch are the run's own where null."""
+    def sampling(self, num: int, model: AudioConfig | None = None) -> AudioSampling:
+        """The command that makes the samples; seed and batch are the run's own where null."""
         asked = {key: getattr(self.config, key) for key in ("labels", "tags", "prompts")}
-        return SampleConfig(**self.config.sample_values(num, model), **asked)
+        return AudioSampling(AudioSampleConfig(**self.config.sample_values(num, model), **asked))
 
     @cached_property
     def real(self) -> str:
@@ -140,7 +140,7 @@ class Measurement:
         cache = Path(self.config.cache_dir) if run is None else run.resolve().parents[1] / "cache"
         model = self.model
         if model is None and run is not None:
-            model = model_config(SampleConfig(run=str(run), overrides={}, sampler={}))
+            model = AudioSampling(AudioSampleConfig(run=str(run), overrides={}, sampler={})).model_config
         if model is None or not isinstance(model.data, NotesConfig):
             return NotesSource.default(cache)
         data, own = model.data, model.evaluation
@@ -173,7 +173,7 @@ class Measurement:
             rate = model.data.sample_rate
             media = functools.partial(ChunkSounds, sample_rate=rate, asked_for=texts, labelled=labelled)
             size = (int(model.data.seconds * rate), rate)
-            making = Making(self.command(self.num, model), model, DOMAIN, size, kept="samples", media=media)
+            making = Making(self.sampling(self.num, model), size, kept="samples", media=media)
         metrics = wanted(self.config.metrics, features, promised)
         if self.config.protocol == FADTK.name and any("clap_score" in names for names in metrics.values()):
             raise ValueError("protocol is 'fadtk', whose windows are not clips; clap_score needs one_window")

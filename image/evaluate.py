@@ -22,7 +22,7 @@ from image.data import DigitsConfig
 from image.extractors import WeightsSource, build_extractor
 from image.media import DIGITS, check_size, open_images, open_reference, size_of
 from image.metrics import TABLE
-from image.sample import DOMAIN, UINT8_RULE, SampleConfig, model_config
+from image.sample import UINT8_RULE, ImageSampleConfig, ImageSampling
 from image.stand_in import DigitsEvaluationConfig
 from image.train import ImageConfig
 
@@ -54,7 +54,7 @@ def main(config: EvaluateConfig) -> None:
 
 def make_plan(config: EvaluateConfig) -> Plan:
     """Fill in what is null, from the run where there is one; ValueError for what does not fit together."""
-    model = model_config(sample_config(config, 1)) if config.makes_samples else None
+    model = sampling(config, 1).model_config if config.makes_samples else None
     of_digits = model is not None and isinstance(model.data, DigitsConfig)
     reference = config.reference or ("digits" if of_digits or config.features == "digits" else None)
     config.check_target("reference", reference, REFERENCES)
@@ -63,8 +63,8 @@ def make_plan(config: EvaluateConfig) -> Plan:
     digits = digit_classifier(config, model)
     making = None
     if model is not None:
-        command = sample_config(config, default_num(config, digits[0], features), model)
-        making = Making(command, model, DOMAIN, tuple(model.data.media_shape[-2:]), kept="pixels")
+        own = sampling(config, default_num(config, digits[0], features), model)
+        making = Making(own, tuple(model.data.media_shape[-2:]), kept="pixels")
     paths = (None if value is None else Path(value).expanduser() for value in (config.inception, config.dinov2))
     weights = WeightsSource(weights_root(config.weights_dir), *paths, digits)
     return Plan(making, reference, metrics, functools.partial(extractor, weights))
@@ -80,7 +80,7 @@ def digit_classifier(config: EvaluateConfig, model: ImageConfig | None) -> tuple
     default, run = DigitsEvaluationConfig(), run_behind(config)
     if run is None:
         return default, Path(config.cache_dir)
-    model = model or model_config(SampleConfig(run=str(run), overrides={}, sampler={}))
+    model = model or ImageSampling(ImageSampleConfig(run=str(run), overrides={}, sampler={})).model_config
     own = model.evaluation if isinstance(model.evaluation, DigitsEvaluationConfig) else default
     return own, run.resolve().parents[1] / "cache"
 
@@ -92,9 +92,9 @@ def default_num(config: EvaluateConfig, digits: DigitsEvaluationConfig, features
     return digits.num_samples or len(open_reference("digits_heldout").media)
 
 
-def sample_config(config: EvaluateConfig, num: int, model: ImageConfig | None = None) -> SampleConfig:
-    """The command of `image.sample` that makes the samples; seed and batch are the run's own where null."""
-    return SampleConfig(**config.sample_values(num, model), labels=config.labels)
+def sampling(config: EvaluateConfig, num: int, model: ImageConfig | None = None) -> ImageSampling:
+    """The command that makes the samples; seed and batch are the run's own where null."""
+    return ImageSampling(ImageSampleConfig(**config.sample_values(num, model), labels=config.labels))
 
 
 def open_samples(path: Path) -> Media:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from core.commands.sample import load_generator, protocol_of, weights_file
 from core.generate import StoppedError
 from core.processes.signals import StopRequest
 from core.processes.world import World, joined
@@ -132,7 +131,7 @@ def check(job: Job, metrics: dict[str, list[str]], given: Media | None) -> None:
     """Everything that can be refused before networks are read and samples made."""
     making, reference, components = job.plan.making, job.reference, job.components
     size = making.size if given is None else components.size_of(given)
-    count = making.command.num if given is None else len(given)
+    count = making.sampling.config.num if given is None else len(given)
     for name, wanted in metrics.items():
         compared = components.table.compared(wanted)
         if compared:
@@ -149,17 +148,18 @@ def check(job: Job, metrics: dict[str, list[str]], given: Media | None) -> None:
 def make_samples(job: Job, eyes: dict[str, Extractor]) -> tuple[Media, Facts, Chunks]:
     """Samples of a run or of published weights, those that are there from a session before included."""
     config, making, world = job.config, job.plan.making, job.world
-    command, model, domain = making.command, making.model, making.domain
-    source = world.on_main(lambda: weights_file(command))
-    generator = load_generator(command, domain, model, source, world)
+    sampling = making.sampling
+    command, model = sampling.config, sampling.model_config
+    source = world.on_main(sampling.weights_file)
+    generator = sampling.load_generator(source, world)
     form = job.components.form(eyes)
-    protocol = protocol_of(command, model, generator.tokenizer, domain.told(command, model) | {making.kept: form.rule})
+    protocol = sampling.protocol(generator.tokenizer) | {making.kept: form.rule}
     identity = {key: value for key, value in protocol.items() if key != "num"}
     identity |= {"objective": plain(model.objective), "device": world.device.type, "compile": command.compile}
     identity["weights_sha256"] = world.on_main(
         lambda: sha256_file(source / f"{command.weights}.safetensors" if source.is_dir() else source)
     )
-    conditions = domain.request(command, generator.conditioning)
+    conditions = sampling.requests(generator.conditioning)
     chunks = Chunks(output_folder(config), identity, conditions, command.batch_size, form)
     missing = world.on_main(lambda: chunks.begin(config.overwrite))
     there = len(chunks) - sum(last - first for first, last in map(chunks.bounds, missing))

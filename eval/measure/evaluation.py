@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import yaml
 
-from core.commands.sample import SampleConfig, SamplingDomain
+from core.commands.sample import Sampling
 from core.precision import Precision
 from core.processes.spread import Compile
 from core.processes.world import World
@@ -104,17 +104,13 @@ class EvaluateConfig:
 class Making:
     """How samples are made.
 
-    command  the sampling command that would make them
-    model    the training config that says what the model is
-    domain   the domain's side of sampling
-    size     of the media, to be compared with `Reference.size`; None: not known
-    kept     the protocol's key that says in which form media are kept until they are measured
-    media    (chunks, name, unit) -> the media in chunks that are all there
+    sampling  the sampling command that would make them
+    size      of the media, to be compared with `Reference.size`; None: not known
+    kept      the protocol's key that says in which form media are kept until they are measured
+    media     (chunks, name, unit) -> the media in chunks that are all there
     """
 
-    command: SampleConfig
-    model: RunConfig
-    domain: SamplingDomain
+    sampling: Sampling
     size: Size
     kept: str
     media: Callable[[Chunks, str, str], Media] = ChunkMedia
