@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from audio.codecs.scaling import measured, scaling_for
+from audio.codecs.scaling import measured_latents
 from audio.conditioning import (
     CONDITIONINGS,
     ConditioningConfig,
@@ -17,13 +17,14 @@ from audio.conditioning import (
     NoneConfig,
     TagsConfig,
     TextConfig,
-    condition_dataset,
 )
 from audio.data import CACHE_KIND, SOUND_DATASETS, NotesConfig, SoundConfig, build_dataset, clip_format
 from audio.datasets.windows import WindowsConfig
 from audio.tokenizer import TOKENIZERS, SpectralTokenizerConfig, TokenizerConfig, build_tokenizer
 from core.commands.cache import CacheOptions, Caching, run_cache
 from core.commands.entry import Entry, override
+from core.conditioning.contract import assign_conditions
+from core.latents.scaling import Scaling
 from core.schema import choice, plain
 from core.storage.run_folder import RunDirectory
 
@@ -61,12 +62,12 @@ class AudioCaching(Caching):
         tokenizer, known = build_tokenizer(config.tokenizer, data.sample_rate, data.channels, device)
         clip = clip_format(data, tokenizer.hop, FRAME)
         dataset = build_dataset(data, clip, FRAME)
-        condition_dataset(dataset, config.conditioning, device)
-        found = measured(tokenizer, dataset, Path(config.runs_dir) / "cache")
-        found.check(config.tokenizer)
+        assign_conditions(dataset, config.conditioning, CONDITIONINGS, device)
+        found = measured_latents(config.tokenizer, tokenizer, dataset, Path(config.runs_dir) / "cache")
         own = {"sample_rate": clip.sample_rate, "channels": clip.channels, "samples": clip.num_samples}
         own |= getattr(data, "transform", {})
-        super().__init__(config, dataset, tokenizer.scaled(scaling_for(known, found)), dataset.conditions.numpy(), own)
+        scaled = tokenizer.scaled(known or Scaling.of(found.mean, found.std))
+        super().__init__(config, dataset, scaled, dataset.conditions.numpy(), own)
         self.lengths = dataset.lengths
         self.notes = {"tokenizer_path": tokenizer.constants()["path"], "data_root": getattr(data, "root", None)}
 

@@ -11,24 +11,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audio.conditioning import Labels, Tags, TagsConfig, TextConfig, Texts, build_conditioning
+from audio.conditioning import TagsConfig, TextConfig
 from audio.data import clip_format
 from audio.preview import AudioPreview
 from audio.sounds.pcm import FULL_SCALE, write_wav
 from audio.sounds.sound import ClipFormat
-from audio.tokenizer import Scaling, build_tokenizer
+from audio.tokenizer import build_tokenizer
 from audio.train import ENTRY as TRAIN
 from audio.train import AudioConfig
 from core.commands.entry import Entry
 from core.commands.sample import ModelParts, Sampling, SamplingOptions
-from core.conditioning.labels import LabelConfig
+from core.conditioning.labels import LabelConditioning, LabelConfig
+from core.conditioning.tags import TagConditioning
+from core.conditioning.texts import TextConditioning
 from core.generate import Generator
+from core.latents.scaling import Scaling
 from core.storage.checkpoint import State, read_checkpoint
 
 MAX_SHOWN = 20  # samples in the picture
 PCM_RULE = f"int16: round({FULL_SCALE} x), clamped"
 SOUNDS = "wav"
-KINDS = {"labels": Labels, "tags": Tags, "prompts": Texts}  # by the key that asks for them
+KINDS = {
+    "labels": LabelConditioning,
+    "tags": TagConditioning,
+    "prompts": TextConditioning,
+}  # by the key that asks for them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +103,7 @@ class AudioSampling(Sampling):
                 "tokenizer.latent_std: +overrides.tokenizer.latent_mean=..."
             )
         names = notes.get("class_names") or unnamed(model, state, source)
-        conditioning = build_conditioning(model.conditioning, names, device)
+        conditioning = model.conditioning.build(names, device)
         clip = clip_format(model.data, tokenizer.hop, model.backbone.patch_size)
         backbone = model.backbone.build(tuple(tokenizer.latent_shape(clip.shape)), conditioning)
         made = clip if self.config.seconds is None else shorter_clip(clip, self.config.seconds)
@@ -156,7 +163,7 @@ class AudioSampling(Sampling):
 
     def texts(self, conditioning: Any) -> list[str]:
         """The text behind each of the samples; [] for a model that takes none."""
-        if not isinstance(conditioning, Texts):
+        if not isinstance(conditioning, TextConditioning):
             return []
         texts = self.config.prompts or conditioning.config.prompts
         return [texts[number % len(texts)] for number in range(self.config.num)]
@@ -184,7 +191,7 @@ def unnamed(model: AudioConfig, state: State, source: Path) -> list[str]:
 def preview_of(generator: Generator) -> AudioPreview:
     """Pictures whose samples are titled by what they were asked to be."""
     names = getattr(generator.conditioning, "names", [])
-    tags = names if isinstance(generator.conditioning, Tags) else ()
+    tags = names if isinstance(generator.conditioning, TagConditioning) else ()
     return AudioPreview(names, generator.tokenizer.sample_rate, tags)
 
 

@@ -11,17 +11,19 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from audio.datasets.windows import Collection, WindowDataset, WindowsConfig
+from audio.datasets.windows import WindowDataset, WindowsConfig
 from audio.sounds.sound import ClipFormat
+from core.data.collection import Collection
 from core.data.files import existing_folder
 from core.data.index import NUM_LISTED
+from core.schema import FREE
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ class JamendoConfig(WindowsConfig):
     `split` cuts a TSV further, by artist.
     """
 
-    tsv: str
+    tsv: str = field(metadata=FREE)
     tags: tuple[str, ...] = CATEGORIES
     vocabulary: str | None = None
     only: tuple[str, ...] = ()
