@@ -88,7 +88,7 @@ def test_notes_are_cached_with_their_classes(tmp_path):
     out = tmp_path / "latents_of"
     words = ["data.num_notes=60", f"out={out}", "num_workers=0", "device=cpu", f"runs_dir={tmp_path}"]
     CACHE.main(CACHE.config([*words, "tokenizer.griffin_lim_iterations=2"]))
-    cache = LatentShards(out, flip=False, make_command="")
+    cache = LatentShards(out, kind="audio", make_command="")
     assert len(cache) == 60 and cache.class_names[0] == "piano" and cache.spec.lengths is None
     base = ["data=latents", f"data.root={out}", "data.seconds=1.024", "data.sample_rate=16000", "data.channels=2"]
     own = [word for word in notes(*FEW) if not word.startswith("data.")]
