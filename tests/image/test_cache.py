@@ -398,10 +398,9 @@ def test_a_broken_image_stops_it_by_name(pictures, conv_kl, tmp_path):
 
 def test_killed_and_started_again(pictures, conv_kl, cache, tmp_path):
     slow = (
-        "import sys, time, image.cache as c\nread = c.build_dataset\n"
-        "def build(config):\n    data = read(config); pixels = data.pixels\n"
-        "    data.pixels = lambda row: (time.sleep(0.1), pixels(row))[1]\n    return data\n"
-        "c.build_dataset = build\n"
+        "import time, image.cache as c\nfrom image.datasets.files import FileDataset\npixels = FileDataset.pixels\n"
+        "def slow(self, *args):\n    time.sleep(0.1)\n    return pixels(self, *args)\n"
+        "FileDataset.pixels = slow\n"
         "c.ENTRY.run()\n"
     )
     root = tmp_path / "killed"
