@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from core.alignment.contract import Alignment, Forward
+from core.alignment.contract import Alignment, Forward, Needs
 from core.alignment.teacher import Teacher
 from core.contracts import Backbone, Batch, Conditioning, Tokenizer
 from core.draws import Random
@@ -58,7 +58,7 @@ class TrainingLoss:
     """The components of a training step, called once for each batch.
 
     network  the backbone, wrapped or compiled
-    teacher  the averaged backbone, for a method that needs one
+    teacher  the averaged backbone, for a method that `needs` one
     """
 
     tokenizer: Tokenizer
@@ -69,13 +69,14 @@ class TrainingLoss:
     alignment: Alignment
     precision: Precision = "fp32"
     teacher: Teacher | None = None
+    needs: Needs = Needs()  # noqa: RUF009, immutable
 
     def __call__(self, batch: Batch, random: Random, step: int) -> Losses:
         """The loss of `batch` at optimizer step `step`, with the noise, times and drops that `random` gives."""
         latents = self.tokenizer.encode(batch.media, random)
         condition = self.conditioning.drop(batch.condition, random)
         noise = random.normal("noise", tuple(latents.shape))
-        per_token = self.objective.config.time_per == "token"
+        per_token = self.objective.config.time_per == "token" or self.needs.token_times
         rows = (len(latents), self.backbone.num_tokens) if per_token else (len(latents),)
         t = self.alignment.times(self.objective, random, rows)
         mask = None if batch.mask is None else self.backbone.expand(batch.mask, latents)

@@ -8,16 +8,16 @@ Letters: B batch, N tokens.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from core.alignment.hooks import Layer
+from core.alignment.hooks import Layer, LayerHooks
 from core.contracts import Batch
 from core.draws import Random
 from core.flow.objective import FlowMatching
@@ -133,11 +133,12 @@ class AlignmentTerms:
 class Alignment:
     """What the training step asks of a method. No `nn.Module`: it would hold the parameters of the model.
 
+    hooks  what listens to the backbone, if anything does
     heads  modules that are trained beside the backbone and saved as a checkpoint group of their own; empty: no group
     """
 
-    def __init__(self, heads: Mapping[str, nn.Module] | None = None):
-        self.heads = nn.ModuleDict(heads or {})
+    def __init__(self, hooks: LayerHooks | None = None, heads: Mapping[str, nn.Module] | None = None):
+        self.hooks, self.heads = hooks, nn.ModuleDict(heads or {})
 
     def times(self, objective: FlowMatching, random: Random, rows: tuple[int, ...]) -> Tensor:
         """Flow times of shape `rows`, (B,) or (B, N)."""
@@ -147,10 +148,16 @@ class Alignment:
         """The loss of the forward pass that just ran; `teacher` is there if the config `Needs` one."""
         raise NotImplementedError
 
-    @contextmanager
+    @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Let the model run without being listened to, for sampling and validation."""
-        yield
+        with contextlib.nullcontext() if self.hooks is None else self.hooks.paused():
+            yield
+
+    def remove(self) -> None:
+        """Take the hooks off the model."""
+        if self.hooks is not None:
+            self.hooks.remove()
 
     def compile(self, **options: str) -> None:
         """Run the term's own arithmetic through torch.compile, with its options, from now on."""

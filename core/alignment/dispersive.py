@@ -10,8 +10,6 @@ Letters: B batch, N tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -68,8 +66,8 @@ class Dispersive(Alignment):
     """The Dispersive loss of one layer's tokens."""
 
     def __init__(self, model: nn.Module, config: DispersiveConfig):
-        super().__init__()
-        self.config, self.hooks = config, LayerHooks(model, [config.layer])
+        super().__init__(LayerHooks(model, [config.layer]))
+        self.config = config
 
     def terms(self, forward: Forward, teacher: Teacher | None) -> AlignmentTerms:
         """The loss over the rows of all processes; padding counts as zeros."""
@@ -79,12 +77,6 @@ class Dispersive(Alignment):
         loss = dispersive_loss(rows, config.temperature, mean=config.distance == "mean", diagonal=config.diagonal)
         weight = config.weight * config.schedule.factor(forward.step)
         return AlignmentTerms(weight * loss, values={f"dispersive/{config.layer}": loss.detach()})
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Let the model run without listening."""
-        with self.hooks.paused():
-            yield
 
 
 def dispersive_loss(z: Tensor, temperature: float = 0.5, *, mean: bool = False, diagonal: bool = True) -> Tensor:

@@ -193,18 +193,12 @@ class LayerSyncAlignment(Alignment):
     """LayerSync as the alignment method of a training run."""
 
     def __init__(self, sync: LayerSync):
-        super().__init__()
+        super().__init__(sync.hooks)
         self.sync = sync
 
     def terms(self, forward: Forward, teacher: Teacher | None) -> AlignmentTerms:
         """LayerSync's loss at the step and times of the forward pass."""
         return self.sync.terms(forward.step, forward.t, forward.batch.mask)
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Let the model run without listening."""
-        with self.sync.paused():
-            yield
 
     def compile(self, **options: str) -> None:
         """Fuse LayerSync's cosine."""

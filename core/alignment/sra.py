@@ -9,8 +9,6 @@ Letters: B batch, N tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -42,7 +40,7 @@ class SRAConfig:
 
     weight       of the term; the paper's is 0.5 with the cosine, 0.2 with smooth L1
     max_gap      the teacher's time is later by a uniform draw from [0, max_gap]
-    distance     cosine; smooth_l1, whose quadratic part ends at `beta`; l1; l2
+    distance     cosine, as 1 - cos; smooth_l1, whose quadratic part ends at `beta`; l1; l2
     cosine_axis  feature: the cosine of a token's features; token: of a feature over the tokens, as released
     """
 
@@ -93,9 +91,9 @@ class SRA(Alignment):
     """Student layers, their heads, and the distance to the teacher's layers."""
 
     def __init__(self, model: nn.Module, config: SRAConfig):
-        super().__init__({f"pair{number}": Head(model.width) for number in range(len(config.pairs))})
+        heads = {f"pair{number}": Head(model.width) for number in range(len(config.pairs))}
+        super().__init__(LayerHooks(model, [student for student, _ in config.pairs]), heads)
         self.config, self.width = config, model.width
-        self.hooks = LayerHooks(model, [student for student, _ in config.pairs])
 
     def terms(self, forward: Forward, teacher: Teacher | None) -> AlignmentTerms:
         """The mean distance over pairs, and the cosine of each."""
@@ -103,7 +101,10 @@ class SRA(Alignment):
         students, teachers = self.hooks.take(), self._teacher_tokens(forward, teacher)
         losses, similarity = [], {}
         for head, name, (student, strong) in zip(self.heads.values(), self.hooks.names, config.pairs, strict=True):
-            projected, target = hide_padding(head(students[name]), mask), hide_padding(teachers[strong].float(), mask)
+            projected, target = (
+                hide_padding(head(hide_padding(students[name], mask)), mask),
+                hide_padding(teachers[strong].float(), mask),
+            )
             losses.append(self._distance(projected, target, mask))
             cosine = masked_token_mean(token_cosine(projected, target).detach(), mask)
             similarity[f"{student}->{strong}"] = cosine.mean().clamp(-1, 1)
@@ -122,20 +123,14 @@ class SRA(Alignment):
         """Mean over the batch of the distance of tokens (B, N, D); padding counts in no mean."""
         if self.config.distance == "cosine":
             if self.config.cosine_axis == "token":  # padding is zero on both sides
-                return -token_cosine(projected.transpose(-1, -2), target.transpose(-1, -2)).mean()
-            return -masked_token_mean(token_cosine(projected, target), mask).mean()
+                return 1 - token_cosine(projected.transpose(-1, -2), target.transpose(-1, -2)).mean()
+            return 1 - masked_token_mean(token_cosine(projected, target), mask).mean()
         error = {
             "smooth_l1": lambda: F.smooth_l1_loss(projected, target, reduction="none", beta=self.config.beta),
             "l1": lambda: (projected - target).abs(),
             "l2": lambda: (projected - target).square(),
         }[self.config.distance]()
         return masked_token_mean(error.mean(-1), mask).mean()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Let the model run without listening."""
-        with self.hooks.paused():
-            yield
 
     def extra_flops(self, forward: int, num_tokens: int) -> int:
         """The teacher's pass, counted whole though it ends at its last layer, and the heads."""

@@ -6,8 +6,6 @@ teacher and no encoder. Letters: B batch, N tokens, D width, P numbers of a toke
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch.nn.functional as F  # noqa: N812, the customary name
@@ -61,25 +59,19 @@ class SRA2(Alignment):
     """One layer's tokens, a head, and the clean latent."""
 
     def __init__(self, model: nn.Module, config: SRA2Config):
-        super().__init__({"patches": make_head(model.width, model.token_size)})
-        self.config, self.model, self.hooks = config, model, LayerHooks(model, [config.layer])
+        super().__init__(LayerHooks(model, [config.layer]), {"patches": make_head(model.width, model.token_size)})
+        self.config, self.model = config, model
 
     def terms(self, forward: Forward, teacher: Teacher | None) -> AlignmentTerms:
         """Smooth L1 between the head's patches and those of the clean latent, mean over real tokens and samples."""
         (tokens,) = self.hooks.take().values()
         mask = forward.batch.mask
-        predicted = hide_padding(self.heads["patches"](tokens.float()), mask)
+        predicted = hide_padding(self.heads["patches"](hide_padding(tokens, mask).float()), mask)
         target = hide_padding(self.model.patches(forward.latents).float(), mask)
         error = F.smooth_l1_loss(predicted, target, reduction="none", beta=self.config.beta).mean(-1)
         loss = masked_token_mean(error, mask).mean()
         weight = self.config.weight * self.config.schedule.factor(forward.step)
         return AlignmentTerms(weight * loss, values={f"clean_latent/{self.config.layer}": loss.detach()})
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Let the model run without listening."""
-        with self.hooks.paused():
-            yield
 
     def extra_flops(self, forward: int, num_tokens: int) -> int:
         """The head."""

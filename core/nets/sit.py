@@ -71,6 +71,11 @@ class SiTConfig:
         return (self.depth, self.hidden_size, self.num_heads) if self.size is None else SIZES[self.size]
 
     @property
+    def num_blocks(self) -> int:
+        """Blocks that an alignment can name, from 1."""
+        return self.dimensions[0]
+
+    @property
     def recipe(self) -> Recipe:
         """What a network is built from."""
         depth, width, heads = self.dimensions

@@ -16,8 +16,10 @@ import torch.nn.functional as F  # noqa: N812, the customary name
 from torch import Tensor, nn
 
 from core.alignment.contract import Alignment, NoAlignment
+from core.alignment.teacher import Teacher
 from core.precision import autocast
 from core.step import TrainingLoss
+from core.storage.weights import load_into
 from eval.inside.model import (
     CapturedTokens,
     ForwardOptions,
@@ -96,17 +98,21 @@ def gradient_norms(model: TrainedModel, rows: Sequence[int], step: int, forward:
     total      of both; these two, and the next, are left out where the run has no alignment
     cosine     (K,) of the gradients of flow and alignment, 0 where one of them is 0
 
-    The loss is the run's own, its times, noise and dropped conditions drawn from (seed, row), its mean over the rows.
+    The loss is the run's own, its times, noise and dropped conditions drawn from (seed, row), its mean over the rows;
+    a teacher has the model's own weights. Of a term that compares the rows of a batch, the batch is that of the reading.
     """
     flow = _gradients(model, rows, step, forward, NoAlignment())
     norms = {"flow": torch.stack([each.norm() for each in flow])}
-    alignment = model.alignment.build(model.domain.backbone)
-    if isinstance(alignment, NoAlignment):
+    needs = model.alignment.needs
+    if not model.alignment.layers:
         return norms
+    teacher = Teacher(model.domain.backbone, needs.teacher, forward.precision) if needs.teacher else None
+    alignment = model.alignment.build(model.domain.backbone)
+    load_into(alignment.heads.to(model.device), model.heads, "group 'alignment'")
     try:
-        total = _gradients(model, rows, step, forward, alignment)
+        total = _gradients(model, rows, step, forward, alignment, teacher)
     finally:
-        getattr(alignment, "remove", lambda: None)()
+        alignment.remove()
     rest = [a - b for a, b in zip(total, flow, strict=True)]
     norms["alignment"], norms["total"] = (torch.stack([each.norm() for each in part]) for part in (rest, total))
     norms["cosine"] = torch.stack([_cosine(a, b) for a, b in zip(flow, rest, strict=True)])
@@ -120,13 +126,18 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _gradients(
-    model: TrainedModel, rows: Sequence[int], step: int, forward: ForwardOptions, alignment: Alignment
+    model: TrainedModel,
+    rows: Sequence[int],
+    step: int,
+    forward: ForwardOptions,
+    alignment: Alignment,
+    teacher: Teacher | None = None,
 ) -> list[Tensor]:
     """The gradient of the mean loss by the parameters of each block, each a long vector on the CPU."""
     domain = model.domain
     backbone = domain.backbone
     loss = TrainingLoss(
-        domain.tokenizer, domain.conditioning, backbone, backbone, model.flow(), alignment, forward.precision
+        domain.tokenizer, domain.conditioning, backbone, backbone, model.flow(), alignment, forward.precision, teacher
     )
     backbone.zero_grad(set_to_none=True)
     try:

@@ -20,9 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.alignment.contract import NoAlignmentConfig
+from core.alignment.contract import AlignmentConfig
 from core.alignment.hooks import LayerHooks
-from core.alignment.layersync import LayerSyncConfig
 from core.contracts import Batch, Dataset, Domain
 from core.data.stream import collate
 from core.draws import SampleRandom, numpy_rng
@@ -30,7 +29,7 @@ from core.flow.objective import FlowMatching, ObjectiveConfig
 from core.precision import Precision, autocast
 from core.processes.world import pick_device
 from core.schema import strict
-from core.storage.checkpoint import CheckpointStore, follow_latest, read_checkpoint
+from core.storage.checkpoint import CheckpointStore, State, follow_latest, read_checkpoint
 from core.storage.run_folder import RunDirectory
 from core.storage.weights import load_into, load_weights
 from core.train.config import RunConfig
@@ -63,15 +62,17 @@ class TrainedModel:
 
     alignment     its config in the run
     null_trained  the run dropped conditions, so that the null condition means something
+    heads         weights of the alignment's heads, empty where it has none
     facts         run, domain, checkpoint, step and weights, for records
     config        the run's; None for a model that was made by hand
     """
 
     domain: Domain
     objective: ObjectiveConfig
-    alignment: LayerSyncConfig | NoAlignmentConfig
+    alignment: AlignmentConfig
     device: torch.device
     null_trained: bool = True
+    heads: State = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     config: RunConfig | None = None
 
@@ -139,7 +140,8 @@ def open_run(
     facts = {"run": folder.shown(), "domain": name, "checkpoint": source.name, "weights": weights}
     facts["step"] = None if manifest is None else manifest.step
     trained = getattr(getattr(config, "conditioning", None), "drop", 1) > 0
-    return TrainedModel(domain, config.objective, config.alignment, place, trained, facts, config)
+    heads = read_checkpoint(source, only=("alignment",)).groups.get("alignment", {}) if source.is_dir() else {}
+    return TrainedModel(domain, config.objective, config.alignment, place, trained, heads, facts, config)
 
 
 def domain_module(name: str) -> Any:
