@@ -29,7 +29,7 @@ from audio.media import (
     size_of,
 )
 from audio.metrics import TABLE
-from audio.sample import DOMAIN, PCM_RULE, SampleConfig, model_config
+from audio.sample import PCM_RULE, AudioSampleConfig, AudioSampling
 from audio.sounds.pcm import FULL_SCALE, to_int16
 from audio.stand_in import NotesEvaluationConfig, NotesFeatures, NotesSource
 from audio.tokenizer import build_tokenizer
@@ -103,15 +103,15 @@ class PcmSamples(Form):
 class AudioEvaluation(Evaluation):
     """Clips by CLAP, VGGish or an audio classifier or, for notes, by a small classifier of their timbres."""
 
-    table, sampling = TABLE, DOMAIN
+    table = TABLE
     key, file_form = KEY, PcmSamples()
     config: AudioEvaluateConfig
     model: AudioConfig | None
 
-    def sample_config(self, num: int, model: AudioConfig | None = None) -> SampleConfig:
+    def sampling(self, num: int, model: AudioConfig | None = None) -> AudioSampling:
         """The command of `audio.sample` that makes the samples; seed and batch are the run's own where null."""
         requests = {key: getattr(self.config, key) for key in ("labels", "tags", "prompts")}
-        return SampleConfig(**self.config.sample_values(num, model), **requests)
+        return AudioSampling(AudioSampleConfig(**self.config.sample_values(num, model), **requests))
 
     @cached_property
     def reference_name(self) -> str:
@@ -148,7 +148,7 @@ class AudioEvaluation(Evaluation):
         cache = Path(self.config.cache_dir) if run is None else run.resolve().parents[1] / "cache"
         model = self.model
         if model is None and run is not None:
-            model = model_config(SampleConfig(run=str(run), overrides={}, sampler={}))
+            model = AudioSampling(AudioSampleConfig(run=str(run), overrides={}, sampler={})).model_config
         if model is None or not isinstance(model.data, NotesConfig):
             return NotesSource.default(cache)
         data, own = model.data, model.evaluation

@@ -22,7 +22,7 @@ from image.datasets.digits import DigitsConfig
 from image.extractors import DinoFeatures, InceptionFeatures, WeightsSource
 from image.media import DIGITS, open_images, open_reference, size_of
 from image.metrics import TABLE
-from image.sample import DOMAIN, UINT8_RULE, SampleConfig, model_config
+from image.sample import UINT8_RULE, ImageSampleConfig, ImageSampling
 from image.stand_in import DigitFeatures, DigitsEvaluationConfig
 from image.train import ImageConfig
 
@@ -64,7 +64,7 @@ class PixelBytes(Form):
 class ImageEvaluation(Evaluation):
     """Images by Inception-v3, DINOv2 or, for digits, a small classifier of them."""
 
-    table, sampling = TABLE, DOMAIN
+    table = TABLE
     form_key, file_form = "pixels", PixelBytes()
     config: ImageEvaluateConfig
     model: ImageConfig | None
@@ -88,7 +88,7 @@ class ImageEvaluation(Evaluation):
         default, run = DigitsEvaluationConfig(), run_behind(self.config)
         if run is None:
             return default, Path(self.config.cache_dir)
-        model = self.model or model_config(SampleConfig(run=str(run), overrides={}, sampler={}))
+        model = self.model or ImageSampling(ImageSampleConfig(run=str(run), overrides={}, sampler={})).model_config
         own = model.evaluation if isinstance(model.evaluation, DigitsEvaluationConfig) else default
         return own, run.resolve().parents[1] / "cache"
 
@@ -99,9 +99,9 @@ class ImageEvaluation(Evaluation):
             return self.config.num or NUM_SAMPLES
         return self.digits[0].num_samples or len(open_reference("digits_heldout").media)
 
-    def sample_config(self, num: int, model: ImageConfig | None = None) -> SampleConfig:
+    def sampling(self, num: int, model: ImageConfig | None = None) -> ImageSampling:
         """The command of `image.sample` that makes the samples; seed and batch are the run's own where null."""
-        return SampleConfig(**self.config.sample_values(num, model), labels=self.config.labels)
+        return ImageSampling(ImageSampleConfig(**self.config.sample_values(num, model), labels=self.config.labels))
 
     def planned_samples(self) -> PlannedSamples:
         """Images of the model's size, their classes known."""

@@ -99,7 +99,7 @@ def gradient_norms(model: TrainedModel, rows: Sequence[int], step: int, forward:
     cosine     (K,) of the gradients of flow and alignment, 0 where one of them is 0
 
     The loss is the run's own, its times, noise and dropped conditions drawn from (seed, row), its mean over the rows;
-    a teacher has the model's own weights. Of a term that compares the rows of a batch, the batch is that of the reading.
+    a teacher has the model's own weights. A term that compares the rows of a batch sees those that are read at once.
     """
     flow = _gradients(model, rows, step, forward, NoAlignment())
     norms = {"flow": torch.stack([each.norm() for each in flow])}

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from core.commands.sample import load_generator, protocol_of, weights_file
 from core.generate import Generator, StoppedError
 from core.processes.signals import StopRequest
 from core.processes.world import World, joined
@@ -143,19 +142,19 @@ class Measurement:
 
     def make_samples(self, extractors: dict[str, Extractor]) -> tuple[Media, Provenance, Chunks]:
         """Samples of a run or of published weights, those that are there from a session before included."""
-        evaluation, world, model, domain = self.evaluation, self.world, self.evaluation.model, self.evaluation.sampling
-        command = evaluation.sample_config(evaluation.num, model)
-        source = world.on_main(lambda: weights_file(command))
-        generator = load_generator(command, domain, model, source, world)
+        evaluation, world, model = self.evaluation, self.world, self.evaluation.model
+        sampling = evaluation.sampling(evaluation.num, model)
+        command = sampling.config
+        source = world.on_main(sampling.weights_file)
+        generator = sampling.load_generator(source, world)
         form = evaluation.form(extractors.values())
-        entries = domain.told(command, model) | {evaluation.form_key: form.rule}
-        protocol = protocol_of(command, model, generator.tokenizer, entries)
+        protocol = sampling.protocol(generator.tokenizer) | {evaluation.form_key: form.rule}
         identity = {key: value for key, value in protocol.items() if key != "num"}
         identity |= {"objective": plain(model.objective), "device": world.device.type, "compile": command.compile}
         identity["weights_sha256"] = world.on_main(
             lambda: sha256_file(source / f"{command.weights}.safetensors" if source.is_dir() else source)
         )
-        conditions = domain.request(command, generator.conditioning)
+        conditions = sampling.requests(generator.conditioning)
         chunks = Chunks(output_folder(self.config), identity, conditions, command.batch_size, form)
         self.fill(chunks, generator, command.seed)
         name = command.run or command.architecture

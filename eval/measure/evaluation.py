@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 import yaml
 
-from core.commands.sample import SampleConfig, SamplingDomain, model_config
+from core.commands.sample import Sampling
 from core.precision import Precision
 from core.processes.spread import Compile
 from core.train.config import RunConfig
@@ -32,7 +32,7 @@ from eval.measure.table import Table
 class EvaluateConfig:
     """The keys of every domain; a domain adds the key that names its reference, and its own.
 
-    The keys are explained in eval/conf/evaluate_base.yaml and in the domain's conf/evaluate.yaml.
+    The keys are explained in eval/conf/base_evaluate.yaml and in the domain's conf/evaluate.yaml.
     """
 
     run: str | None = None
@@ -98,14 +98,12 @@ class Evaluation(ABC):
     """What a domain measures in one call of the command: its metrics, extractors, references and samples.
 
     table        the domain's metrics
-    sampling     the domain's side of the command that samples
     key          the config key that names the reference
     form_key     the protocol's key for the form in which media are kept until they are measured
     file_form    that form, for an extractor that does not take floats: as a file would hold them
     """
 
     table: ClassVar[Table]
-    sampling: ClassVar[SamplingDomain]
     key: ClassVar[str] = "reference"
     form_key: ClassVar[str] = "samples"
     file_form: ClassVar[Form] = AS_THEY_ARE
@@ -126,8 +124,8 @@ class Evaluation(ABC):
         """The number of samples to make."""
 
     @abstractmethod
-    def sample_config(self, num: int, model: RunConfig | None = None) -> SampleConfig:
-        """The command that makes `num` samples: `config.sample_values(num, model)`, and what the domain adds."""
+    def sampling(self, num: int, model: RunConfig | None = None) -> Sampling:
+        """The command that makes `num` samples: of `config.sample_values(num, model)`, and what the domain adds."""
 
     @abstractmethod
     def extractor(self, name: str, device: torch.device) -> Extractor:
@@ -169,7 +167,7 @@ class Evaluation(ABC):
     @cached_property
     def model(self) -> RunConfig | None:
         """The training config of the model whose samples are made; None where they are given."""
-        return model_config(self.sample_config(1), self.sampling.train) if self.config.makes_samples else None
+        return self.sampling(1).model_config if self.config.makes_samples else None
 
     def form(self, extractors: Iterable[Extractor]) -> Form:
         """The form in which samples are kept until these extractors have taken their features."""

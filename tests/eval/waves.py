@@ -87,7 +87,7 @@ class WavesEvaluation(Evaluation):
         self.config.check_target("real", self.config.real, "a folder of waves")
         return self.config.features or "windows"
 
-    def sample_config(self, num, model=None):
+    def sampling(self, num, model=None):
         raise AssertionError("none are made")
 
     def extractor(self, name, device):

@@ -23,7 +23,7 @@ from core.latents.cache import read_spec
 from core.latents.tokenizer import FromMoments
 from core.schema import strict
 from core.step import TrainingLoss
-from image.cache import CacheConfig, main
+from image.cache import ImageCacheConfig, main
 from image.codecs.autoencoder import AutoencoderConfig, ConvKL, save_autoencoder
 from image.data import LatentsConfig, build_dataset
 from image.datasets.digits import DigitsConfig
@@ -90,7 +90,7 @@ def config(pictures, tokenizer_path, out, **changes):
         "num_workers": 0,
         "device": "cpu",
     }
-    return CacheConfig(**{**values, **changes})
+    return ImageCacheConfig(**{**values, **changes})
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def files(root):
 
 
 def test_the_yaml_file_and_the_dataclass_agree():
-    assert strict(CacheConfig, compose_config("image.conf", "cache")) == CacheConfig()
+    assert strict(ImageCacheConfig, compose_config("image.conf", "cache")) == ImageCacheConfig()
 
 
 # --- the moments
@@ -259,7 +259,7 @@ def test_other_images_than_those_encoded_are_refused(cache, changes):
 
 
 def test_latents_are_no_images(cache):
-    for entry, schema in (("train_tokenizer", TrainTokenizerConfig), ("cache", CacheConfig)):
+    for entry, schema in (("train_tokenizer", TrainTokenizerConfig), ("cache", ImageCacheConfig)):
         values = compose_config("image.conf", entry, ["data=latents", f"data.root={cache}"])
         with pytest.raises(ValueError, match=r"'data\.name' is 'latents'; allowed: \['digits', 'folder', 'parquet'\]"):
             strict(schema, values)
@@ -299,7 +299,7 @@ def test_a_cache_of_something_else_is_refused(cache):
 )
 def test_bad_values_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        CacheConfig(**changes)
+        ImageCacheConfig(**changes)
 
 
 @pytest.mark.parametrize("change", ["size", "tokenizer", "data"])
@@ -347,7 +347,7 @@ def command(config, *more):
 
 
 def call(arguments):
-    run_entry(main, config_module="image.conf", config_name="cache", schema=CacheConfig, argv=arguments)
+    run_entry(main, config_module="image.conf", config_name="cache", schema=ImageCacheConfig, argv=arguments)
 
 
 def test_it_says_what_it_wrote_and_how_to_use_it(pictures, conv_kl, tmp_path, capsys):
