@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval.published.download import fetch
-from eval.published.registry import REGISTRY, WeightsEntry, WeightsFile, find_entry
+from eval.published.entry import WeightsEntry, WeightsFile
+from eval.published.registry import REGISTRY, find_entry
 from eval.published.store import (
     ABSENT,
     OK,

@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from eval.published.registry import HUB, WeightsEntry, WeightsFile
+from eval.published.entry import HUB, WeightsEntry, WeightsFile
 from eval.published.store import Recorded, add_command, check, commands, expected_file, place, record
 
 CHUNK = 1 << 20

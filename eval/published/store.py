@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.published.registry import WeightsEntry, WeightsFile, find_entry
+from eval.published.entry import WeightsEntry, WeightsFile
+from eval.published.registry import find_entry
 
 VARIABLE = "LAYERSYNC_WEIGHTS"
 DEFAULT_ROOT = "~/.cache/layersync/weights"

@@ -93,7 +93,8 @@ def test_it_is_trained_once_and_then_read(tmp_path):
 
 def test_a_damaged_cache_is_refused_in_one_line(tmp_path):
     file = WaveFeatures(options(), tmp_path, CPU).file
-    state, content = load_file(file), file.read_bytes()
+    content = file.read_bytes()
+    state = {name: values.clone() for name, values in load_file(file).items()}  # which maps the file
     for damage in (
         lambda: file.write_bytes(content[:100]),
         lambda: file.write_bytes(b""),
