@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from audio.codecs.scaling import measured, scaling_for
+from audio.codecs.scaling import measured_latents
 from audio.conditioning import (
     CONDITIONINGS,
     ConditioningConfig,
@@ -16,13 +16,14 @@ from audio.conditioning import (
     NoneConfig,
     TagsConfig,
     TextConfig,
-    condition_dataset,
 )
 from audio.data import CACHE_KIND, SOUND_DATASETS, NotesConfig, SoundConfig, build_dataset, clip_format
 from audio.datasets.windows import WindowsConfig
 from audio.tokenizer import TOKENIZERS, SpectralTokenizerConfig, TokenizerConfig, build_tokenizer
 from core.commands.cache import CacheJob, CacheOptions, run_cache
 from core.commands.entry import Entry, override
+from core.conditioning.contract import assign_conditions
+from core.latents.scaling import Scaling
 from core.schema import choice, plain
 from core.storage.run_folder import RunDirectory
 
@@ -55,16 +56,15 @@ def cache_job(config: CacheConfig, device: torch.device) -> CacheJob:
     tokenizer, known = build_tokenizer(config.tokenizer, data.sample_rate, data.channels, device)
     clip = clip_format(data, tokenizer.hop, FRAME)
     dataset = build_dataset(data, clip, FRAME)
-    condition_dataset(dataset, config.conditioning, device)
-    found = measured(tokenizer, dataset, Path(config.runs_dir) / "cache")
-    found.check(config.tokenizer)
+    assign_conditions(dataset, config.conditioning, CONDITIONINGS, device)
+    found = measured_latents(config.tokenizer, tokenizer, dataset, Path(config.runs_dir) / "cache")
     own = {"sample_rate": clip.sample_rate, "channels": clip.channels, "samples": clip.num_samples}
     return CacheJob(
         kind=CACHE_KIND,
         unit="clip",
         dataset=dataset,
         conditions=dataset.conditions.numpy(),
-        tokenizer=tokenizer.scaled(scaling_for(known, found)),
+        tokenizer=tokenizer.scaled(known or Scaling.of(found.mean, found.std)),
         read=dataset.clip_at,
         transform={**own, **getattr(data, "transform", {})},
         use=lambda root: use_command(config, root),

@@ -18,7 +18,7 @@ from audio.datasets.notes import NotesConfig
 from audio.encoders.protocols import FADTK, PROTOCOLS
 from audio.extractors import ExtractorSource, NotesSource, build_extractor
 from audio.media import KEY, NOTES, ChunkSounds, FolderSounds, check_size, in_turn, open_reference, open_sounds, size_of
-from audio.metrics import TABLE, Promised, wanted
+from audio.metrics import TABLE, PlannedSamples, wanted
 from audio.sample import DOMAIN, PCM_RULE, SampleConfig, model_config
 from audio.sounds.pcm import FULL_SCALE, to_int16
 from audio.stand_in import NotesEvaluationConfig
@@ -27,7 +27,7 @@ from audio.train import AudioConfig
 from core.commands.entry import Entry
 from core.conditioning.labels import LabelConfig
 from eval.measure.command import run_evaluation
-from eval.measure.evaluation import Components, EvaluateConfig, Making, Plan, run_behind, told_beside
+from eval.measure.evaluation import Components, EvaluateConfig, EvaluationPlan, SamplePlan, run_behind, written_protocol
 from eval.measure.extractor import Extractor
 from eval.measure.generated import AS_THEY_ARE, Form
 from eval.measure.media import Media
@@ -83,7 +83,7 @@ def main(config: AudioEvaluateConfig) -> None:
     run_evaluation(config, components(config), print)
 
 
-class Measurement:
+class AudioEvaluation:
     """What follows from the config, each worked out once; ValueError for what does not fit together."""
 
     def __init__(self, config: AudioEvaluateConfig):
@@ -160,24 +160,24 @@ class Measurement:
             return self.config.prompts
         if self.model is not None:
             return self.model.conditioning.prompts if isinstance(self.model.conditioning, TextConfig) else None
-        return told_beside(self.config).get("protocol", {}).get("prompts")
+        return written_protocol(self.config).get("protocol", {}).get("prompts")
 
-    def plan(self) -> Plan:
+    def plan(self) -> EvaluationPlan:
         """Everything with every null filled in."""
-        promised = making = None
+        planned = sample_plan = None
         reference, features, model = self.real, self.features, self.model
         if model is not None:
             labelled = isinstance(model.conditioning, LabelConfig)
             texts = None if self.texts is None else in_turn(self.texts, self.num)
-            promised = Promised(self.num, labelled, texts)
+            planned = PlannedSamples(self.num, labelled, texts)
             rate = model.data.sample_rate
             media = functools.partial(ChunkSounds, sample_rate=rate, asked_for=texts, labelled=labelled)
             size = (int(model.data.seconds * rate), rate)
-            making = Making(self.command(self.num, model), model, DOMAIN, size, kept="samples", media=media)
-        metrics = wanted(self.config.metrics, features, promised)
+            sample_plan = SamplePlan(self.command(self.num, model), model, DOMAIN, size, kept="samples", media=media)
+        metrics = wanted(self.config.metrics, features, planned)
         if self.config.protocol == FADTK.name and any("clap_score" in names for names in metrics.values()):
             raise ValueError("protocol is 'fadtk', whose windows are not clips; clap_score needs one_window")
-        return Plan(making, reference, metrics, self.extractor)
+        return EvaluationPlan(sample_plan, reference, metrics, self.extractor)
 
     def extractor(self, name: str, device: torch.device) -> Extractor:
         """The extractor of that name."""
@@ -211,7 +211,7 @@ def kept_for(extractors: Mapping[str, Extractor]) -> Form:
 
 def components(config: AudioEvaluateConfig) -> Components:
     """What the command takes of this domain, for one config: files are opened as its extractor hears them."""
-    own = Measurement(config)
+    own = AudioEvaluation(config)
     return Components(
         table=TABLE,
         plan=lambda config: own.plan(),

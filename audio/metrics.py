@@ -54,7 +54,7 @@ class ClipTable(Table):
             )
 
 
-class Promised(Media):
+class PlannedSamples(Media):
     """What is known of samples before they are made: how many, and whether their classes and texts will be."""
 
     name, kind, unit = "samples", "samples", UNIT
@@ -153,16 +153,16 @@ DEFAULTS: dict[str, tuple[str, ...]] = {
 TABLE = ClipTable(METRICS, DEFAULTS, unit=UNIT)
 
 
-def wanted(names: list[str] | None, features: str, promised: Media | None) -> dict[str, list[str]]:
+def wanted(names: list[str] | None, features: str, planned: Media | None) -> dict[str, list[str]]:
     """The metrics by extractor: those named, or of the defaults those that the samples to be made allow.
 
     promised: what is known of samples that are to be made; None where they are given. Raises ValueError for metrics
     that are named and not possible.
     """
     plan = TABLE.plan(names, features)
-    if promised is None:
+    if planned is None:
         return plan
-    lacking = {name: METRICS[name].missing(promised) for own in plan.values() for name in own}
+    lacking = {name: METRICS[name].missing(planned) for own in plan.values() for name in own}
     lacking = {name: what for name, what in lacking.items() if what is not None}
     if names is not None:
         for name, what in lacking.items():

@@ -11,19 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audio.conditioning import Labels, Tags, TagsConfig, TextConfig, Texts, build_conditioning
+from audio.conditioning import TagsConfig, TextConfig
 from audio.data import clip_format
 from audio.preview import AudioPreview
 from audio.sounds.pcm import FULL_SCALE, write_wav
 from audio.sounds.sound import ClipFormat
-from audio.tokenizer import Scaling, build_tokenizer
+from audio.tokenizer import build_tokenizer
 from audio.train import ENTRY as TRAIN
 from audio.train import AudioConfig
 from core.commands import sample as sampling
 from core.commands.entry import Entry
 from core.commands.sample import ModelParts, SamplingDomain
-from core.conditioning.labels import LabelConfig
+from core.conditioning.labels import LabelConditioning, LabelConfig
+from core.conditioning.tags import TagConditioning
+from core.conditioning.texts import TextConditioning
 from core.generate import Generator
+from core.latents.scaling import Scaling
 from core.storage.checkpoint import State, read_checkpoint
 
 MAX_SHOWN = 20  # samples in the picture
@@ -80,7 +83,7 @@ def model_parts(
             "+overrides.tokenizer.latent_mean=..."
         )
     names = notes.get("class_names") or unnamed(model, state, source)
-    conditioning = build_conditioning(model.conditioning, names, device)
+    conditioning = model.conditioning.build(names, device)
     patch = model.backbone.patch_size
     clip = clip_format(model.data, tokenizer.hop, patch)
     backbone = model.backbone.build(tuple(tokenizer.latent_shape(clip.shape)), conditioning)
@@ -109,7 +112,7 @@ def unnamed(model: AudioConfig, state: State, source: Path) -> list[str]:
 
 def request(config: SampleConfig, conditioning: Any) -> Tensor:
     """Conditions (num, ...) of the samples to make; ValueError for a kind that the model does not take."""
-    kinds = {"labels": Labels, "tags": Tags, "prompts": Texts}
+    kinds = {"labels": LabelConditioning, "tags": TagConditioning, "prompts": TextConditioning}
     for key, kind in kinds.items():
         wanted = getattr(config, key)
         if wanted is None:
@@ -165,7 +168,7 @@ def write_samples(
 
 def texts_asked_for(config: SampleConfig, conditioning: Any) -> list[str]:
     """The text behind each of the samples; [] for a model that takes none."""
-    if not isinstance(conditioning, Texts):
+    if not isinstance(conditioning, TextConditioning):
         return []
     texts = config.prompts or conditioning.config.prompts
     return [texts[number % len(texts)] for number in range(config.num)]
@@ -174,7 +177,7 @@ def texts_asked_for(config: SampleConfig, conditioning: Any) -> list[str]:
 def make_preview_of(generator: Generator) -> AudioPreview:
     """Pictures whose samples are titled by what they were asked to be."""
     names = getattr(generator.conditioning, "names", [])
-    tags = names if isinstance(generator.conditioning, Tags) else ()
+    tags = names if isinstance(generator.conditioning, TagConditioning) else ()
     return AudioPreview(names, generator.tokenizer.sample_rate, tags)
 
 

@@ -10,7 +10,7 @@ Letters: C channels, L samples, Z latent channels, T latent frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,57 +24,12 @@ from audio.codecs.chunked import ChunkedNetwork
 from audio.codecs.oobleck import OobleckNetwork, check_format
 from audio.codecs.spectral import SpectralCodec, SpectralConfig
 from core.latents.diffusers_files import DiffusersModel
-from core.latents.tokenizer import CodingOptions, KLOptions, KLTokenizer, Normal, TokenizerConstants, weights_sha256
+from core.latents.scaling import Normalisation, Scaling
+from core.latents.tokenizer import CodingOptions, KLOptions, KLTokenizer, TokenizerConstants, weights_sha256
 from core.schema import plain
 from core.storage.provenance import json_sha256
 
 SPECTRAL, STABLE_AUDIO = "spectral", "stable_audio"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Normalisation:
-    """How latents are brought to mean 0 and deviation 1; null: by the numbers that are known, see `audio.tokenizer`.
-
-    latent_mean  a number, or one for each latent channel
-    latent_std   the same
-    """
-
-    latent_mean: float | list[float] | None = None
-    latent_std: float | list[float] | None = None
-
-    def __post_init__(self):
-        if (self.latent_mean is None) != (self.latent_std is None):
-            raise ValueError(
-                f"tokenizer.latent_mean is {self.latent_mean}, latent_std {self.latent_std}; give both or none"
-            )
-        stds = self.latent_std if isinstance(self.latent_std, list) else [self.latent_std]
-        if self.latent_std is not None and not all(0 < std < float("inf") for std in stds):
-            raise ValueError(f"tokenizer.latent_std is {self.latent_std}; allowed: finite numbers above 0")
-
-    @property
-    def given(self) -> Scaling | None:
-        """By the numbers in the config, if they are there."""
-        return None if self.latent_mean is None else Scaling.of(self.latent_mean, self.latent_std)
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """latents = (z - shift) * scale, each a number or one for each channel."""
-
-    shift: Normal
-    scale: Normal
-
-    @classmethod
-    def of(cls, mean: Normal, std: Normal) -> Scaling:
-        """What brings latents of that mean and deviation to 0 and 1; a channel that is constant stays as it is."""
-        if not isinstance(std, list):
-            return cls(mean, 1 / std)
-        return cls(mean, [1 / each if each > 0 else 1.0 for each in std])
-
-    @classmethod
-    def kept(cls, constants: Mapping[str, Any]) -> Scaling:
-        """What a cache or a checkpoint has kept among a tokenizer's constants."""
-        return cls(constants["shift"], constants["scale"])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,26 +10,25 @@ from typing import Any
 import torch
 
 from audio.backbone import BACKBONES, SiTConfig
-from audio.codecs.scaling import measured, scaling_for, scaling_of_run
+from audio.codecs.scaling import measured_latents
 from audio.conditioning import (
     CONDITIONINGS,
     LabelConfig,
     NoneConfig,
     TagsConfig,
     TextConfig,
-    build_conditioning,
-    condition_cache,
-    condition_dataset,
 )
 from audio.data import DATASETS, LatentsConfig, build_dataset, clip_format
 from audio.datasets.notes import NotesConfig
 from audio.preview import AudioPreview
 from audio.stand_in import EVALUATIONS, NoEvaluationConfig, NotesEvaluationConfig, build_evaluator
-from audio.tokenizer import TOKENIZERS, AudioTokenizer, Scaling, build_tokenizer
+from audio.tokenizer import TOKENIZERS, AudioTokenizer, build_tokenizer
 from core.commands.entry import Entry
 from core.commands.train import closing_lines, run_training
+from core.conditioning.contract import assign_conditions, check_cached_conditions
 from core.contracts import Domain
 from core.draws import seeded_weights
+from core.latents.scaling import Scaling, scaling_of_run
 from core.latents.tokenizer import FromMoments
 from core.schema import choice
 from core.storage.run_folder import RunDirectory
@@ -64,7 +63,7 @@ class AudioConfig(RunConfig):
 def build_domain(config: AudioConfig, device: torch.device, *, evaluate: bool) -> Domain:
     """The components of an audio run; the backbone's first weights are a function of the seed."""
     tokenizer, dataset = open_data(config, device)
-    conditioning = build_conditioning(config.conditioning, dataset.class_names, device)
+    conditioning = config.conditioning.build(dataset.class_names, device)
     latent_shape = tuple(tokenizer.latent_shape(dataset.media_shape))
     with seeded_weights(config.seed, "weights"):
         backbone = config.backbone.build(latent_shape, conditioning)
@@ -98,15 +97,14 @@ def open_data(config: AudioConfig, device: torch.device) -> tuple[AudioTokenizer
     clip = clip_format(data, tokenizer.hop, patch)
     dataset = build_dataset(data, clip, patch)
     if isinstance(data, LatentsConfig):
-        condition_cache(dataset, config.conditioning)
+        check_cached_conditions(dataset, config.conditioning)
         scaling = known or Scaling.kept(dataset.spec.tokenizer)
         recorded = {**dataset.spec.tokenizer, "shift": scaling.shift, "scale": scaling.scale}  # moments have neither
         return FromMoments(tokenizer.scaled(scaling), recorded, data.root), dataset
-    condition_dataset(dataset, config.conditioning, device)
+    assign_conditions(dataset, config.conditioning, CONDITIONINGS, device)
     known = known or scaling_of_run(RunDirectory(Path(config.runs_dir) / "audio" / config.name), tokenizer)
-    found = measured(tokenizer, dataset, config.cache)
-    found.check(config.tokenizer)
-    return tokenizer.scaled(scaling_for(known, found)), dataset
+    found = measured_latents(config.tokenizer, tokenizer, dataset, config.cache)
+    return tokenizer.scaled(known or Scaling.of(found.mean, found.std)), dataset
 
 
 def main(config: AudioConfig) -> None:

@@ -11,8 +11,9 @@ from core.commands.cache import CacheJob, CacheOptions, run_cache
 from core.commands.entry import Entry
 from core.schema import choice
 from core.storage.run_folder import RunDirectory
-from image.data import CACHE_KIND, PIXEL_DATASETS, DigitsConfig, build_dataset
+from image.data import CACHE_KIND, PIXEL_DATASETS, build_dataset
 from image.data import PixelsDataConfig as DataConfig
+from image.datasets.digits import DigitsConfig
 from image.tokenizer import TOKENIZERS, ConvKLConfig, PixelsConfig, TokenizerConfig, build_tokenizer
 
 

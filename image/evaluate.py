@@ -13,12 +13,12 @@ from core.commands.entry import Entry
 from core.data.pixels import to_uint8
 from eval.measure import evaluation
 from eval.measure.command import run_evaluation
-from eval.measure.evaluation import Components, Making, Plan, run_behind
+from eval.measure.evaluation import Components, EvaluationPlan, SamplePlan, run_behind
 from eval.measure.extractor import Extractor
 from eval.measure.generated import AS_THEY_ARE, Form
 from eval.measure.media import Media
 from eval.weights import weights_root
-from image.data import DigitsConfig
+from image.datasets.digits import DigitsConfig
 from image.extractors import WeightsSource, build_extractor
 from image.media import DIGITS, check_size, open_images, open_reference, size_of
 from image.metrics import TABLE
@@ -32,7 +32,7 @@ UINT8 = Form(UINT8_RULE, floats=False, store=to_uint8)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(evaluation.EvaluateConfig):
+class ImageEvaluateConfig(evaluation.EvaluateConfig):
     """What is measured, against what, and how; the keys are explained in conf/evaluate.yaml."""
 
     reference: str | None = None
@@ -41,7 +41,7 @@ class EvaluateConfig(evaluation.EvaluateConfig):
     dinov2: str | None = None
 
 
-def main(config: EvaluateConfig) -> None:
+def main(config: ImageEvaluateConfig) -> None:
     """Measure images: those that a run or published weights make, or those in a folder or an .npz.
 
     Without more than run=runs/image/digits: the numbers that the default's training prints. FID, sFID, IS, precision
@@ -52,7 +52,7 @@ def main(config: EvaluateConfig) -> None:
     run_evaluation(config, COMPONENTS, print)
 
 
-def make_plan(config: EvaluateConfig) -> Plan:
+def make_plan(config: ImageEvaluateConfig) -> EvaluationPlan:
     """Fill in what is null, from the run where there is one; ValueError for what does not fit together."""
     model = model_config(sample_config(config, 1)) if config.makes_samples else None
     of_digits = model is not None and isinstance(model.data, DigitsConfig)
@@ -61,13 +61,13 @@ def make_plan(config: EvaluateConfig) -> Plan:
     features = config.features or ("digits" if reference in DIGITS else "inception_adm")
     metrics = TABLE.plan(config.metrics, features)
     digits = digit_classifier(config, model)
-    making = None
+    sample_plan = None
     if model is not None:
         command = sample_config(config, default_num(config, digits[0], features), model)
-        making = Making(command, model, DOMAIN, tuple(model.data.media_shape[-2:]), kept="pixels")
+        sample_plan = SamplePlan(command, model, DOMAIN, tuple(model.data.media_shape[-2:]), kept="pixels")
     paths = (None if value is None else Path(value).expanduser() for value in (config.inception, config.dinov2))
     weights = WeightsSource(weights_root(config.weights_dir), *paths, digits)
-    return Plan(making, reference, metrics, functools.partial(extractor, weights))
+    return EvaluationPlan(sample_plan, reference, metrics, functools.partial(extractor, weights))
 
 
 def extractor(weights: WeightsSource, name: str, device: torch.device) -> Extractor:
@@ -75,7 +75,7 @@ def extractor(weights: WeightsSource, name: str, device: torch.device) -> Extrac
     return build_extractor(name, weights, device)
 
 
-def digit_classifier(config: EvaluateConfig, model: ImageConfig | None) -> tuple[DigitsEvaluationConfig, Path]:
+def digit_classifier(config: ImageEvaluateConfig, model: ImageConfig | None) -> tuple[DigitsEvaluationConfig, Path]:
     """How the classifier of digits is made and where it is cached: that of the run that made the samples, if known."""
     default, run = DigitsEvaluationConfig(), run_behind(config)
     if run is None:
@@ -85,14 +85,14 @@ def digit_classifier(config: EvaluateConfig, model: ImageConfig | None) -> tuple
     return own, run.resolve().parents[1] / "cache"
 
 
-def default_num(config: EvaluateConfig, digits: DigitsEvaluationConfig, features: str) -> int:
+def default_num(config: ImageEvaluateConfig, digits: DigitsEvaluationConfig, features: str) -> int:
     """How many samples are made: as asked, or as many as the training of digits measures, or 50,000."""
     if config.num is not None or features != "digits":
         return config.num or NUM_SAMPLES
     return digits.num_samples or len(open_reference("digits_heldout").media)
 
 
-def sample_config(config: EvaluateConfig, num: int, model: ImageConfig | None = None) -> SampleConfig:
+def sample_config(config: ImageEvaluateConfig, num: int, model: ImageConfig | None = None) -> SampleConfig:
     """The command of `image.sample` that makes the samples; seed and batch are the run's own where null."""
     return SampleConfig(**config.sample_values(num, model), labels=config.labels)
 
@@ -116,7 +116,7 @@ COMPONENTS = Components(
     check_size=check_size,
     form=kept_for,
 )
-ENTRY = Entry(main, "image.conf", "evaluate", EvaluateConfig)
+ENTRY = Entry(main, "image.conf", "evaluate", ImageEvaluateConfig)
 
 if __name__ == "__main__":
     ENTRY.run()

@@ -31,10 +31,12 @@ from eval.measure.reference import (
     load_statistics,
     refuse_features,
 )
-from eval.measure.table import Against, Wanted
+from eval.measure.table import MetricsByName, ReferenceStatistics
 from eval.statistics.arrays import npz_array, npz_keys
-from image.data import IMAGE_SUFFIXES, DigitsConfig, build_dataset
+from image.data import build_dataset
 from image.datasets.decode import decode_image
+from image.datasets.digits import DigitsConfig
+from image.datasets.files import IMAGE_SUFFIXES
 
 MAX_THREADS = 8
 
@@ -146,7 +148,7 @@ class AdmReference(Reference):
     def facts(self) -> dict[str, Any]:
         return {"name": self.name, "kind": "adm", "sha256": sha256_file(self.path), "num_samples": None}
 
-    def check(self, metrics: Wanted, features: str) -> None:
+    def check(self, metrics: MetricsByName, features: str) -> None:
         if features != "inception_adm":
             raise ValueError(
                 f"{self.path} is a reference of another protocol: its statistics are ADM's, but {', '.join(metrics)} "
@@ -155,13 +157,13 @@ class AdmReference(Reference):
         if self.media is None:
             refuse_features("reference", self.path, metrics, "image")
 
-    def against(self, metrics: Wanted, extractor: Extractor, take: Take) -> Against | None:
+    def against(self, metrics: MetricsByName, extractor: Extractor, take: Take) -> ReferenceStatistics | None:
         features: Mapping[str, np.ndarray] | None = {}
         if any(metric.needs == "features" for metric in metrics.values()):
             features = take(self.media, extractor)
             if features is None:
                 return None
-        return Against(load_statistics(self.path, metrics, extractor).moments, features, self.media)
+        return ReferenceStatistics(load_statistics(self.path, metrics, extractor).moments, features, self.media)
 
 
 class DigitsReference(MediaReference):

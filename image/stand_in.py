@@ -24,7 +24,8 @@ from eval.measure.stand_in import (
     StandIn,
     fit_classifier,
 )
-from image.data import DigitsConfig, build_dataset
+from image.data import build_dataset
+from image.datasets.digits import DigitsConfig
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from core.schema import choice
 from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
 from image.backbone import BACKBONES, SiTConfig
-from image.data import DATASETS, DigitsConfig, LatentsConfig, build_dataset
+from image.data import DATASETS, LatentsConfig, build_dataset
+from image.datasets.digits import DigitsConfig
 from image.preview import ImagePreview
 from image.stand_in import EVALUATIONS, DigitsEvaluationConfig, NoEvaluationConfig
 from image.tokenizer import TOKENIZERS, PixelsConfig, build_tokenizer

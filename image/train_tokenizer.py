@@ -31,7 +31,8 @@ from core.schema import choice, plain
 from core.storage.atomic import atomic_dir
 from core.storage.run_folder import RunDirectory
 from image.codecs.autoencoder import AutoencoderConfig, ConvKL, save_autoencoder
-from image.data import PIXEL_DATASETS, DigitsConfig, PixelsDataConfig, build_dataset
+from image.data import PIXEL_DATASETS, PixelsDataConfig, build_dataset
+from image.datasets.digits import DigitsConfig
 from image.preview import grid
 
 METRICS_FILE = "metrics.json"

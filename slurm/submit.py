@@ -223,7 +223,7 @@ def _python(needs: Resources) -> str | None:
 
 @contextlib.contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """What is started inside does not get the terminal's Ctrl-C: it is stopped in order, by us."""
+    """Keep the terminal's Ctrl-C from what is started inside: it is stopped in order, by us."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield

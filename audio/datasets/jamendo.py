@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audio.datasets.windows import Collection, WindowDataset, WindowsConfig
+from audio.datasets.windows import WindowDataset, WindowsConfig
 from audio.sounds.sound import ClipFormat
+from core.data.collection import Collection
 from core.data.files import existing_folder
 from core.data.index import NUM_LISTED
 

@@ -133,6 +133,10 @@ class NotesDataset:
         """Note `index`, a (C, L) copy."""
         return self.media[index].clone()
 
+    def mask(self, index: int) -> Tensor:
+        """(N,) bool, True: a note fills its clip."""
+        return torch.ones(self.clip.num_tokens, dtype=torch.bool)
+
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """`media` (C, L) float32 in (-1, 1) and `condition`; `rng` is not used."""
         return {"media": self.clip_at(index), "condition": self.conditions[index]}

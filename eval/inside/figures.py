@@ -25,7 +25,7 @@ Pairs = Sequence[tuple[int, int]]
 
 @dataclass(frozen=True)
 class Range:
-    """What the colours of a heat map mean: a label, and the values at both ends (None: those of the data)."""
+    """The range of a heat map's colours: a label, and the values at both ends (None: those of the data)."""
 
     label: str
     low: float | None = None

@@ -27,7 +27,7 @@ from core.train.config import RunConfig
 from eval.measure.extractor import Extractor
 from eval.measure.generated import ChunkMedia, Chunks, Form
 from eval.measure.media import Media
-from eval.measure.record import Facts, hardware
+from eval.measure.record import Provenance, hardware
 from eval.measure.reference import Reference, Size
 from eval.measure.table import Table
 
@@ -101,7 +101,7 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
-class Making:
+class SamplePlan:
     """How samples are made.
 
     command  the sampling command that would make them
@@ -121,7 +121,7 @@ class Making:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """What the command comes to, with every null filled in.
 
     making     how samples are made; None where they are given
@@ -130,7 +130,7 @@ class Plan:
     extractor  (name, device) -> the extractor; ValueError where its weights are absent, ImportError for an extra
     """
 
-    making: Making | None
+    sample_plan: SamplePlan | None
     reference: str
     metrics: dict[str, list[str]]
     extractor: Callable[[str, torch.device], Extractor]
@@ -151,7 +151,7 @@ class Components:
     """
 
     table: Table
-    plan: Callable[[Any], Plan]
+    plan: Callable[[Any], EvaluationPlan]
     open_reference: Callable[[str], Reference]
     open_samples: Callable[[Path], Media]
     size_of: Callable[[Media], Size]
@@ -160,40 +160,40 @@ class Components:
     key: str = "reference"
 
 
-def told_beside(config: EvaluateConfig) -> dict[str, Any]:
+def written_protocol(config: EvaluateConfig) -> dict[str, Any]:
     """What the sampling command wrote beside the given samples; {} where it wrote nothing."""
     path = Path(config.samples or "").expanduser()
     files = [folder / "protocol.yaml" for folder in (path, path.parent)] if config.samples else []
     file = next((file for file in files if file.is_file()), None)
-    told = {} if file is None else yaml.safe_load(file.read_text())
-    if not isinstance(told, dict) or not isinstance(told.get("protocol", {}), dict):
+    content = {} if file is None else yaml.safe_load(file.read_text())
+    if not isinstance(content, dict) or not isinstance(content.get("protocol", {}), dict):
         raise ValueError(f"{file} is damaged: no mapping with a protocol in it; without it, the protocol is unknown")
-    return told
+    return content
 
 
 def run_behind(config: EvaluateConfig) -> Path | None:
     """The folder of the run that is measured or that made the given samples; None where it is not known or gone."""
-    run = config.run or told_beside(config).get("run")
+    run = config.run or written_protocol(config).get("run")
     return Path(run) if run is not None and (Path(run) / "config.yaml").is_file() else None
 
 
-def facts_of_given(config: EvaluateConfig, world: World) -> Facts:
+def given_provenance(config: EvaluateConfig, world: World) -> Provenance:
     """What is known of the making of given samples."""
-    told = told_beside(config)
-    protocol = told.get("protocol", UNKNOWN)
+    content = written_protocol(config)
+    protocol = content.get("protocol", UNKNOWN)
     if config.num is not None and protocol is not UNKNOWN:
         protocol = {**protocol, "num": config.num}
-    return facts_of(protocol, told.get("run") or config.samples, told.get("checkpoint") or "", world)
+    return provenance_of(protocol, content.get("run") or config.samples, content.get("checkpoint") or "", world)
 
 
-def facts_of(protocol: dict, run: str, checkpoint: str, world: World) -> Facts:
+def provenance_of(protocol: dict, run: str, checkpoint: str, world: World) -> Provenance:
     """What all records of this evaluation share."""
     step = re.search(r"step_(\d+)", checkpoint)
     folder = Path(run)
     config = json_sha256(RunDirectory(folder).config()) if (folder / "config.yaml").is_file() else None
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
     machine = hardware(world.device, world.size)
-    return Facts(protocol, machine, now, config, None if step is None else int(step[1]), run)
+    return Provenance(protocol, machine, now, config, None if step is None else int(step[1]), run)
 
 
 def output_folder(config: EvaluateConfig) -> Path:

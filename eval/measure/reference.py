@@ -19,7 +19,7 @@ import numpy as np
 from core.storage.atomic import write_atomic
 from eval.measure.extractor import Extractor, Take
 from eval.measure.media import Media
-from eval.measure.table import Against, Wanted
+from eval.measure.table import MetricsByName, ReferenceStatistics
 from eval.statistics.arrays import npz_array
 from eval.statistics.frechet import load_moments, moments
 
@@ -49,13 +49,13 @@ class Reference:
         """Its media in the form that the extractor looks at."""
         return self.media
 
-    def check(self, metrics: Wanted, features: str) -> None:
+    def check(self, metrics: MetricsByName, features: str) -> None:
         """Raises ValueError for metrics that need more than it has, and `features` it was not measured with."""
 
-    def check_features(self, metrics: Wanted, extractor: Extractor) -> None:
+    def check_features(self, metrics: MetricsByName, extractor: Extractor) -> None:
         """Raises ValueError for other weights or preprocessing than it was measured with."""
 
-    def against(self, metrics: Wanted, extractor: Extractor, take: Take) -> Against | None:
+    def against(self, metrics: MetricsByName, extractor: Extractor, take: Take) -> ReferenceStatistics | None:
         """What the metrics need of it, in the main process; `take` extracts features on all processes."""
         raise NotImplementedError
 
@@ -69,14 +69,14 @@ class MediaReference(Reference):
     def facts(self) -> dict[str, Any]:
         return self.media.facts()
 
-    def against(self, metrics: Wanted, extractor: Extractor, take: Take) -> Against | None:
+    def against(self, metrics: MetricsByName, extractor: Extractor, take: Take) -> ReferenceStatistics | None:
         if all(metric.needs == "nothing" for metric in metrics.values()):
-            return Against({}, {})
+            return ReferenceStatistics({}, {})
         media = self.seen_by(extractor)
         features = take(media, extractor)
         if features is None:
             return None
-        return Against({of: moments(features[of]) for of in streams(metrics, extractor)}, features, media)
+        return ReferenceStatistics({of: moments(features[of]) for of in streams(metrics, extractor)}, features, media)
 
 
 class StatisticsReference(Reference):
@@ -90,27 +90,27 @@ class StatisticsReference(Reference):
     def __init__(self, path: Path, unit: str, key: str = "reference"):
         self.path, self.name, self.unit, self.key = path, path.name, unit, key
         try:
-            self.told = json.loads(str(npz_array(path, FACTS)))
-            size = self.told["size"]
+            self.content = json.loads(str(npz_array(path, FACTS)))
+            size = self.content["size"]
             self.size = None if size is None else tuple(size)
-            self.features, self.reference = self.told["features"], self.told["reference"]
+            self.features, self.reference = self.content["features"], self.content["reference"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{key} is {str(path)!r}, whose '{FACTS}' are damaged: {error}") from error
 
     def facts(self) -> dict[str, Any]:
         return self.reference
 
-    def check(self, metrics: Wanted, features: str) -> None:
+    def check(self, metrics: MetricsByName, features: str) -> None:
         refuse_features(self.key, self.path, metrics, self.unit)
 
-    def check_features(self, metrics: Wanted, extractor: Extractor) -> None:
+    def check_features(self, metrics: MetricsByName, extractor: Extractor) -> None:
         own = extractor.facts() if metrics else {}
         other = {key: (self.features.get(key), own[key]) for key in own if self.features.get(key) != own[key]}
         if other:
-            told = "; ".join(f"{key} {there} there, {here} here" for key, (there, here) in other.items())
-            raise ValueError(f"{self.path} is a reference of another protocol: features' {told}")
+            content = "; ".join(f"{key} {there} there, {here} here" for key, (there, here) in other.items())
+            raise ValueError(f"{self.path} is a reference of another protocol: features' {content}")
 
-    def against(self, metrics: Wanted, extractor: Extractor, take: Take) -> Against:
+    def against(self, metrics: MetricsByName, extractor: Extractor, take: Take) -> ReferenceStatistics:
         return load_statistics(self.path, metrics, extractor)
 
 
@@ -119,8 +119,8 @@ def save_statistics(path: Path, reference: Reference, extractor: Extractor, feat
 
     `n` counts rows of features, `facts` pieces of media.
     """
-    told = {"features": extractor.facts(), "reference": reference.facts(), "size": reference.size}
-    arrays: dict[str, np.ndarray] = {FACTS: np.array(json.dumps(told))}
+    content = {"features": extractor.facts(), "reference": reference.facts(), "size": reference.size}
+    arrays: dict[str, np.ndarray] = {FACTS: np.array(json.dumps(content))}
     for kind, (mean, covariance) in STATISTICS.items():
         of = extractor.main if kind == "main" else kind
         if of in features:
@@ -131,7 +131,7 @@ def save_statistics(path: Path, reference: Reference, extractor: Extractor, feat
     write_atomic(path, content.getvalue())
 
 
-def load_statistics(path: Path, metrics: Wanted, extractor: Extractor) -> Against:
+def load_statistics(path: Path, metrics: MetricsByName, extractor: Extractor) -> ReferenceStatistics:
     """The moments in a file that the metrics need; ValueError for features whose moments such files do not hold."""
     held = {extractor.main: False, "spatial": True}
     lacking = [
@@ -139,17 +139,19 @@ def load_statistics(path: Path, metrics: Wanted, extractor: Extractor) -> Agains
     ]
     if lacking:
         raise ValueError(f"{path} holds statistics of features '{extractor.main}' only, not of {', '.join(lacking)}'s")
-    return Against({of: load_moments(path, spatial=held[of]) for of in sorted(streams(metrics, extractor))}, {})
+    return ReferenceStatistics(
+        {of: load_moments(path, spatial=held[of]) for of in sorted(streams(metrics, extractor))}, {}
+    )
 
 
-def refuse_features(key: str, path: Path, metrics: Wanted, unit: str) -> None:
+def refuse_features(key: str, path: Path, metrics: MetricsByName, unit: str) -> None:
     """Raises ValueError for metrics that need the features of a reference's media, where it has statistics only."""
     lacking = [name for name, metric in metrics.items() if metric.needs == "features"]
     if lacking:
         raise ValueError(f"{key} {path} holds statistics only; {', '.join(lacking)} need the {unit}s themselves")
 
 
-def streams(metrics: Wanted, extractor: Extractor) -> list[str]:
+def streams(metrics: MetricsByName, extractor: Extractor) -> list[str]:
     """The features whose moments the metrics need."""
     wanted = [metric.stream(extractor) for metric in metrics.values() if metric.needs == "moments"]
     return list(dict.fromkeys(wanted))

@@ -31,7 +31,7 @@ NEEDS = ("moments", "features", "nothing")
 
 
 @dataclass(frozen=True)
-class Against:
+class ReferenceStatistics:
     """What a reference has for one extractor.
 
     moments   by the features' names
@@ -61,7 +61,7 @@ class Operands:
     metric: str
     of: str
     features: Mapping[str, np.ndarray]
-    against: Against
+    against: ReferenceStatistics
     samples: Media
     extractor: Extractor
     device: torch.device
@@ -131,7 +131,7 @@ class Metric:
         return self.at_least if isinstance(self.at_least, int) else self.at_least(extractor)
 
 
-Wanted = Mapping[str, Metric]  # by name, in the order in which they are told
+MetricsByName = Mapping[str, Metric]  # by name, in the order in which they are told
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Table:
     unit      what a piece of media is called
     """
 
-    metrics: Wanted
+    metrics: MetricsByName
     defaults: Mapping[str, tuple[str, ...]]
     unit: str
 
@@ -170,11 +170,11 @@ class Table:
             )
         return features
 
-    def of(self, names: Sequence[str]) -> Wanted:
+    def of(self, names: Sequence[str]) -> MetricsByName:
         """The entries of these metrics, in their order."""
         return {name: self.metrics[name] for name in names}
 
-    def compared(self, names: Sequence[str]) -> Wanted:
+    def compared(self, names: Sequence[str]) -> MetricsByName:
         """The metrics that need a reference."""
         return {name: entry for name, entry in self.of(names).items() if entry.needs != "nothing"}
 
@@ -196,7 +196,7 @@ class Table:
         names: Sequence[str],
         extractor: Extractor,
         features: Mapping[str, np.ndarray],
-        against: Against,
+        against: ReferenceStatistics,
         samples: Media,
         device: torch.device,
     ) -> dict[str, Estimate]:

@@ -105,8 +105,8 @@ class MatchedRuns:
             unmatched = [key for key in changed_keys(first, config) if is_below(key, MATCHED) and key != "seed"]
             wrong, before = [key for key in unmatched if not is_free(key)], first
         if wrong:
-            told = "; ".join(f"{key} is {value_at(config, key)!r}, not {value_at(before, key)!r}" for key in wrong)
-            raise ValueError(f"{run.shown()} is not matched with the other runs: {told}")
+            details = "; ".join(f"{key} is {value_at(config, key)!r}, not {value_at(before, key)!r}" for key in wrong)
+            raise ValueError(f"{run.shown()} is not matched with the other runs: {details}")
 
     def _check_first_losses(self, seed: int) -> None:
         """ValueError when the flow losses of step 1 differ among the methods."""
@@ -121,9 +121,9 @@ class MatchedRuns:
         tolerance = TOLERANCE.get(precision, LOW_PRECISION_TOLERANCE)
         reference = losses[self.methods[0]]
         if any(abs(loss - reference) > tolerance * abs(reference) for loss in losses.values()):
-            told = ", ".join(f"{method} {loss:.8g}" for method, loss in losses.items())
+            details = ", ".join(f"{method} {loss:.8g}" for method, loss in losses.items())
             raise ValueError(
-                f"the runs with seed {seed} are not matched: {LOSS} of step 1 is {told}; with the same weights, "
+                f"the runs with seed {seed} are not matched: {LOSS} of step 1 is {details}; with the same weights, "
                 "data and noise it is the same"
             )
 
@@ -139,14 +139,14 @@ def find_seeds(folder: Path, domain: str, methods: Sequence[str]) -> list[int]:
         missing = ", ".join(method for method, seeds in found.items() if not seeds)
         raise ValueError(f"{folder / domain} holds no run of {missing}; needed: folders such as {methods[0]}-seed0")
     if len({frozenset(seeds) for seeds in found.values()}) > 1:
-        told = "; ".join(f"{method} {sorted(seeds)}" for method, seeds in found.items())
-        raise ValueError(f"the methods have other seeds in {folder / domain}: {told}; seeds=[...] chooses")
+        details = "; ".join(f"{method} {sorted(seeds)}" for method, seeds in found.items())
+        raise ValueError(f"the methods have other seeds in {folder / domain}: {details}; seeds=[...] chooses")
     return sorted(found[methods[0]])
 
 
 @dataclass(frozen=True)
 class Evaluations:
-    """What runs measured at the steps common to all: values[method] is (S, E).
+    """The values that runs measured at the steps common to all: values[method] is (S, E).
 
     record  one of the records that the values are from; None where they are from evaluations.jsonl
     """
@@ -157,7 +157,7 @@ class Evaluations:
     record: Record | None = None
 
 
-Measured = dict[str, dict[int, float]]  # metric -> step -> value
+Curves = dict[str, dict[int, float]]  # metric -> step -> value
 
 
 def read_evaluations(runs: MatchedRuns, metric: str | None) -> Evaluations:
@@ -188,9 +188,9 @@ def read_evaluations(runs: MatchedRuns, metric: str | None) -> Evaluations:
     return Evaluations(metric, common, values, used[0] if used else None)
 
 
-def _lines(path: Path) -> Measured:
-    """What evaluations.jsonl of a run holds."""
-    found: Measured = {}
+def _lines(path: Path) -> Curves:
+    """The curves in evaluations.jsonl of a run."""
+    found: Curves = {}
     for line in read_lines(path / EVALUATIONS):
         for name, value in line.items():
             if name not in COUNTS:
@@ -211,5 +211,5 @@ def _check_same_protocol(records: Sequence[Record]) -> None:
     for record in records[1:]:
         found = differences(records[0], record)
         if found:
-            told = "; ".join(f"{key} is {now}, not {before}" for key, (before, now) in found.items())
-            raise ValueError(f"records of {record.metric} in {record.run} are of another protocol: {told}")
+            details = "; ".join(f"{key} is {now}, not {before}" for key, (before, now) in found.items())
+            raise ValueError(f"records of {record.metric} in {record.run} are of another protocol: {details}")

@@ -44,8 +44,8 @@ def find_command(domain: str) -> Entry:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What all runs share, and what makes a method.
+class RunPlan:
+    """The runs of a comparison: what all of them share, and what makes a method.
 
     common   overrides of every run; one that a method sets itself is left out there
     methods  overrides of each method, the baseline first
@@ -93,7 +93,7 @@ class Plan:
                     raise ValueError(f"methods holds {one!r} and {other!r}, which are the same run")
 
 
-def measures(config: Any) -> bool:
+def measures_samples(config: Any) -> bool:
     """Whether a run with this config measures its samples by itself."""
     return value_at(plain(config), "evaluation.name") != "none"
 
@@ -111,7 +111,7 @@ def check_overrides(common: Sequence[str], methods: Mapping[str, Sequence[str]])
                 raise ValueError(f"{where} holds {key_of(word)}; the comparison sets it: seeds, name, runs_dir, every")
 
 
-def claim(config: Any, path: Path) -> bool:
+def is_complete(config: Any, path: Path) -> bool:
     """Whether the run at `path` is complete with this config.
 
     Raises ValueError when it was begun with a config that computes or measures something else.
@@ -123,13 +123,13 @@ def claim(config: Any, path: Path) -> bool:
     changes = [key for key in changed_keys(run.config(), wanted) if not is_free(key)] if begun else []
     if changes:
         before = run.config()
-        told = ", ".join(f"{key} ({value_at(before, key)} before, {value_at(wanted, key)} now)" for key in changes)
-        raise ValueError(f"{run.shown()} was made with another {told}; choose another name=..., or the same values")
+        details = ", ".join(f"{key} ({value_at(before, key)} before, {value_at(wanted, key)} now)" for key in changes)
+        raise ValueError(f"{run.shown()} was made with another {details}; choose another name=..., or the same values")
     summary = run.summary()
     return summary is not None and summary["steps"] == config.trainer.steps
 
 
-def sweep_content(plan: Plan, name: str, runs_dir: str, metric: str | None) -> dict[str, Any]:
+def sweep_content(plan: RunPlan, name: str, runs_dir: str, metric: str | None) -> dict[str, Any]:
     """The keys of a sweep file for `slurm/launch.py` with the runs of the plan; its folder is <runs_dir>/sweeps/<name>.
 
     Raises ValueError for an override that is not key=value.

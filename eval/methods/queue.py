@@ -18,7 +18,7 @@ STOPPED = tuple(128 + number for number in STOP_SIGNALS)
 
 
 @dataclass(frozen=True)
-class Job:
+class QueuedRun:
     """A run to make: its name, its folder, and the arguments of the Python interpreter."""
 
     name: str
@@ -34,9 +34,9 @@ class RunQueue:
 
     def __init__(self, logs: Path, parallel: int, tell: Callable[[str], None]):
         self.logs, self.parallel, self.tell = logs, parallel, tell
-        self.running: dict[Job, tuple[subprocess.Popen, float]] = {}
+        self.running: dict[QueuedRun, tuple[subprocess.Popen, float]] = {}
 
-    def make(self, jobs: Sequence[Job]) -> None:
+    def make(self, jobs: Sequence[QueuedRun]) -> None:
         """Make all runs. Raises RunError naming the first that failed; exits as a run does when told to stop."""
         waiting = list(jobs)
         with StopRequest() as stop:
@@ -52,7 +52,7 @@ class RunQueue:
                 self.tell("stopped; the same command continues")
                 raise SystemExit(stop.exit_code)
 
-    def _start(self, job: Job, stop: StopRequest) -> None:
+    def _start(self, job: QueuedRun, stop: StopRequest) -> None:
         """Begin a run; one that another process writes (a child of a killed comparison, say) is waited for."""
         run = RunDirectory(job.path)
         if run.path.is_dir() and run.is_locked():
@@ -82,7 +82,7 @@ class RunQueue:
                 raise RunError(f"{job.name} ended with exit code {code}: {self._last_words(job)}")
             self.tell(f"{job.name}: done in {time.perf_counter() - begun:.0f} s")
 
-    def _last_words(self, job: Job) -> str:
+    def _last_words(self, job: QueuedRun) -> str:
         file = self.logs / f"{job.name}.log"
         lines = [line for line in file.read_text(errors="replace").splitlines() if line.startswith("error")]
         return lines[-1] if lines else f"see above, and {file}"

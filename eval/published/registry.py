@@ -76,20 +76,22 @@ class WeightsEntry:
         return None if None in sizes else sum(sizes)
 
     def remote_path(self, file: WeightsFile) -> str:
-        """Where a file stands in the hub repository."""
+        """The path of a file in the hub repository."""
         return file.url.split(f"/resolve/{self.revision}/", 1)[1]
 
 
-Facts = tuple[str, str | None, int | None]  # path, SHA-256, bytes
+HubFile = tuple[str, str | None, int | None]  # path, SHA-256, bytes
 
 
-def _hub_files(repository: str, revision: str, facts: Iterable[Facts], subfolder: str = "") -> tuple[WeightsFile, ...]:
+def _hub_files(
+    repository: str, revision: str, facts: Iterable[HubFile], subfolder: str = ""
+) -> tuple[WeightsFile, ...]:
     """Files of a hub repository; below `subfolder` there, at the top of the folder here."""
     base = f"{HUB}/{repository}/resolve/{revision}/{subfolder}"
     return tuple(WeightsFile(path, base + path, sha256, size) for path, sha256, size in facts)
 
 
-def _shards(stem: str, facts: list[tuple[str, int]]) -> list[Facts]:
+def _shards(stem: str, facts: list[tuple[str, int]]) -> list[HubFile]:
     """The parts of one set of weights, as they are named on the hub."""
     return [
         (f"{stem}-{number:05d}-of-{len(facts):05d}.safetensors", sha256, size)
@@ -105,11 +107,11 @@ STABLE_AUDIO = ("stabilityai/stable-audio-open-1.0", "f21265c1e2710b3bd238659694
 DINO_LARGE = ("facebook/dinov2-large", "47b73eefe95e8d44ec3623f8890bd894b6ea2d6c")
 DINO = ("facebook/dinov2-base", "f9e44c814b77203eaa57a6bdbbd535f21ede1415")
 WAN = ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "0fad780a534b6463e45facd96134c9f345acfa5b")
-WAN_VAE: tuple[Facts, ...] = (
+WAN_VAE: tuple[HubFile, ...] = (
     ("config.json", "f0c1cc1d7decb5badc384f54691746a27a9aeff49f7ebca974e583389342d527", 724),
     (AUTOENCODER, "d6e524b3fffede1787a74e81b30976dce5400c4439ba64222168e607ed19e793", 507_591_892),
 )
-WAN_FILES: tuple[Facts, ...] = (
+WAN_FILES: tuple[HubFile, ...] = (
     ("model_index.json", "b8b28e022329acf975e027579a1d2dc3de44dba28f4c909b98a880fbf5b0de7d", 400),
     ("scheduler/scheduler_config.json", "3fed2abbd9bbc301a74db01947198057ec5049808910dccab320925bf27bea6e", 751),
     ("tokenizer/special_tokens_map.json", "456b58fd240a06c743a7c2cf8008bec501240d68ebd1fc4018ea569505fea270", 7079),

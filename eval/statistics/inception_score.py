@@ -15,7 +15,7 @@ from eval.statistics.estimate import Estimate, plus_minus_std
 
 @dataclass(frozen=True)
 class Splits:
-    """How the samples are cut into parts that are scored on their own; exactly one of size and count.
+    """A rule that cuts the samples into parts that are scored on their own; exactly one of size and count.
 
     size: samples of a part; a last shorter one counts like the others. count: parts as equal as can be. seed: of a
     shuffle before; None keeps the order, which then matters if the samples are sorted by class.

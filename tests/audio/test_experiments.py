@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from audio.backbone import SiTConfig
-from audio.conditioning import NoneConfig, Unconditional
 from audio.train import AudioConfig, build_domain
 from core.commands.entry import compose_config
+from core.conditioning.none import NoneConfig, Unconditional
 from core.data.stream import StepPositions, step_batches
 from core.nets.sit import SIZES
 from core.processes.world import World

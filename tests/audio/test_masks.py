@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from audio.backbone import SiTConfig
-from audio.conditioning import Unconditional
 from core.alignment.layersync import LayerSync
+from core.conditioning.none import Unconditional
 from core.contracts import Batch
 from core.data.stream import collate
 from core.draws import StepRandom

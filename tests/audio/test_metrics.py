@@ -8,9 +8,9 @@ import torch
 
 from audio.encoders.protocols import FADTK, ONE_WINDOW, WindowProtocol
 from audio.extractors import EXTRACTORS
-from audio.metrics import METRICS, SMALLEST, TABLE, Promised, wanted
+from audio.metrics import METRICS, SMALLEST, TABLE, PlannedSamples, wanted
 from eval.measure.media import Media
-from eval.measure.table import Against
+from eval.measure.table import ReferenceStatistics
 from eval.statistics.frechet import frechet_infinity, moments
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def rows(count, width=2, seed=0):
 
 def divergence(own, theirs, own_names=None, their_names=None):
     """`kl` of logits through the table."""
-    against = Against({}, {"logits": theirs}, Clips(len(theirs), their_names))
+    against = ReferenceStatistics({}, {"logits": theirs}, Clips(len(theirs), their_names))
     ear, samples = Ear("classifier", "logits"), Clips(len(own), own_names)
     return TABLE.measure(["kl"], ear, {"logits": own}, against, samples, CPU)["kl"]
 
@@ -75,7 +75,7 @@ def test_fad_infinity_draws_with_replacement_as_fadtk_does_and_without_otherwise
     own, reference = rows(SMALLEST + 20), moments(rows(600, seed=1))
     expected = {each: frechet_infinity(own, reference, points=25, smallest=500, replace=each) for each in (False, True)}
     assert expected[False].value != expected[True].value
-    ear, against = Ear("clap", "embedding", protocol), Against({"embedding": reference}, {})
+    ear, against = Ear("clap", "embedding", protocol), ReferenceStatistics({"embedding": reference}, {})
     found = TABLE.measure(["fad_infinity"], ear, {"embedding": own}, against, Clips(len(own)), CPU)
     assert found["fad_infinity"].value == expected[replace].value
 
@@ -91,18 +91,18 @@ def test_fad_infinity_asks_many_samples_and_no_large_reference():
 
 
 def test_defaults_are_those_that_the_samples_to_be_made_allow():
-    few, many = (Promised(count, labelled=True, texts=None) for count in (SMALLEST, SMALLEST + 1))
+    few, many = (PlannedSamples(count, labelled=True, texts=None) for count in (SMALLEST, SMALLEST + 1))
     assert wanted(None, "clap_music", few) == {"clap_music": ["fad"]}
     assert wanted(None, "clap_music", many) == {"clap_music": ["fad", "fad_infinity"]}
     assert wanted(None, "notes", few) == {"notes": ["frechet_distance", "class_accuracy"]}
-    assert wanted(None, "notes", Promised(9, labelled=False, texts=None)) == {"notes": ["frechet_distance"]}
+    assert wanted(None, "notes", PlannedSamples(9, labelled=False, texts=None)) == {"notes": ["frechet_distance"]}
     with pytest.raises(ValueError, match="class_accuracy needs to know which class each sample was asked to be"):
-        wanted(["class_accuracy"], "notes", Promised(9, labelled=False, texts=None))
+        wanted(["class_accuracy"], "notes", PlannedSamples(9, labelled=False, texts=None))
     with pytest.raises(
         ValueError, match=r"clap_score needs to know .* prompts=\[\.\.\.\], a run with conditioning=text"
     ):
         wanted(["clap_score"], "clap", few)
-    assert wanted(["clap_score"], "clap", Promised(1, False, ["rain"])) == {"clap": ["clap_score"]}
+    assert wanted(["clap_score"], "clap", PlannedSamples(1, False, ["rain"])) == {"clap": ["clap_score"]}
 
 
 @pytest.mark.parametrize(("metric", "features"), [("fad", "notes"), ("kl", "clap"), ("clap_score", "vggish")])

@@ -5,20 +5,15 @@ import json
 import pytest
 import torch
 
-from audio.codecs.scaling import Measured, measure, measured, real_frames, scaling_for
+from audio.codecs.scaling import ClipMeasurement, check_trained
 from audio.data import clip_format
 from audio.datasets.folder import FolderConfig, FolderDataset
 from audio.datasets.notes import NotesConfig, NotesDataset
-from audio.tokenizer import (
-    ConvOobleckConfig,
-    Scaling,
-    SpectralTokenizerConfig,
-    StableAudioConfig,
-    build_tokenizer,
-)
+from audio.tokenizer import ConvOobleckConfig, SpectralTokenizerConfig, StableAudioConfig, build_tokenizer
 from audio.train_tokenizer import ENTRY as TRAIN_TOKENIZER
 from audio.train_tokenizer import OUTPUT_FILES
 from core.draws import StepRandom
+from core.latents.scaling import MeasuredLatents, Scaling
 from tests.audio.audio_files import music, write_sound
 from tests.end_to_end.audio_runs import HOP, RATE, save_vae
 
@@ -48,7 +43,8 @@ def test_stable_audio_codes_ten_seconds_as_215_frames():
 def test_scaled_latents_have_mean_0_and_deviation_1_in_each_channel(few_notes):
     tokenizer, known = build_tokenizer(SpectralTokenizerConfig(griffin_lim_iterations=1), 16000, 2, CPU)
     assert known is None
-    scaled = tokenizer.scaled(scaling_for(None, measure(tokenizer, few_notes)))
+    found = ClipMeasurement(tokenizer, few_notes).measure()
+    scaled = tokenizer.scaled(Scaling.of(found.mean, found.std))
     latents = scaled.encode(few_notes.media, StepRandom(0, 0))
     torch.testing.assert_close(latents.mean((0, 2)), torch.zeros(65), atol=1e-4, rtol=0)
     torch.testing.assert_close(latents.std((0, 2)), torch.ones(65), atol=1e-2, rtol=0)
@@ -84,7 +80,6 @@ def test_numbers_in_the_config_win(vae):
     mean, std = [0.0, 1.0, 2.0, 3.0], [1.0, 2.0, 4.0, 8.0]
     _, known = build_tokenizer(stable(vae, latent_mean=mean, latent_std=std), RATE, 2, CPU)
     assert known == Scaling(mean, [1.0, 0.5, 0.25, 0.125])
-    assert scaling_for(known, None) == known
 
 
 @pytest.mark.parametrize(
@@ -98,13 +93,15 @@ def test_clips_of_another_format_are_refused(rate, channels, words, vae):
 
 def test_what_was_measured_is_kept_and_damage_is_named(few_notes, tmp_path):
     tokenizer, _ = build_tokenizer(SpectralTokenizerConfig(griffin_lim_iterations=1), 16000, 2, CPU)
-    first = measured(tokenizer, few_notes, tmp_path)
+    first = ClipMeasurement(tokenizer, few_notes).cached(tmp_path)
     (file,) = tmp_path.iterdir()
-    file.write_text(json.dumps({**json.loads(file.read_text()), "num_clips": 7}))
-    assert measured(tokenizer, few_notes, tmp_path).num_clips == 7 != first.num_clips  # read, not measured again
+    file.write_text(json.dumps({**json.loads(file.read_text()), "num_items": 7}))
+    assert (
+        ClipMeasurement(tokenizer, few_notes).cached(tmp_path).num_items == 7 != first.num_items
+    )  # read, not measured again
     file.write_text("{")
     with pytest.raises(ValueError, match=r"latents-.*json is damaged, delete it"):
-        measured(tokenizer, few_notes, tmp_path)
+        ClipMeasurement(tokenizer, few_notes).cached(tmp_path)
 
 
 def test_padding_is_not_measured(tmp_path):
@@ -115,26 +112,27 @@ def test_padding_is_not_measured(tmp_path):
     tokenizer, _ = build_tokenizer(SpectralTokenizerConfig(griffin_lim_iterations=1), 16000, 2, CPU)
     write_sound(tmp_path / "a" / "short.wav", music(0.256, 16000, 2, seed=1), 16000)
     data = FolderDataset(config, clip)
-    real = [real_frames(data, index, clip.num_tokens) for index in range(2)]
+    measurement = ClipMeasurement(tokenizer, data)
+    real = [measurement.real_frames(index, clip.num_tokens) for index in range(2)]
     assert sorted(real) == [16, 32]
-    found = measure(tokenizer, data)
+    found = measurement.measure()
     parts = [tokenizer.moments(data.clip_at(index)[None])[0][0, :, : real[index]] for index in range(2)]
     torch.testing.assert_close(torch.tensor(found.mean), torch.cat(parts, dim=1).mean(1), atol=1e-5, rtol=1e-5)
 
 
 def test_random_weights_are_found_out(vae, few_notes):
     trained, _ = build_tokenizer(SpectralTokenizerConfig(griffin_lim_iterations=4), 16000, 2, CPU)
-    assert measure(trained, few_notes).correlation > 0.9
+    assert ClipMeasurement(trained, few_notes).measure().correlation > 0.9
     random_vae = save_vae(vae.parent / "rate16k", sample_rate=16000)
     tokenizer, _ = build_tokenizer(stable(random_vae), 16000, 2, CPU)
-    found = measure(tokenizer, few_notes)
+    found = ClipMeasurement(tokenizer, few_notes).measure()
     with pytest.raises(ValueError, match="Are its weights random"):
-        found.check(stable(random_vae))
-    found.check(stable(random_vae, allow_untrained=True))
+        check_trained(stable(random_vae), found)
+    check_trained(stable(random_vae, allow_untrained=True), found)
 
 
 def test_a_vae_trained_for_minutes_passes():
-    Measured([0.0], [1.0], correlation=0.26, num_clips=8).check(ConvOobleckConfig())
+    check_trained(ConvOobleckConfig(), MeasuredLatents([0.0], [1.0], correlation=0.26, num_items=8))
 
 
 @pytest.fixture(scope="module")

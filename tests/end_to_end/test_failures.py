@@ -12,7 +12,7 @@ from torch.utils.data import get_worker_info
 
 from core.step import TrainingLoss
 from core.train.trainer import Trainer
-from image.data import DigitsDataset
+from image.datasets.digits import DigitsDataset
 from tests.end_to_end.image_runs import MINUTE, RUN, Inside, is_one_line_error, same_run, steps_of, uninterrupted
 
 BAD_STEP = 8  # steps before it are made

@@ -20,7 +20,7 @@ from core.storage.lines import read_lines
 from core.storage.run_folder import RunDirectory
 from core.storage.weights import load_into, load_weights
 from core.train.trainer import Trainer
-from image.data import DigitsConfig, DigitsDataset
+from image.datasets.digits import DigitsConfig, DigitsDataset
 from image.train import ImageConfig, build_domain
 from tests.end_to_end.image_runs import (
     BATCH,

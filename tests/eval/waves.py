@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from eval.measure.command import run_evaluation
-from eval.measure.evaluation import Components, EvaluateConfig, Plan
+from eval.measure.evaluation import Components, EvaluateConfig, EvaluationPlan
 from eval.measure.extractor import Extractor
 from eval.measure.generated import AS_THEY_ARE
 from eval.measure.media import Media
@@ -84,7 +84,7 @@ def open_reference(value, root):
 
 def plan(config):
     config.check_target("real", config.real, "a folder of waves")
-    return Plan(
+    return EvaluationPlan(
         None, config.real, TABLE.plan(config.metrics, config.features or "windows"), lambda name, device: Windows()
     )
 

@@ -25,7 +25,9 @@ from core.schema import strict
 from core.step import TrainingLoss
 from image.cache import CacheConfig, main
 from image.codecs.autoencoder import AutoencoderConfig, ConvKL, save_autoencoder
-from image.data import DigitsConfig, FolderConfig, LatentsConfig, build_dataset
+from image.data import LatentsConfig, build_dataset
+from image.datasets.digits import DigitsConfig
+from image.datasets.files import FolderConfig
 from image.tokenizer import AutoencoderKLConfig, ConvKLConfig, PixelsConfig, build_tokenizer
 from image.train import ImageConfig, build_domain
 from image.train_tokenizer import TrainTokenizerConfig

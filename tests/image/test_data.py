@@ -14,8 +14,10 @@ from PIL import Image
 
 from core.draws import fold_seed, numpy_rng
 from core.schema import choice, plain, strict
-from image.data import DATASETS, DigitsConfig, FolderConfig, LatentsConfig, ParquetConfig, build_dataset
+from image.data import DATASETS, LatentsConfig, build_dataset
 from image.datasets.decode import center_crop, decode_image, to_media
+from image.datasets.digits import DigitsConfig
+from image.datasets.files import FolderConfig, ParquetConfig
 
 SIZE = 16
 
@@ -383,7 +385,7 @@ def test_allowed_broken_files_are_counted_logged_and_left_out(two_classes, caplo
 
 def test_more_broken_files_than_allowed_is_an_error(two_classes):
     paths = [write(two_classes / "cat" / name, data) for name, data in BROKEN.items()]
-    with pytest.raises(ValueError, match=r"5 broken images, data\.max_broken is 4") as caught:
+    with pytest.raises(ValueError, match=r"broken images: 5, data\.max_broken is 4") as caught:
         folder(two_classes, max_broken=4)
     assert all(str(path) in str(caught.value) for path in paths)
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from eval.measure.media import ArrayMedia
-from eval.measure.table import Against
+from eval.measure.table import ReferenceStatistics
 from eval.statistics.inception_score import Splits, inception_score
 from eval.statistics.kernel import kernel_distance
 from image.metrics import DEFAULTS, METRICS, TABLE
 
 CPU = torch.device("cpu")
-EYE = SimpleNamespace(name="inception_torch_fidelity", main="pool")
+EXTRACTOR = SimpleNamespace(name="inception_torch_fidelity", main="pool")
 
 
 def features(count, width, seed=0):
@@ -28,8 +28,8 @@ def test_kid_and_is_follow_torch_fidelity():
     from torch_fidelity.metric_isc import isc_features_to_metric
 
     own, logits, theirs = features(1100, 4), 3 * features(1100, 6), features(1050, 4, seed=1)
-    against = Against({}, {"pool": theirs})
-    found = TABLE.measure(["is", "kid"], EYE, {"pool": own, "logits": logits}, against, images(1100), CPU)
+    against = ReferenceStatistics({}, {"pool": theirs})
+    found = TABLE.measure(["is", "kid"], EXTRACTOR, {"pool": own, "logits": logits}, against, images(1100), CPU)
     assert list(found) == ["is", "kid"]
     expected = isc_features_to_metric(torch.from_numpy(logits), splits=10, shuffle=True, rng_seed=2020)
     assert found["is"].value == pytest.approx(expected["inception_score_mean"])
@@ -38,8 +38,8 @@ def test_kid_and_is_follow_torch_fidelity():
 
 def test_adm_scores_parts_of_5000_in_order():
     logits = 3 * features(10_000, 5)
-    eye = SimpleNamespace(name="inception_adm", main="pool")
-    found = TABLE.measure(["is"], eye, {"logits": logits}, Against({}, {}), images(10_000), CPU)["is"]
+    extractor = SimpleNamespace(name="inception_adm", main="pool")
+    found = TABLE.measure(["is"], extractor, {"logits": logits}, ReferenceStatistics({}, {}), images(10_000), CPU)["is"]
     parts = [inception_score(part, Splits(count=1)).value for part in (logits[:5000], logits[5000:])]
     assert found.value == pytest.approx(np.mean(parts))
 

@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from image import stand_in
-from image.data import DigitsConfig, build_dataset
+from image.data import build_dataset
+from image.datasets.digits import DigitsConfig
 from image.stand_in import DigitClassifier, DigitsEvaluationConfig, NoEvaluationConfig, train_classifier
 
 STEPS = 150

@@ -12,7 +12,9 @@ from core.latents.tokenizer import weights_sha256
 from core.processes.failures import NonFiniteError
 from core.schema import strict
 from image.codecs.autoencoder import AutoencoderConfig, load_autoencoder
-from image.data import DigitsConfig, FolderConfig, build_dataset
+from image.data import build_dataset
+from image.datasets.digits import DigitsConfig
+from image.datasets.files import FolderConfig
 from image.tokenizer import ConvKLConfig, build_tokenizer
 from image.train_tokenizer import (
     OUTPUT_FILES,

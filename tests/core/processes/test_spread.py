@@ -22,7 +22,8 @@ from core.flow.sampler import SamplerConfig
 from core.processes.world import World
 from core.storage.checkpoint import CheckpointStore, read_checkpoint
 from core.train.ema import EMAConfig
-from image.data import DigitsConfig, build_dataset
+from image.data import build_dataset
+from image.datasets.digits import DigitsConfig
 from tests.core.processes import spread_runs
 from tests.core.processes.spread_runs import BATCH, STEPS, STRONG, WEAK, WEIGHT, Case, fitted
 from tests.core.processes.started import together

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import core.storage.atomic
 import core.storage.checkpoint
 from core.storage.atomic import atomic_dir, sha256_file, write_atomic
 from core.storage.checkpoint import MANIFEST, SCHEMA_VERSION, CheckpointStore, read_checkpoint
@@ -151,7 +152,7 @@ store.save(2, {{"model": {{"w": torch.ones(3)}}, "ema": {{"w": torch.ones(3)}}}}
 
 def test_everything_is_on_disk_before_it_has_the_final_name(tmp_path, monkeypatch):
     synced, target = [], tmp_path / "target"
-    monkeypatch.setattr(core.storage.checkpoint, "sync", lambda path: synced.append((path.name, target.exists())))
+    monkeypatch.setattr(core.storage.atomic, "sync", lambda path: synced.append((path.name, target.exists())))
     with atomic_dir(target) as temporary:
         fill(temporary, "new")
     assert {("file", False), ("sub", False), (temporary.name, False)} <= set(synced)
@@ -171,7 +172,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert write_atomic(file, "old") == file
     write_atomic(file, b"\x00new")
     assert file.read_bytes() == b"\x00new"
-    monkeypatch.setattr(core.storage.checkpoint, "sync", lambda path: 1 / 0)
+    monkeypatch.setattr(core.storage.atomic, "sync", lambda path: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_atomic(file, "never")
     assert file.read_bytes() == b"\x00new"
@@ -297,7 +298,7 @@ def test_cleaning_removes_what_was_replaced(tmp_path):
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        core.storage.checkpoint.os, "fsync", lambda descriptor: os.open(tmp_path / "absent" / "x", os.O_RDONLY)
+        core.storage.atomic.os, "fsync", lambda descriptor: os.open(tmp_path / "absent" / "x", os.O_RDONLY)
     )
     with pytest.raises(OSError, match=r"facts\.json could not be written: No such file"):
         write_atomic(tmp_path / "facts.json", "new")

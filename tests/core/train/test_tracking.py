@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from core.storage.lines import JsonLines, read_lines
-from core.train import tracking
+from core.train import progress, tracking
 from core.train.progress import Progress
 from core.train.speed import Speedometer
 from core.train.tracking import METRICS, SPEED, Tracker, TrackingConfig, draw_curves
@@ -481,7 +481,7 @@ def test_the_curve_is_a_picture_of_the_lines(tmp_path, pairs):
 @pytest.fixture
 def clock(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(tracking.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
     return now
 
 

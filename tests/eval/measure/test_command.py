@@ -10,7 +10,7 @@ from eval.measure.extractor import Extractor, extract
 from eval.measure.media import ArrayMedia, FirstMedia
 from eval.measure.record import read_records
 from eval.measure.reference import MediaReference, load_statistics, save_statistics
-from eval.measure.table import Against, Metric, Table, frechet
+from eval.measure.table import Metric, ReferenceStatistics, Table, frechet
 from eval.statistics.neighbours import precision_recall
 from tests.eval.waves import TABLE, Waves, Windows, measure_waves, save_waves, windows_of
 
@@ -160,11 +160,11 @@ def test_what_arrays_are_named_by_follows_their_values():
 
 
 def test_statistics_of_other_features_than_the_file_holds_are_refused(root):
-    media, eye = Waves(root / "theirs"), Windows()
-    save_statistics(root / "s.npz", MediaReference(media, None), eye, extract(media, eye, 4, World()))
-    assert load_statistics(root / "s.npz", TABLE.of(["distance"]), eye).moments["moves"].num_samples == 23
+    media, extractor = Waves(root / "theirs"), Windows()
+    save_statistics(root / "s.npz", MediaReference(media, None), extractor, extract(media, extractor, 4, World()))
+    assert load_statistics(root / "s.npz", TABLE.of(["distance"]), extractor).moments["moves"].num_samples == 23
     with pytest.raises(ValueError, match="holds statistics of features 'moves' only, not of other's"):
-        load_statistics(root / "s.npz", {"other": Metric(frechet, ("windows",), of="logits")}, eye)
+        load_statistics(root / "s.npz", {"other": Metric(frechet, ("windows",), of="logits")}, extractor)
 
 
 def test_a_metric_that_stands_beside_others_has_its_own_extractor():
@@ -186,11 +186,13 @@ def test_precision_and_recall_are_computed_once(monkeypatch):
         return precision_recall(*args, **options)
 
     monkeypatch.setattr("eval.measure.table.precision_recall", counted)
-    rng, eye = np.random.default_rng(0), Windows()
+    rng, extractor = np.random.default_rng(0), Windows()
     ours, theirs = (rng.normal(size=(20, 2)).astype(np.float32) for _ in range(2))
     samples = ArrayMedia("waves", "wave", torch.zeros(20, 1))
     names = ["recall", "precision"]
-    found = TABLE.measure(names, eye, {"moves": ours}, Against({}, {"moves": theirs}), samples, torch.device("cpu"))
+    found = TABLE.measure(
+        names, extractor, {"moves": ours}, ReferenceStatistics({}, {"moves": theirs}), samples, torch.device("cpu")
+    )
     assert list(found) == names
     assert len(calls) == 1
     assert found["recall"] != found["precision"]

@@ -11,7 +11,7 @@ from eval.measure.generated import ChunkMedia, Chunks, Form
 from eval.measure.media import ArrayMedia, FirstMedia
 from eval.measure.reference import MediaReference
 from eval.measure.stand_in import ClassifierEvaluator, Fit, StandIn, fit_classifier
-from eval.measure.table import Against, Metric, Table, class_accuracy, frechet
+from eval.measure.table import Metric, ReferenceStatistics, Table, class_accuracy, frechet
 
 CPU = torch.device("cpu")
 
@@ -48,7 +48,9 @@ def test_lists_of_any_length_are_looked_at_and_counted_as_pieces():
     whole = extract(media, Halves(), 7, World())
     np.testing.assert_array_equal(features["moments"], whole["moments"])
     reference = MediaReference(ArrayMedia("other", "signal", signals(5, seed=1)), size=None)
-    against = reference.against(TABLE.of(["distance"]), Halves(), lambda each, eye: extract(each, eye, 5, World()))
+    against = reference.against(
+        TABLE.of(["distance"]), Halves(), lambda each, extractor: extract(each, extractor, 5, World())
+    )
     found = TABLE.measure(["distance"], Halves(), features, against, media, CPU)["distance"]
     assert found.num_samples == 7 and found.parameters["rows"] == 14
 
@@ -57,7 +59,7 @@ def test_labels_are_not_laid_beside_rows_that_are_no_pieces():
     media = ArrayMedia("toy", "signal", signals(7), torch.zeros(7, dtype=torch.int64))
     features = extract(media, Halves(), 3, World())
     with pytest.raises(ValueError, match=r"accuracy: features 'logits' \(halves\) have 14 rows for 7 signals"):
-        TABLE.measure(["accuracy"], Halves(), features, Against({}, {}), media, CPU)
+        TABLE.measure(["accuracy"], Halves(), features, ReferenceStatistics({}, {}), media, CPU)
 
 
 def test_equal_pieces_are_refused_whatever_they_are():
