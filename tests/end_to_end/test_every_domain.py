@@ -232,7 +232,7 @@ def test_two_processes_make_the_run_of_one(toy, user):
     (user.place / "two").mkdir()
     outcomes = Launched(2, f"{toy.domain}.train", *words, cwd=user.place / "two").wait()
     assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
-    assert outcomes[1].out == ""
+    assert outcomes[1].out == "" and "Warning" not in outcomes[0].err + outcomes[1].err, outcomes
     lines = [read_lines(each.run() / "metrics.jsonl") for each in (user, User(toy, user.place / "two"))]
     for one, two in zip(*lines, strict=True):
         assert two == pytest.approx(one, rel=1e-4), (one, two)

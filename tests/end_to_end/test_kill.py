@@ -9,7 +9,8 @@ import signal
 
 import pytest
 
-from tests.end_to_end.image_runs import MINUTE, RUN, same_run, uninterrupted
+from tests.end_to_end.commands import same_run
+from tests.end_to_end.image_runs import MINUTE, RUN, uninterrupted
 
 STEPS = 24  # of MINUTE
 SHORT = ["trainer.steps=4", "trainer.checkpoint_every=2", "trainer.preview_every=3", "trainer.keep_checkpoints=1"]
@@ -63,24 +64,16 @@ def kill_until_complete(zygote, place, chance, *overrides):
     pytest.fail("a hundred sessions did not complete the run")
 
 
-def killed_at_random(zygote, whole, folder, wanted, seed):
-    """Runs that are killed at random moments, with and without workers, until `wanted` kills have hit."""
-    chance, kills, runs = random.Random(seed), 0, 0
-    while kills < wanted:
+@pytest.mark.slow
+def test_sixty_kills_at_random_moments_change_nothing(zygote, whole, tmp_path):
+    """Of runs with and without workers."""
+    chance, kills, runs = random.Random(0), 0, 0
+    while kills < 60:
         setting = f"trainer.num_workers={runs % 2}"
-        kills += kill_until_complete(zygote, folder / str(runs), chance, setting)
-        same_run(folder / str(runs) / RUN, whole[setting])
+        kills += kill_until_complete(zygote, tmp_path / str(runs), chance, setting)
+        same_run(tmp_path / str(runs) / RUN, whole[setting])
         runs += 1
     assert runs > 1
-
-
-def test_twenty_kills_at_random_moments_change_nothing(zygote, whole, tmp_path):
-    killed_at_random(zygote, whole, tmp_path, 20, seed=0)
-
-
-@pytest.mark.slow
-def test_a_hundred_kills_at_random_moments_change_nothing(zygote, whole, tmp_path):
-    killed_at_random(zygote, whole, tmp_path, 100, seed=1)
 
 
 def died_before(zygote, place, number):
