@@ -8,7 +8,7 @@ Letters: C channels, L samples, N tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from audio.datasets.folder import FolderConfig, FolderDataset
@@ -16,6 +16,7 @@ from audio.datasets.jamendo import JamendoConfig, JamendoDataset
 from audio.datasets.notes import NotesConfig, NotesDataset
 from audio.sounds.sound import ClipFormat
 from core.latents.cache import LatentShards
+from core.schema import FREE
 
 CACHE_KIND = "audio"
 CACHE_COMMAND = "python -m audio.cache"
@@ -31,7 +32,7 @@ class LatentsConfig:
     channels     of these clips
     """
 
-    root: str
+    root: str = field(metadata=FREE)
     seconds: float = 10.0
     sample_rate: int = 44100
     channels: Literal[1, 2] = 2

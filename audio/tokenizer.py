@@ -11,7 +11,7 @@ Letters: C channels, L samples, Z latent channels, T latent frames.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from audio.codecs.spectral import SpectralCodec, SpectralConfig
 from core.latents.diffusers_files import DiffusersModel
 from core.latents.scaling import Normalisation, Scaling
 from core.latents.tokenizer import CodingOptions, KLOptions, KLTokenizer, TokenizerConstants, weights_sha256
-from core.schema import plain
+from core.schema import FREE, plain
 from core.storage.provenance import json_sha256
 
 SPECTRAL, STABLE_AUDIO = "spectral", "stable_audio"
@@ -39,7 +39,7 @@ class SpectralTokenizerConfig(SpectralConfig, Normalisation):
     decode_batch  clips decoded at once
     """
 
-    decode_batch: int = 64
+    decode_batch: int = field(default=64, metadata=FREE)
 
     def __post_init__(self):
         SpectralConfig.__post_init__(self)
@@ -74,7 +74,7 @@ class StableAudioConfig(VAEConfig):
     allow_untrained  take a VAE that does not reproduce the training clips: for tests with random weights
     """
 
-    path: str = "stabilityai/stable-audio-open-1.0"
+    path: str = field(default="stabilityai/stable-audio-open-1.0", metadata=FREE)
     subfolder: str = "vae"
 
 
@@ -85,7 +85,7 @@ class ConvOobleckConfig(VAEConfig):
     path  directory with `config.json` and `model.safetensors`
     """
 
-    path: str = "runs/tokenizer/notes"
+    path: str = field(default="runs/tokenizer/notes", metadata=FREE)
 
 
 TOKENIZERS: dict[str, type] = {

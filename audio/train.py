@@ -43,9 +43,11 @@ class AudioConfig(RunConfig):
     tokenizer: object = choice(TOKENIZERS)
     backbone: SiTConfig = choice(BACKBONES)
     conditioning: LabelConfig | TagsConfig | TextConfig | NoneConfig = choice(CONDITIONINGS)
-    evaluation: NotesEvaluationConfig | NoEvaluationConfig = choice(EVALUATIONS)
+    evaluation: NotesEvaluationConfig | NoEvaluationConfig = choice(EVALUATIONS, free=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_alignment(self.backbone.num_blocks)
         self.check_guidance(self.conditioning.drop, self.backbone.null_label)
         if isinstance(self.evaluation, NotesEvaluationConfig):
             if not isinstance(self.data, NotesConfig):

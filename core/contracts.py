@@ -96,16 +96,23 @@ class Backbone(Protocol):
     """A transformer whose blocks can be listened to; an `nn.Module`.
 
     `forward(x, t, condition, mask=None)`: x (B, *latent), t (B,) or (B, N), condition as made by `Conditioning`;
-    returns a prediction of x's shape.
+    returns a prediction of x's shape. A token has `width` features in the blocks and stands for `token_size` numbers of
+    a latent.
     """
 
     blocks: nn.ModuleList
     num_tokens: int
+    width: int
+    token_size: int
 
     def __call__(self, x: Tensor, t: Tensor, condition: Tensor, mask: Tensor | None = None) -> Tensor: ...
 
     def expand(self, values: Tensor, x: Tensor) -> Tensor:
         """Times or a mask, (B,) or (B, N), laid out so that they broadcast over x (B, *latent)."""
+        ...
+
+    def patches(self, x: Tensor) -> Tensor:
+        """The numbers of x (B, *latent) that each token stands for, (B, N, token_size)."""
         ...
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from core.contracts import Backbone, Conditioning, Tokenizer
 from core.draws import SampleRandom
-from core.flow.path import Interpolant
+from core.flow.path import Interpolant, build_path
 from core.flow.sampler import Sampler
 from core.precision import Precision, autocast
 from core.processes.world import World
@@ -109,6 +109,6 @@ def make_generator(
     world: World,
 ) -> Generator:
     """The sampling side of a run's config: the given components under its sampler, path and prediction."""
-    interpolant = Interpolant(config.objective.path, backbone.expand)
+    interpolant = Interpolant(build_path(config.objective.path), backbone.expand)
     sampler = Sampler(config.sampler, interpolant, config.objective.prediction)
     return Generator(backbone, sampler, tokenizer, conditioning, latent_shape, world)

@@ -10,14 +10,13 @@ from typing import Literal
 
 from core.commands.entry import Entry, override
 from core.storage.run_folder import RunDirectory
-from eval.methods.matched import MatchedRuns, find_seeds, read_evaluations
+from eval.methods.matched import MatchedRuns, find_command, find_seeds, read_evaluations
 from eval.methods.numbers import direction
 from eval.methods.plan import (
     BUILT_IN,
     NAME,
     RunPlan,
     check_overrides,
-    find_command,
     is_complete,
     key_of,
     measures_samples,

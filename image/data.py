@@ -9,11 +9,12 @@ Letters: n images of a data set, C channels, H height, W width in pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from core.data.files import existing_folder
 from core.latents.cache import LatentShards
+from core.schema import FREE
 from image.datasets.digits import DigitsConfig, DigitsDataset
 from image.datasets.files import FileDataset, FolderConfig, FolderSource, ParquetConfig, ParquetSource
 from image.datasets.images import ImageDataset
@@ -32,7 +33,7 @@ class LatentsConfig:
     flip      take a mirrored image's latent with probability 1/2; needs a cache of both mirrors
     """
 
-    root: str
+    root: str = field(metadata=FREE)
     size: int = 256
     channels: Literal[1, 3] = 3
     flip: bool = True

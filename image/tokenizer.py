@@ -8,7 +8,7 @@ Letters: B batch, C image channels, Z latent channels, H height, W width in pixe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from core.contracts import Tokenizer
 from core.draws import Random
 from core.latents.diffusers_files import DiffusersModel
 from core.latents.tokenizer import KLOptions, KLTokenizer, TokenizerConstants, weights_sha256
+from core.schema import FREE
 from image.codecs.autoencoder import KIND as CONV_KL
 from image.codecs.autoencoder import MAKE_COMMAND, latent_grid, load_autoencoder
 
@@ -40,7 +41,7 @@ class AutoencoderKLConfig(KLOptions):
     Other keys: `core.latents.tokenizer.KLOptions`.
     """
 
-    path: str = "stabilityai/sd-vae-ft-ema"
+    path: str = field(default="stabilityai/sd-vae-ft-ema", metadata=FREE)
     subfolder: str = ""
 
 
@@ -51,7 +52,7 @@ class ConvKLConfig(KLOptions):
     path  directory with `config.json` and `model.safetensors`; the other keys: `core.latents.tokenizer.KLOptions`
     """
 
-    path: str = "runs/tokenizer/digits"
+    path: str = field(default="runs/tokenizer/digits", metadata=FREE)
 
 
 TOKENIZERS: dict[str, type] = {PIXELS: PixelsConfig, AUTOENCODER_KL: AutoencoderKLConfig, CONV_KL: ConvKLConfig}

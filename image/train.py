@@ -32,12 +32,14 @@ class ImageConfig(RunConfig):
     tokenizer: object = choice(TOKENIZERS)
     backbone: SiTConfig = choice(BACKBONES)
     conditioning: LabelConfig
-    evaluation: DigitsEvaluationConfig | NoEvaluationConfig = choice(EVALUATIONS)
+    evaluation: DigitsEvaluationConfig | NoEvaluationConfig = choice(EVALUATIONS, free=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.data, LatentsConfig) and isinstance(self.tokenizer, PixelsConfig):
             kinds = ", ".join(sorted(set(TOKENIZERS) - {"pixels"}))
             raise ValueError(f"data is 'latents' but tokenizer is 'pixels'; allowed there: {kinds}, as in the cache")
+        self.check_alignment(self.backbone.num_blocks)
         self.check_guidance(self.conditioning.drop, self.backbone.null_label)
         if isinstance(self.evaluation, DigitsEvaluationConfig) and not isinstance(self.data, DigitsConfig):
             data = next(name for name, schema in DATASETS.items() if type(self.data) is schema)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from audio.sounds.sound import ClipFormat
 from core.data.collection import Collection
 from core.data.files import existing_folder
 from core.data.index import NUM_LISTED
+from core.schema import FREE
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class JamendoConfig(WindowsConfig):
     `split` cuts a TSV further, by artist.
     """
 
-    tsv: str
+    tsv: str = field(metadata=FREE)
     tags: tuple[str, ...] = CATEGORIES
     vocabulary: str | None = None
     only: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from audio.sounds.sound import ClipFormat
 from core.data.collection import SPLITS, Collection, split_rows
 from core.data.files import packed_paths
 from core.data.index import index_media, refuse_lost_classes
+from core.schema import FREE
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class WindowsConfig:
     cache_dir      keeps the index of the files; null: every run looks into each file
     """
 
-    root: str
+    root: str = field(metadata=FREE)
     seconds: float = 10.0
     sample_rate: int = 44100
     channels: Literal[1, 2] = 2
@@ -66,7 +67,7 @@ class WindowsConfig:
     split: Literal["train", "heldout", "all"] = "all"
     heldout_share: float = 0.05
     max_broken: int = 0
-    cache_dir: str | None = "runs/cache"
+    cache_dir: str | None = field(default="runs/cache", metadata=FREE)
 
     def __post_init__(self):
         if not self.root:

@@ -13,9 +13,9 @@ from math import gcd
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 import torchaudio
-from scipy.special import log_softmax, logsumexp
 from torch import Tensor
 
 from audio.sounds.sound import Sound
@@ -208,7 +208,7 @@ def kl_of_mean_classes(logits_generated: Features, logits_reference: Features) -
     """
     generated, reference = _log_classes(logits_generated, "generated"), _log_classes(logits_reference, "reference")
     check_width(generated, reference)
-    means = [logsumexp(rows, axis=0) - np.log(len(rows)) for rows in (reference, generated)]
+    means = [scipy.special.logsumexp(rows, axis=0) - np.log(len(rows)) for rows in (reference, generated)]
     return Estimate(float(_kl(*means)), len(generated), parameters=_kl_parameters("mean class probabilities"))
 
 
@@ -221,7 +221,7 @@ def _kl(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
 
 
 def _log_classes(logits: Features, name: str) -> np.ndarray:
-    return log_softmax(_rows(logits, f"logits of {name} clips"), axis=1)
+    return scipy.special.log_softmax(_rows(logits, f"logits of {name} clips"), axis=1)
 
 
 def _rows(features: Features, name: str) -> np.ndarray:

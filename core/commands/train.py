@@ -86,7 +86,7 @@ def _claimed(config: RunConfig, domain: str, world: World) -> Iterator[RunDirect
             run = RunDirectory.create(config.runs_dir, domain, config.name)
             held.enter_context(run.locked())
             run.clean()
-            run.claim(plain(config), config.allow_changes)
+            run.claim(plain(config), config.free_keys(), config.allow_changes)
             return run
 
         yield world.on_main(claim)

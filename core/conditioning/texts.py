@@ -9,7 +9,7 @@ Letters: B batch, n rows of a data set, E numbers of a text's embedding, D width
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from core.conditioning.contract import check_drop, drop_rows
 from core.draws import Random
+from core.schema import FREE
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,10 @@ class TextConfig:
     kind: ClassVar[str] = "text"
     lacking: ClassVar[str] = "no captions (data=folder: data.captions)"
     encoder: str
-    path: str
+    path: str = field(metadata=FREE)
     prompts: list[str]
     drop: float = 0.1
-    cache_dir: str = "runs/cache"
+    cache_dir: str = field(default="runs/cache", metadata=FREE)
 
     def __post_init__(self) -> None:
         check_drop(self.drop)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 TRAINING_FACTOR = 3  # the backward pass multiplies twice for each multiplication of the forward pass
 LONG_ENOUGH = 0.02  # seconds that one matrix product should take
@@ -29,6 +28,8 @@ def forward_flops(network: nn.Module, latent_shape: tuple[int, ...], condition: 
     The network runs once, on its own device. Its weights, buffers, gradients, training flag and the generators of
     random numbers stay as they are.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # brings Triton, which only a run needs
+
     first = next(network.parameters())
     x = torch.zeros((1, *latent_shape), device=first.device, dtype=first.dtype)
     t = torch.full((1,), 0.5, device=first.device)

@@ -106,7 +106,7 @@ def gradient_norms(model: TrainedModel, rows: Sequence[int], step: int, forward:
     try:
         total = _gradients(model, rows, step, forward, alignment)
     finally:
-        getattr(alignment, "remove", lambda: None)()
+        alignment.remove()
     rest = [a - b for a, b in zip(total, flow, strict=True)]
     norms["alignment"], norms["total"] = (torch.stack([each.norm() for each in part]) for part in (rest, total))
     norms["cosine"] = torch.stack([_cosine(a, b) for a, b in zip(flow, rest, strict=True)])

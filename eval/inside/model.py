@@ -243,7 +243,7 @@ def capture_tokens(
                 t = torch.full((len(latents),), float(time), device=model.device)
                 x_t = flow.interpolant.point(latents, noise, t)
                 with autocast(model.device, forward.precision):
-                    output = backbone(x_t, t, condition, batch.mask)
+                    output = backbone(x_t, flow.path.network_time(t), condition, batch.mask)
                 taken = hooks.take()
                 tokens = [taken[name].float().flatten(1, -2) for name in hooks.names]
                 yield CapturedTokens(batch, position, float(time), latents, x_t, tokens, output.float())

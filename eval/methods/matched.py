@@ -5,6 +5,7 @@ A comparison's folder holds <domain>/<method>-seed<k>, whether `eval.compare` or
 
 from __future__ import annotations
 
+import importlib
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from core.schema import changed_keys
+from core.commands.entry import Entry
+from core.schema import changed_keys, free_keys
 from core.storage.lines import read_lines
-from core.storage.run_folder import FREE_KEYS, RunDirectory
+from core.storage.run_folder import RunDirectory
 from core.train.tracking import EVALUATIONS, METRICS
 from eval.measure.record import FOLDER as RECORDS
 from eval.measure.record import Record, differences, read_records
@@ -39,9 +41,9 @@ def is_below(key: str, groups: Sequence[str]) -> bool:
     return any(key == group or key.startswith(f"{group}.") for group in groups)
 
 
-def is_free(key: str) -> bool:
-    """Whether a key says where and how fast a run is made, and nothing about its numbers."""
-    return is_below(key, FREE_KEYS) and not is_below(key, MEASURED)
+def is_free(key: str, schema: type) -> bool:
+    """Whether a key of a config says where and how fast a run is made, and nothing about its numbers."""
+    return is_below(key, free_keys(schema)) and not is_below(key, MEASURED)
 
 
 def value_at(config: Any, key: str) -> Any:
@@ -76,12 +78,12 @@ class MatchedRuns:
         """
         self._check_complete()
         first = self.runs(self.methods[0])[0].config()
-        changes = {}
+        changes, schema = {}, find_command(self.domain).schema
         for method in self.methods:
             own = self.runs(method)[0].config()
             for seed, run in zip(self.seeds, self.runs(method), strict=True):
                 self._check_config(run, seed, own, first)
-            keys = [key for key in changed_keys(first, own) if not is_free(key) and key != "seed"]
+            keys = [key for key in changed_keys(first, own) if not is_free(key, schema) and key != "seed"]
             changes[method] = {key: value_at(own, key) for key in keys}
         for seed in self.seeds:
             self._check_first_losses(seed)
@@ -96,14 +98,14 @@ class MatchedRuns:
             )
 
     def _check_config(self, run: RunDirectory, seed: int, own: Mapping[str, Any], first: Mapping[str, Any]) -> None:
-        config = run.config()
+        config, schema = run.config(), find_command(self.domain).schema
         if config["seed"] != seed:
             raise ValueError(f"{run.shown()} has seed {config['seed']}; its name says {seed}")
-        wrong = [key for key in changed_keys(own, config) if not is_free(key) and key != "seed"]
+        wrong = [key for key in changed_keys(own, config) if not is_free(key, schema) and key != "seed"]
         before = own
         if not wrong:
             unmatched = [key for key in changed_keys(first, config) if is_below(key, MATCHED) and key != "seed"]
-            wrong, before = [key for key in unmatched if not is_free(key)], first
+            wrong, before = [key for key in unmatched if not is_free(key, schema)], first
         if wrong:
             details = "; ".join(f"{key} is {value_at(config, key)!r}, not {value_at(before, key)!r}" for key in wrong)
             raise ValueError(f"{run.shown()} is not matched with the other runs: {details}")
@@ -213,3 +215,18 @@ def _check_same_protocol(records: Sequence[Record]) -> None:
         if found:
             details = "; ".join(f"{key} is {now}, not {before}" for key, (before, now) in found.items())
             raise ValueError(f"records of {record.metric} in {record.run} are of another protocol: {details}")
+
+
+def find_command(domain: str) -> Entry:
+    """The training command of a domain; ValueError where there is none."""
+    name = f"{domain}.train"
+    try:
+        module = importlib.import_module(name) if re.fullmatch(r"\w+", domain) else None
+    except ModuleNotFoundError as error:
+        if error.name not in (domain, name):
+            raise  # the command is there and lacks something
+        module = None
+    entry = getattr(module, "ENTRY", None)
+    if not isinstance(entry, Entry):
+        raise ValueError(f"domain is {domain!r}, but there is no command python -m {name}; image is a domain")
+    return entry

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from core.commands.entry import Entry, override
+from core.commands.entry import override
 from core.schema import changed_keys, plain
 from core.storage.atomic import write_atomic
 from core.storage.run_folder import RunDirectory
-from eval.methods.matched import is_below, is_free, value_at
+from eval.methods.matched import find_command, is_below, is_free, value_at
 
 # The two methods that need no definition: without alignment, and with that of the experiment.
 BUILT_IN = {"baseline": ["alignment=none"], "layersync": []}
@@ -26,21 +25,6 @@ SET_BY_COMPARE = ("name", "runs_dir", "seed", "trainer.evaluate_every", "trainer
 def key_of(word: str) -> str:
     """The key of an override `key=value`, without hydra's signs before it."""
     return word.partition("=")[0].lstrip("+~")
-
-
-def find_command(domain: str) -> Entry:
-    """The training command of a domain; ValueError where there is none."""
-    name = f"{domain}.train"
-    try:
-        module = importlib.import_module(name) if re.fullmatch(r"\w+", domain) else None
-    except ModuleNotFoundError as error:
-        if error.name not in (domain, name):
-            raise  # the command is there and lacks something
-        module = None
-    entry = getattr(module, "ENTRY", None)
-    if not isinstance(entry, Entry):
-        raise ValueError(f"domain is {domain!r}, but there is no command python -m {name}; image is a domain")
-    return entry
 
 
 @dataclass(frozen=True)
@@ -76,11 +60,12 @@ class RunPlan:
                     configs[method, seed] = entry.config(self.arguments(method, seed, folder))
                 except ValueError as error:
                     raise ValueError(f"run {method}-seed{seed}: {error}") from error
-        self._check_methods({method: plain(configs[method, self.seeds[0]]) for method in self.methods})
+        plains = {method: plain(configs[method, self.seeds[0]]) for method in self.methods}
+        self._check_methods(plains, entry.schema)
         return configs
 
     @staticmethod
-    def _check_methods(configs: Mapping[str, dict[str, Any]]) -> None:
+    def _check_methods(configs: Mapping[str, dict[str, Any]], schema: type) -> None:
         """Two methods compute different things."""
         for method, config in configs.items():
             if method == "layersync" and value_at(config, "alignment.name") == "none":
@@ -88,7 +73,7 @@ class RunPlan:
         names = list(configs)
         for place, one in enumerate(names):
             for other in names[place + 1 :]:
-                changes = [key for key in changed_keys(configs[one], configs[other]) if not is_free(key)]
+                changes = [key for key in changed_keys(configs[one], configs[other]) if not is_free(key, schema)]
                 if not changes:
                     raise ValueError(f"methods holds {one!r} and {other!r}, which are the same run")
 
@@ -120,7 +105,7 @@ def is_complete(config: Any, path: Path) -> bool:
         return False
     run, wanted = RunDirectory(path), plain(config)
     begun = run.summary_file.exists() or any(run.checkpoints.glob("step_*"))
-    changes = [key for key in changed_keys(run.config(), wanted) if not is_free(key)] if begun else []
+    changes = [key for key in changed_keys(run.config(), wanted) if not is_free(key, type(config))] if begun else []
     if changes:
         before = run.config()
         details = ", ".join(f"{key} ({value_at(before, key)} before, {value_at(wanted, key)} now)" for key in changes)

@@ -9,7 +9,7 @@ import fnmatch
 import glob
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from core.data.files import class_folders, files_under, packed_paths
 from core.data.index import NUM_LISTED, in_threads, leave_out, refuse_lost_classes
 from core.extras import extra
+from core.schema import FREE
 from image.datasets.decode import center_crop, decode_image, to_media
 from image.datasets.images import ImageDataset
 
@@ -41,7 +42,7 @@ class _FilesConfig:
                 the files can be mended and the option taken back
     """
 
-    root: str
+    root: str = field(metadata=FREE)
     size: int = 256
     channels: Literal[1, 3] = 3
     flip: bool = True
@@ -85,7 +86,7 @@ class ParquetConfig(_FilesConfig):
     """
 
     split: str = "train"
-    cache_dir: str | None = None
+    cache_dir: str | None = field(default=None, metadata=FREE)
 
     def __post_init__(self):
         super().__post_init__()

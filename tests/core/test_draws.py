@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from core.draws import SampleRandom, StepRandom, fold_seed, numpy_rng
+from tests.rows import every_row
 
-KINDS = ["normal", "uniform"]
-every_kind = pytest.mark.parametrize("kind", KINDS)
+every_kind = every_row("kind", ["normal", "uniform"])
 
 
 def draw(random, kind, stream, shape):
@@ -60,8 +60,8 @@ def test_numpy_generators_follow_their_parts():
 
 
 @every_kind
-@pytest.mark.parametrize("cuts", [(0, 4, 8), (0, 1, 2, 8), (0, 3, 6, 8), (0, 8)])
-@pytest.mark.parametrize("row", [(), (5,), (4, 3, 3)])
+@every_row("cuts", [(0, 4, 8), (0, 1, 2, 8), (0, 3, 6, 8), (0, 8)])
+@every_row("row", [(), (5,), (4, 3, 3)])
 def test_rows_of_a_split_batch_are_those_of_the_whole(kind, cuts, row):
     whole = draw(StepRandom(3, 11), kind, "noise", (8, *row))
     for first, end in pairwise(cuts):
@@ -82,22 +82,18 @@ def test_streams_steps_and_seeds_are_independent(kind):
         assert abs(correlation(base, draw(random, kind, stream, (100, 100)))) < 0.05
 
 
-def test_a_step_has_no_state():
-    random = StepRandom(0, 5)
+def test_global_randomness_is_left_alone():
+    """Nor does a step have a state of its own: it draws the same again."""
+    state, random = torch.get_rng_state(), StepRandom(0, 5)
     first = random.normal("noise", (4, 2))
     random.uniform("time", (4,))
+    SampleRandom(0, [1, 2]).uniform("start", (2, 2))
+    assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(99)
     assert torch.equal(random.normal("noise", (4, 2)), first)
 
 
-def test_global_randomness_is_left_alone():
-    state = torch.get_rng_state()
-    StepRandom(0, 0).normal("noise", (4, 2))
-    SampleRandom(0, [1, 2]).uniform("start", (2, 2))
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-@pytest.mark.parametrize(("first_row", "rows"), [(6, 3), (8, 1), (0, 9)])
+@every_row(("first_row", "rows"), [(6, 3), (8, 1), (0, 9)])
 def test_rows_outside_the_global_batch_are_refused(first_row, rows):
     with pytest.raises(ValueError, match=rf"rows {first_row} to {first_row + rows} .*8"):
         StepRandom(0, 0, global_rows=8, first_row=first_row).normal("noise", (rows, 2))
@@ -107,7 +103,7 @@ def test_rows_outside_the_global_batch_are_refused(first_row, rows):
 
 
 @every_kind
-@pytest.mark.parametrize("row", [(), (5,), (4, 3, 3)])
+@every_row("row", [(), (5,), (4, 3, 3)])
 def test_a_sample_does_not_depend_on_its_neighbours(kind, row):
     whole = draw(SampleRandom(3, range(7)), kind, "start", (7, *row))
     assert len(whole.flatten(1).unique(dim=0) if row else whole.unique()) == 7

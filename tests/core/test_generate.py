@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from core.flow.path import Interpolant
+from core.flow.path import Interpolant, Linear
 from core.flow.sampler import Sampler, SamplerConfig
 from core.generate import Generator
 
@@ -44,7 +44,7 @@ def generator(network=None, **sampler):
     config = SamplerConfig(**{"num_steps": 3, "solver": "heun", **sampler})
     return Generator(
         network=network or Network(),
-        sampler=Sampler(config, Interpolant("linear"), "velocity"),
+        sampler=Sampler(config, Interpolant(Linear()), "velocity"),
         tokenizer=Tokenizer(),
         conditioning=Conditioning(),
         latent_shape=SHAPE,

@@ -206,7 +206,7 @@ def resumed(world, case, runs_dir) -> dict:
 def sampled(world, case, runs_dir) -> torch.Tensor | None:
     """Samples made right after the last checkpoint was read, with no forward pass before."""
     trainer = build(case, world, runs_dir)
-    trainer.saved.restore()
+    trainer.restore()
     return samples_of(trainer)
 
 

@@ -1,7 +1,6 @@
-"""Five recorded optimizer steps, reproduced by our own training step, and the averages they leave."""
+"""Averages of the weights: their equations, their config, what is saved of them, and sharded weights."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -9,141 +8,10 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from core.alignment.layersync import LayerSync
-from core.conditioning.labels import LabelConditioning, LabelConfig
-from core.contracts import Batch
-from core.flow.objective import FlowMatching, ObjectiveConfig
 from core.processes.sharding import local, whole
 from core.schema import strict
-from core.step import TrainingLoss
 from core.train.ema import EMA, MAX_WIDTH, EMAConfig, power_exponent, relative_width
-from core.train.optimizer import Optimizer, OptimizerConfig
-from image.backbone import SiT
-from image.tokenizer import PixelsConfig, build_tokenizer
-from tests.golden_files import load_golden, with_prefix
-
-TENSORS, FACTS = load_golden("ema")
-# A weight moves by lr in a step, whatever its gradient: an error of this size is a tenth of a per mille of one step.
-WEIGHT_TOLERANCE = {"atol": 1e-4 * FACTS["lr"], "rtol": 1e-6}
-
-
-@dataclass
-class RecordedRandom:
-    """The noise and the times of one recorded step, in place of random ones."""
-
-    step: int
-
-    def normal(self, stream, shape):
-        assert stream == "noise"
-        return TENSORS["x0"][self.step].reshape(shape)
-
-    def uniform(self, stream, shape):
-        assert stream == "time"
-        return TENSORS["t"][self.step].reshape(shape)
-
-
-class Run:
-    """Our training step on the recorded weights and data."""
-
-    def __init__(self):
-        sizes = FACTS["model"]
-        depths = (sizes["encoder_depth"], sizes["gt_encoder_depth"])
-        self.model = SiT(**{name: value for name, value in sizes.items() if "encoder_depth" not in name}).train()
-        self.model.load_state_dict(with_prefix(TENSORS, "state."))
-        self.loss = TrainingLoss(
-            tokenizer=build_tokenizer(PixelsConfig(), "cpu"),
-            conditioning=LabelConditioning(LabelConfig(drop=0.0), sizes["num_classes"]),
-            network=self.model,
-            backbone=self.model,
-            objective=FlowMatching(ObjectiveConfig(), self.model.expand),
-            alignment=LayerSync(self.model, [depths], FACTS["reg_weight"]),
-        )
-        options = {name: FACTS[name] for name in ("lr", "eps", "weight_decay")}
-        self.optimizer = Optimizer(self.model, OptimizerConfig(betas=tuple(FACTS["betas"]), **options))
-        self.emas = {decay: EMA(self.model, EMAConfig([decay])) for decay in FACTS["decays"]}
-        self.steps = 0
-        self.traces = {name: [] for name in ("loss", "diff_loss", "reg", "grad_norm")}
-
-    def backward(self, step):
-        x1, y = TENSORS["x1"][step], TENSORS["y"][step]
-        losses = self.loss(Batch(media=x1, condition=y, index=torch.arange(len(y))), RecordedRandom(step), step)
-        losses.total.backward()
-        self.traces["loss"].append(losses.total.item())
-        self.traces["diff_loss"].append(losses.flow.mean().item())
-        self.traces["reg"].append(-next(iter(losses.similarity.values())).item())
-        self.traces["grad_norm"].append(self.optimizer.gradient_norm().item())
-
-    def update(self):
-        self.optimizer.step(FACTS["lr"])
-        self.steps += 1
-        for ema in self.emas.values():
-            ema.update(self.steps)
-
-    def named(self):
-        return {name: value for name, value in self.model.named_parameters() if name in FACTS["named"]}
-
-
-@pytest.fixture(scope="module")
-def run():
-    """All recorded steps made."""
-    run = Run()
-    for step in range(len(TENSORS["x1"])):
-        run.backward(step)
-        run.update()
-    return run
-
-
-@pytest.mark.parametrize("name", ["loss", "diff_loss", "reg", "grad_norm"])
-def test_the_numbers_of_every_step_equal_the_recorded_ones(run, name):
-    recorded = TENSORS[f"trace.{name}"]
-    ours = torch.tensor(run.traces[name], dtype=recorded.dtype)
-    torch.testing.assert_close(ours, recorded, atol=1e-5, rtol=1e-5)
-
-
-def test_the_first_gradient_and_the_first_step_equal_the_recorded_ones():
-    run = Run()
-    run.backward(0)
-    recorded = with_prefix(TENSORS, "grad_step0.")
-    assert set(recorded) == set(FACTS["named"])
-    for name, parameter in run.named().items():
-        torch.testing.assert_close(parameter.grad, recorded[name], atol=1e-5, rtol=1e-3)
-    run.update()
-    for name, weight in with_prefix(TENSORS, "weight_step0.").items():
-        torch.testing.assert_close(run.named()[name].detach(), weight, **WEIGHT_TOLERANCE)
-
-
-def test_the_weights_after_all_steps_equal_the_recorded_ones(run):
-    recorded = with_prefix(TENSORS, "final.")
-    assert set(recorded) == set(FACTS["named"])
-    for name, weight in recorded.items():
-        torch.testing.assert_close(run.named()[name].detach(), weight, **WEIGHT_TOLERANCE)
-        assert (weight - TENSORS[f"state.{name}"]).abs().max() > 2 * FACTS["lr"], "the weights did not move"
-
-
-@pytest.mark.parametrize("decay", FACTS["decays"])
-def test_the_averages_after_all_steps_equal_the_recorded_ones(run, decay):
-    ours = run.emas[decay].state_dicts()["ema"]
-    recorded = with_prefix(TENSORS, f"ema{decay}.")
-    assert set(recorded) == set(FACTS["named"])
-    for name, average in recorded.items():
-        torch.testing.assert_close(ours[name], average, atol=1e-6, rtol=0)  # float32 rounding of weights of size 1
-
-
-def test_the_recorded_averages_tell_a_right_decay_from_a_wrong_one(run):
-    decays = sorted(FACTS["decays"])
-    name = FACTS["named"][0]
-    recorded = [TENSORS[f"ema{decay}.{name}"] for decay in decays]
-    assert (recorded[0] - recorded[1]).abs().max() > 1e-4
-
-
-def test_the_average_has_the_keys_of_the_model_and_leaves_its_buffers(run):
-    ema = run.emas[FACTS["decays"][0]]
-    state = ema.state_dicts()["ema"]
-    assert state.keys() == run.model.state_dict().keys()
-    assert torch.equal(state["pos_embed"], run.model.pos_embed)
-
-
-# --- one average
+from tests.rows import every_row
 
 
 def linear(value=0.0):
@@ -173,15 +41,7 @@ def test_an_update_keeps_the_share_of_the_decay():
     assert model.weight.tolist() == [[8.0, 8.0]]
 
 
-def test_a_decay_of_zero_follows_the_weights_at_once():
-    model = linear(1.0)
-    ema = constant(model, 0.0)
-    model.load_state_dict(linear(5.0).state_dict())
-    ema.update(1)
-    assert torch.equal(primary(ema)["weight"], model.weight)
-
-
-@pytest.mark.parametrize("device", ["model", "cpu"])
+@every_row("device", ["model", "cpu"])
 def test_the_average_starts_as_a_copy_and_not_as_a_view(device):
     model = linear(1.0)
     ema = EMA(model, EMAConfig([0.9], device=device))
@@ -202,37 +62,24 @@ def test_the_weights_come_back_even_after_an_error():
     assert primary(ema)["weight"].tolist() == [[1.0, 1.0]]
 
 
-def test_a_saved_average_is_restored():
-    ema, other = constant(linear(3.0), 0.9), constant(linear(0.0), 0.9)
-    other.load_state_dicts({"ema": {name: value.clone() for name, value in primary(ema).items()}})
-    assert primary(other)["weight"].tolist() == [[3.0, 3.0]]
-
-
-@pytest.mark.parametrize("change", [{"bias": None}, {"bias": torch.zeros(2)}])
-def test_an_average_of_another_model_is_refused(change):
+def test_an_average_of_another_model_or_before_the_first_step_is_refused():
     ema = constant(linear(), 0.9)
-    state = {name: value for name, value in {**primary(ema), **change}.items() if value is not None}
-    with pytest.raises(ValueError, match=r"average 'ema' \(ema.decays\) has no 'bias' of shape \(1,\)"):
-        ema.load_state_dicts({"ema": state})
-
-
-def test_steps_are_counted_from_one():
+    for state in ({"weight": torch.zeros(1, 2)}, {"weight": torch.zeros(1, 2), "bias": torch.zeros(2)}):
+        with pytest.raises(ValueError, match=r"average 'ema' \(ema.decays\) has no 'bias' of shape \(1,\)"):
+            ema.load_state_dicts({"ema": state})
     with pytest.raises(ValueError, match="step is 0"):
-        constant(linear(), 0.9).update(0)
+        ema.update(0)
 
 
 # --- the config
 
 
-@pytest.mark.parametrize("decay", [-0.1, 1.0, math.nan])
-def test_a_decay_outside_the_range_is_refused(decay):
-    with pytest.raises(ValueError, match=r"ema.decays is .*; it must lie in \[0, 1\)"):
-        EMAConfig([decay])
-
-
-@pytest.mark.parametrize(
+@every_row(
     ("values", "message"),
     [
+        ({"decays": [-0.1]}, r"ema.decays is .*; it must lie in \[0, 1\)"),
+        ({"decays": [1.0]}, r"ema.decays is .*; it must lie in \[0, 1\)"),
+        ({"decays": [math.nan]}, r"ema.decays is .*; it must lie in \[0, 1\)"),
         ({"widths": [0.0]}, r"ema.widths is 0.0; .*\(0, 0.28\]"),
         ({"widths": [0.1, 0.3]}, r"ema.widths is 0.3; .*\(0, 0.28\]"),
         ({"decays": []}, "ema.decays and ema.widths are .* at least one"),
@@ -318,7 +165,7 @@ def test_several_averages_are_what_each_is_alone(walked):
         assert same(primary(ema), together)
 
 
-@pytest.mark.parametrize("width", [0.02, 0.1, MAX_WIDTH])
+@every_row("width", [0.02, 0.1, MAX_WIDTH])
 def test_a_power_function_weighs_the_history_with_its_profile(width):
     """Step k counts the integral of the profile from k - 1 to k: (k^g - (k - 1)^g) / n^g with g = gamma + 1."""
     model, steps = network(), 60
@@ -333,7 +180,7 @@ def test_a_power_function_weighs_the_history_with_its_profile(width):
         assert (expected - values[-1]).abs().max() > 1e-3, "the average is not the last weights"
 
 
-@pytest.mark.parametrize("width", [1e-4, 0.05, 0.1, 0.2, MAX_WIDTH])
+@every_row("width", [1e-4, 0.05, 0.1, 0.2, MAX_WIDTH])
 def test_width_and_exponent_belong_together(width):
     exponent = power_exponent(width)
     assert exponent > 0
@@ -341,7 +188,7 @@ def test_width_and_exponent_belong_together(width):
     assert power_exponent(relative_width(exponent)) == pytest.approx(exponent, rel=1e-9)
 
 
-@pytest.mark.parametrize("width", [0.05, 0.1, 0.25])
+@every_row("width", [0.05, 0.1, 0.25])
 def test_the_width_is_the_relative_deviation_of_the_profile(width):
     k = (np.arange(1_000_000) + 0.5) / 1_000_000
     profile = (power_exponent(width) + 1) * k ** power_exponent(width)
@@ -406,18 +253,13 @@ def test_a_run_that_stopped_goes_on_with_the_same_averages(walked):
     assert_same_groups(resumed.state_dicts(), walked.state_dicts())
 
 
-@pytest.mark.parametrize(
-    ("missing", "message"),
-    [
-        ("ema_decay0.5", "no average 'ema_decay0.5', its averages: ema, .*; ema.decays was changed"),
-        ("ema_width0.1", "no average 'ema_width0.1', its averages: ema, .*; ema.widths was changed"),
-    ],
-)
-def test_an_average_that_was_not_saved_is_refused_before_any_is_taken(walked, missing, message):
+@every_row("missing", ["ema_decay0.5", "ema_width0.1"])
+def test_an_average_that_was_not_saved_is_refused_before_any_is_taken(walked, missing):
     ema = EMA(network(seed=1), CONFIG)
     before = {name: value.clone() for name, value in primary(ema).items()}
     groups = {name: state for name, state in walked.state_dicts().items() if name != missing}
-    with pytest.raises(ValueError, match=message):
+    key = "ema.decays" if "decay" in missing else "ema.widths"
+    with pytest.raises(ValueError, match=f"no average '{missing}', its averages: ema, .*; {key} was changed"):
         ema.load_state_dicts(groups)
     assert same(primary(ema), before)
 

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from core.alignment.layersync import LayerSync
 from core.train.flops import forward_flops, matmul_peak, matmul_rates, training_flops
 from image.backbone import SIZES, SiTConfig
+from tests.rows import every_row
 
 LABELS = torch.zeros(2, dtype=torch.long)
 PER_SAMPLE = ("t_embedder", "adaLN_modulation")  # linear maps that see one vector of a sample, not its tokens
@@ -28,9 +29,7 @@ def small(**options):
     return SiTConfig(patch_size=2, depth=3, hidden_size=32, num_heads=2, **options).build((4, 8, 12), num_classes=10)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"learn_sigma": True}, {"swiglu": True, "rope": True, "qk_norm": True}, {"mlp_ratio": 2.0}], ids=str
-)
+@every_row("options", [{}, {"learn_sigma": True}, {"swiglu": True, "rope": True, "qk_norm": True}, {"mlp_ratio": 2.0}])
 def test_forward_is_the_closed_form(options):
     sit = small(**options)
     assert forward_flops(sit, (4, 8, 12), LABELS) == closed_form(sit)
@@ -50,7 +49,7 @@ def test_training_is_what_pytorch_counts():
     assert 0.97 < counter.get_total_flops() / (2 * training_flops(sit, (4, 8, 12), LABELS)) <= 1
 
 
-@pytest.mark.parametrize(("size", "gflops"), [("S", 6.06), ("B", 23.01), ("L", 80.71), ("XL", 118.64)])
+@every_row(("size", "gflops"), [("S", 6.06), ("B", 23.01), ("L", 80.71), ("XL", 118.64)])
 def test_published_sizes_are_twice_the_published_multiplications(size, gflops):
     """DiT (arXiv 2212.09748), table 1, counts a multiply-add as one; on the meta device nothing is computed."""
     assert size in SIZES
@@ -73,7 +72,7 @@ class Restless(nn.Module):
         return self.norm(torch.dropout(self.blocks[0](x), 0.5, train=True))
 
 
-@pytest.mark.parametrize("training", [True, False])
+@every_row("training", [True, False])
 def test_counting_leaves_no_trace(training):
     network = Restless().train(training)
     network.blocks[0].weight.grad = torch.ones(6, 6)

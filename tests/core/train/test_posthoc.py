@@ -23,6 +23,7 @@ from core.train.posthoc import (
     save_snapshot,
     snapshots,
 )
+from tests.rows import every_row
 
 STEPS, EVERY = 1000, 50
 FOLDER = "ema_snapshots"
@@ -74,7 +75,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-@pytest.mark.parametrize("width", WANTED)
+@every_row("width", WANTED)
 def test_a_reconstruction_is_the_average_that_was_not_kept(walk, width):
     folder, states = walk
     made, facts = reconstruct(folder, width)
@@ -97,7 +98,7 @@ def test_more_snapshots_reconstruct_better(walk, tmp_path):
     assert distance(few[0], states[0.075]) > 3 * distance(many[0], states[0.075])
 
 
-@pytest.mark.parametrize("width", TRACKED)
+@every_row("width", TRACKED)
 def test_a_tracked_width_at_a_snapshot_is_the_snapshot(walk, width):
     folder, states = walk
     made, facts = reconstruct(folder, width)
@@ -180,6 +181,9 @@ def test_a_snapshot_is_a_weights_file_that_tells_what_it_is(tmp_path):
         facts = json.loads(file.metadata()["layersync"])
     assert (facts["schema_version"], facts["step"], facts["width"], facts["buffers"]) == (1, 1000, 0.05, ["table"])
     assert [path] == list(path.parent.iterdir()), "nothing is left beside it"
+    (path.parent / "width0.1_step00000010.safetensors").write_bytes(b"a reconstruction")
+    (path.parent / ".step_00000010_width0.2.safetensors.1.tmp").write_bytes(b"half")
+    assert [snapshot.path for snapshot in snapshots(path.parent)] == [path]
 
 
 def test_a_snapshot_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
@@ -193,31 +197,17 @@ def test_a_snapshot_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_files_in_the_folder_are_not_snapshots(tmp_path):
-    path = small(tmp_path)
-    (tmp_path / "width0.1_step00000010.safetensors").write_bytes(b"a reconstruction")
-    (tmp_path / ".step_00000010_width0.2.safetensors.1.tmp").write_bytes(b"half")
-    assert [snapshot.path for snapshot in snapshots(tmp_path)] == [path]
-
-
-@pytest.mark.parametrize("width", [0.0, 0.281, -1.0, math.nan])
-def test_a_width_outside_the_range_is_refused(tmp_path, width):
-    small(tmp_path)
-    with pytest.raises(ValueError, match=r"width is .*; a relative width must lie in \(0, 0.28\]"):
-        reconstruct(tmp_path, width)
-
-
-@pytest.mark.parametrize("step", [9, 21, 0])
-def test_a_step_that_the_snapshots_do_not_cover_is_refused(tmp_path, step):
-    small(tmp_path, 10), small(tmp_path, 20)
-    with pytest.raises(ValueError, match=rf"step is {step}; the snapshots in .* allow 10 to 20"):
-        reconstruct(tmp_path, 0.1, step)
-
-
-def test_a_folder_without_snapshots_is_refused(tmp_path):
+def test_a_width_step_or_folder_that_is_not_covered_is_refused(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ValueError, match=r"no snapshots; ema.widths and ema.snapshot_every"):
             reconstruct(folder, 0.1)
+    small(tmp_path, 10), small(tmp_path, 20)
+    for width in (0.0, 0.281, -1.0, math.nan):
+        with pytest.raises(ValueError, match=r"width is .*; a relative width must lie in \(0, 0.28\]"):
+            reconstruct(tmp_path, width)
+    for step in (9, 21, 0):
+        with pytest.raises(ValueError, match=rf"step is {step}; the snapshots in .* allow 10 to 20"):
+            reconstruct(tmp_path, 0.1, step)
 
 
 def cut(path):
@@ -234,7 +224,7 @@ def flip(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [cut, empty, flip])
+@every_row("damage", [cut, empty, flip])
 def test_a_damaged_snapshot_is_named(tmp_path, damage):
     small(tmp_path, 10)
     path = small(tmp_path, 20)
@@ -253,7 +243,7 @@ def test_a_file_that_tells_nothing_is_named(tmp_path):
         reconstruct(tmp_path, 0.1)
 
 
-@pytest.mark.parametrize(
+@every_row(
     ("changes", "key"),
     [
         ({"weight": torch.zeros(3, 3)}, "weight"),
@@ -306,7 +296,7 @@ def test_the_entry_writes_a_weights_file_and_says_how_to_sample(run, walk, capsy
     assert same(load_weights(run / FOLDER / "width0.075_step00000500.safetensors"), reconstruct(walk[0], 0.075, 500)[0])
 
 
-@pytest.mark.parametrize(
+@every_row(
     ("arguments", "parts"),
     [
         (["width=0.1"], ["'run'"]),
@@ -330,10 +320,3 @@ def test_bad_input_of_the_entry_is_one_line(run, capsys, arguments, parts):
         assert part in captured.err
     assert captured.out == ""
     assert not list((run / FOLDER).glob("width*"))
-
-
-def test_the_entry_explains_itself(capsys):
-    enter("--help")
-    printed = capsys.readouterr().out
-    assert "python -m core.reconstruct_ema [key=value ...]" in printed
-    assert "width: ???" in printed

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from core.train.speed import Speedometer, in_words, peak_memory_mib
+from tests.rows import every_row
 
 CPU = torch.device("cpu")
 
@@ -19,12 +20,12 @@ def meter(steps, **kwargs):
     return speed
 
 
-def test_nothing_is_known_before_the_first_step():
+def test_nothing_is_known_before_the_first_step_and_no_time_left_before_the_second():
     speed = meter([])
-    assert speed.rate == 0
-    assert speed.data_wait == 0
+    assert (speed.rate, speed.data_wait, speed.seconds_left(0)) == (0, 0, 0)
     assert speed.seconds_left(10) is None
-    assert speed.seconds_left(0) == 0
+    assert meter([(8, 1.0, 0.0)]).seconds_left(3) is None
+    assert meter([(8, 1.0, 0.0)] * 2).seconds_left(3) == pytest.approx(3)
 
 
 def test_the_rate_counts_the_wait_and_the_share_is_of_all_time():
@@ -32,11 +33,6 @@ def test_the_rate_counts_the_wait_and_the_share_is_of_all_time():
     assert speed.rate == pytest.approx(2)
     assert speed.data_wait == pytest.approx(0.25)
     assert speed.seconds_left(10) == pytest.approx(40)
-
-
-def test_time_left_is_unknown_until_two_steps_are_done():
-    assert meter([(8, 1.0, 0.0)]).seconds_left(3) is None
-    assert meter([(8, 1.0, 0.0)] * 2).seconds_left(3) == pytest.approx(3)
 
 
 def test_the_first_step_compiles_and_is_forgotten_after_the_second():
@@ -70,21 +66,16 @@ def test_rate_and_time_left_agree():
     assert speed.seconds_left(1000) == pytest.approx(8 * 1000 / speed.rate)
 
 
-def test_all_time_spent_waiting_is_a_share_of_one():
-    assert meter([(8, 0.0, 0.1)] * 70).data_wait == 1
-
-
-def test_utilisation_is_the_share_of_the_peak():
+def test_utilisation_is_the_share_of_the_peak_and_needs_both_numbers():
     speed = meter([(256, 0.5, 0.0)] * 3, flops_per_sample=1e9, peak_flops=1e12)
     assert speed.values()["mfu"] == pytest.approx(512 * 1e9 / 1e12)
+    for known in ({}, {"flops_per_sample": 1e9}, {"peak_flops": 1e12}):
+        values = meter([(8, 0.0, 0.1)] * 70, **known).values()
+        assert set(values) == {"images_per_second", "data_wait", "peak_memory_mib"}
+        assert values["data_wait"] == 1
 
 
-@pytest.mark.parametrize("known", [{}, {"flops_per_sample": 1e9}, {"peak_flops": 1e12}])
-def test_utilisation_needs_both_numbers(known):
-    assert set(meter([(8, 1.0, 0.0)] * 2, **known).values()) == {"images_per_second", "data_wait", "peak_memory_mib"}
-
-
-@pytest.mark.parametrize("wrong", [{"window": 0}, {"peak_flops": 0.0}, {"flops_per_sample": -1.0}])
+@every_row("wrong", [{"window": 0}, {"peak_flops": 0.0}, {"flops_per_sample": -1.0}])
 def test_impossible_settings_are_refused(wrong):
     name, value = next(iter(wrong.items()))
     with pytest.raises(ValueError, match=rf"{name}.* {value}.*must be"):
@@ -99,7 +90,7 @@ def test_peak_memory_is_in_mib_and_grows_with_what_is_held():
     assert before == pytest.approx(resident, rel=0.05)
 
 
-@pytest.mark.parametrize(("platform", "unit"), [("linux", 2**10), ("darwin", 2**20)])
+@every_row(("platform", "unit"), [("linux", 2**10), ("darwin", 2**20)])
 def test_resident_sets_are_counted_in_the_systems_unit(monkeypatch, platform, unit):
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr("resource.getrusage", lambda who: type("Usage", (), {"ru_maxrss": 700 * unit})())
@@ -111,25 +102,10 @@ def test_on_cuda_the_allocated_tensors_count(monkeypatch):
     assert peak_memory_mib(torch.device("cuda:1")) == 3
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (None, "?"),
-        (0, "0 s"),
-        (-3, "0 s"),
-        (0.2, "0 s"),
-        (45, "45 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min"),
-        (720, "12 min"),
-        (3569, "59 min"),
-        (3575, "1 h 0 min"),
-        (12_000, "3 h 20 min"),
-        (360_000, "100 h 0 min"),
-    ],
-)
-def test_a_duration_in_words(seconds, words):
-    assert in_words(seconds) == words
+def test_a_duration_in_words():
+    words = {None: "?", -3: "0 s", 0.2: "0 s", 45: "45 s", 59.4: "59 s", 59.6: "1 min", 720: "12 min", 3569: "59 min"}
+    words |= {3575: "1 h 0 min", 12_000: "3 h 20 min", 360_000: "100 h 0 min"}
+    assert {seconds: in_words(seconds) for seconds in words} == words
 
 
 def test_words_never_go_back():
