@@ -15,7 +15,7 @@ from audio.train_tokenizer import OUTPUT_FILES
 from core.draws import StepRandom
 from core.latents.scaling import MeasuredLatents, Scaling
 from tests.audio.audio_files import music, write_sound
-from tests.end_to_end.audio_runs import HOP, RATE, save_vae
+from tests.end_to_end.toys.audio import HOP, RATE, save_vae
 
 CPU = torch.device("cpu")
 
