@@ -112,7 +112,7 @@ def main(config: AudioConfig) -> None:
     run that was interrupted, or says that it is complete. experiment=NAME selects a row of the paper.
     torchrun --nproc-per-node=N -m audio.train ... runs it on N GPUs, or N CPU processes.
     """
-    run_training(config, "audio", build_domain, report, tell=print)
+    run_training(config, "audio", build_domain, report, show=print)
 
 
 def report(run: RunDirectory, summary: dict) -> str:

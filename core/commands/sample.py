@@ -142,7 +142,7 @@ class Sampling(ABC):
         if self.config.checkpoint is not None:
             return follow_latest(Path(self.config.checkpoint))
         run = RunDirectory.find(self.config.run)
-        newest = CheckpointStore(run.checkpoints).newest_sound(only=(self.config.weights,))
+        newest = CheckpointStore(run.checkpoints).newest_intact(only=(self.config.weights,))
         if newest is None:
             raise ValueError(f"the run {run.path} has no checkpoint yet; checkpoint=... takes one from elsewhere")
         return newest

@@ -163,7 +163,7 @@ def domain_module(name: str) -> Any:
 def _checkpoint(folder: RunDirectory, weights: str, requested: str | None) -> Path:
     if requested is not None:
         return follow_latest(Path(requested))
-    newest = CheckpointStore(folder.checkpoints).newest_sound(only=(weights,))
+    newest = CheckpointStore(folder.checkpoints).newest_intact(only=(weights,))
     if newest is None:
         raise ValueError(f"run is {str(folder.path)!r}, which has no checkpoint yet; checkpoint=... takes another")
     return newest
