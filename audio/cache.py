@@ -18,9 +18,9 @@ from audio.conditioning import (
     TagsConfig,
     TextConfig,
 )
-from audio.data import CACHE_KIND, SOUND_DATASETS, NotesConfig, SoundConfig, build_dataset, clip_format
+from audio.data import CACHE_KIND, SOUND_DATASETS, NotesConfig, SoundConfig, clip_format
 from audio.datasets.windows import WindowsConfig
-from audio.tokenizer import TOKENIZERS, SpectralTokenizerConfig, TokenizerConfig, build_tokenizer
+from audio.tokenizer import TOKENIZERS, SpectralTokenizerConfig, TokenizerConfig
 from core.commands.cache import CacheOptions, Caching, run_cache
 from core.commands.entry import Entry, override
 from core.conditioning.contract import assign_conditions
@@ -59,9 +59,9 @@ class AudioCaching(Caching):
 
     def __init__(self, config: AudioCacheConfig, device: torch.device):
         data = replace(config.data, window="tiled") if isinstance(config.data, WindowsConfig) else config.data
-        tokenizer, known = build_tokenizer(config.tokenizer, data.sample_rate, data.channels, device)
+        tokenizer, known = config.tokenizer.build(data.sample_rate, data.channels, device)
         clip = clip_format(data, tokenizer.hop, FRAME)
-        dataset = build_dataset(data, clip, FRAME)
+        dataset = data.build(clip, FRAME)
         assign_conditions(dataset, config.conditioning, CONDITIONINGS, device)
         found = measured_latents(config.tokenizer, tokenizer, dataset, Path(config.runs_dir) / "cache")
         own = {"sample_rate": clip.sample_rate, "channels": clip.channels, "samples": clip.num_samples}

@@ -32,7 +32,6 @@ from audio.metrics import TABLE
 from audio.sample import PCM_RULE, AudioSampleConfig, AudioSampling
 from audio.sounds.pcm import FULL_SCALE, to_int16
 from audio.stand_in import NotesEvaluationConfig, NotesFeatures, NotesSource
-from audio.tokenizer import build_tokenizer
 from audio.train import AudioConfig
 from core.commands.entry import Entry
 from core.conditioning.labels import LabelConfig
@@ -152,7 +151,7 @@ class AudioEvaluation(Evaluation):
         if model is None or not isinstance(model.data, NotesConfig):
             return NotesSource.default(cache)
         data, own = model.data, model.evaluation
-        tokenizer, _ = build_tokenizer(model.tokenizer, data.sample_rate, data.channels, torch.device("cpu"))
+        tokenizer, _ = model.tokenizer.build(data.sample_rate, data.channels, torch.device("cpu"))
         options = own if isinstance(own, NotesEvaluationConfig) else NotesEvaluationConfig()
         return NotesSource(options, data, clip_format(data, tokenizer.hop, model.backbone.patch_size), cache)
 

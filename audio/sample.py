@@ -16,7 +16,6 @@ from audio.data import clip_format
 from audio.preview import AudioPreview
 from audio.sounds.pcm import FULL_SCALE, write_wav
 from audio.sounds.sound import ClipFormat
-from audio.tokenizer import build_tokenizer
 from audio.train import ENTRY as TRAIN
 from audio.train import AudioConfig
 from core.commands.entry import Entry
@@ -94,7 +93,7 @@ class AudioSampling(Sampling):
         """
         model = self.model_config
         notes = read_checkpoint(source, only=()).notes if source.is_dir() else {}
-        tokenizer, known = build_tokenizer(model.tokenizer, model.data.sample_rate, model.data.channels, device)
+        tokenizer, known = model.tokenizer.build(model.data.sample_rate, model.data.channels, device)
         if "tokenizer" in notes:
             known = Scaling.kept(notes["tokenizer"])
         if known is None:

@@ -18,11 +18,11 @@ from audio.conditioning import (
     TagsConfig,
     TextConfig,
 )
-from audio.data import DATASETS, LatentsConfig, build_dataset, clip_format
+from audio.data import DATASETS, LatentsConfig, clip_format
 from audio.datasets.notes import NotesConfig
 from audio.preview import AudioPreview
 from audio.stand_in import EVALUATIONS, NoEvaluationConfig, NotesEvaluationConfig
-from audio.tokenizer import TOKENIZERS, AudioTokenizer, build_tokenizer
+from audio.tokenizer import TOKENIZERS, AudioTokenizer
 from core.commands.entry import Entry
 from core.commands.train import closing_lines, run_training
 from core.conditioning.contract import assign_conditions, check_cached_conditions
@@ -91,9 +91,9 @@ def make_preview(config: AudioConfig, names: Sequence[str]) -> AudioPreview:
 def open_data(config: AudioConfig, device: torch.device) -> tuple[AudioTokenizer | FromMoments, Any]:
     """The tokenizer, its latents scaled, and the data set with the conditions that are asked for."""
     data, patch = config.data, config.backbone.patch_size
-    tokenizer, known = build_tokenizer(config.tokenizer, data.sample_rate, data.channels, device)
+    tokenizer, known = config.tokenizer.build(data.sample_rate, data.channels, device)
     clip = clip_format(data, tokenizer.hop, patch)
-    dataset = build_dataset(data, clip, patch)
+    dataset = data.build(clip, patch)
     if isinstance(data, LatentsConfig):
         check_cached_conditions(dataset, config.conditioning)
         scaling = known or Scaling.kept(dataset.spec.tokenizer)
@@ -112,7 +112,7 @@ def main(config: AudioConfig) -> None:
     run that was interrupted, or says that it is complete. experiment=NAME selects a row of the paper.
     torchrun --nproc-per-node=N -m audio.train ... runs it on N GPUs, or N CPU processes.
     """
-    run_training(config, "audio", build_domain, report, tell=print)
+    run_training(config, "audio", build_domain, report, show=print)
 
 
 def report(run: RunDirectory, summary: dict) -> str:

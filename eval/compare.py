@@ -120,7 +120,7 @@ def make_runs(config: CompareConfig) -> None:
             continue
         arguments = ("-m", f"{config.domain}.train", *plan.arguments(method, seed, config.folder))
         jobs.append(QueuedRun(path.name, path, arguments))
-    RunQueue(config.folder / "logs", config.parallel, tell=lambda text: print(text, flush=True)).make(jobs)
+    RunQueue(config.folder / "logs", config.parallel, show=lambda text: print(text, flush=True)).make(jobs)
 
 
 def compare(config: CompareConfig, seeds: list[int]) -> None:

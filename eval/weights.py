@@ -87,7 +87,7 @@ def run(options: argparse.Namespace, root: Path) -> None:
         print(markdown())
     elif options.action == "fetch":
         for entry in [find_entry(name) for name in options.names]:
-            fetch(entry, root, tell=print)
+            fetch(entry, root, show=print)
     elif options.action == "add":
         entry = find_entry(options.name)
         for file in add(entry, options.source.expanduser(), root, options.link):

@@ -13,10 +13,10 @@ from core.commands.cache import CacheOptions, Caching, run_cache
 from core.commands.entry import Entry
 from core.schema import choice
 from core.storage.run_folder import RunDirectory
-from image.data import CACHE_KIND, PIXEL_DATASETS, build_dataset
+from image.data import CACHE_KIND, PIXEL_DATASETS
 from image.data import PixelsDataConfig as DataConfig
 from image.datasets.digits import DigitsConfig
-from image.tokenizer import TOKENIZERS, ConvKLConfig, PixelsConfig, TokenizerConfig, build_tokenizer
+from image.tokenizer import TOKENIZERS, ConvKLConfig, PixelsConfig, TokenizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class ImageCaching(Caching):
     config: ImageCacheConfig
 
     def __init__(self, config: ImageCacheConfig, device: torch.device):
-        data, tokenizer = build_dataset(config.data), build_tokenizer(config.tokenizer, device)
+        data, tokenizer = config.data.build(), config.tokenizer.build(device)
         super().__init__(config, data, tokenizer, data.labels.numpy(), config.data.transform)
         self.mirrors = 2 if data.flip else 1
         root = getattr(config.data, "root", None)

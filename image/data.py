@@ -12,12 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from core.data.files import existing_folder
 from core.latents.cache import LatentShards
 from core.schema import FREE
-from image.datasets.digits import DigitsConfig, DigitsDataset
-from image.datasets.files import FileDataset, FolderConfig, FolderSource, ParquetConfig, ParquetSource
-from image.datasets.images import ImageDataset
+from image.datasets.digits import DigitsConfig
+from image.datasets.files import FolderConfig, ParquetConfig
 
 CACHE_KIND = "image"
 CACHE_COMMAND = "python -m image.cache"
@@ -49,33 +47,18 @@ class LatentsConfig:
         """(C, H, W) of the images that were encoded, known without the cache."""
         return self.channels, self.size, self.size
 
+    def build(self) -> LatentShards:
+        """The cache; ValueError, naming the config key, for a root that holds none, or one of other images."""
+        cache = LatentShards(self.root, kind=CACHE_KIND, flip=self.flip, make_command=CACHE_COMMAND)
+        if cache.media_shape != self.media_shape:
+            channels, height, _ = cache.media_shape
+            raise ValueError(
+                f"data.size is {self.size} and data.channels {self.channels}, but the cache {self.root} was made of "
+                f"images with data.size={height} data.channels={channels}"
+            )
+        return cache
+
 
 PIXEL_DATASETS: dict[str, type] = {"digits": DigitsConfig, "folder": FolderConfig, "parquet": ParquetConfig}
 DATASETS: dict[str, type] = {**PIXEL_DATASETS, "latents": LatentsConfig}
 PixelsDataConfig = DigitsConfig | FolderConfig | ParquetConfig
-
-
-def build_dataset(config: PixelsDataConfig | LatentsConfig) -> ImageDataset | LatentShards:
-    """The data set that `config` describes; ValueError, naming the config key, for a root that does not hold one."""
-    if isinstance(config, DigitsConfig):
-        return DigitsDataset(config)
-    if isinstance(config, FolderConfig):
-        return FileDataset(FolderSource(existing_folder(config.root)), config)
-    if isinstance(config, ParquetConfig):
-        return FileDataset(ParquetSource(existing_folder(config.root), config.split, config.cache_dir), config)
-    if isinstance(config, LatentsConfig):
-        return _open_cache(config)
-    raise ValueError(f"data is a {type(config).__name__}; allowed: {', '.join(DATASETS)}")
-
-
-def _open_cache(config: LatentsConfig) -> LatentShards:
-    cache = LatentShards(config.root, flip=config.flip, make_command=CACHE_COMMAND)
-    if cache.spec.kind != CACHE_KIND:
-        raise ValueError(f"data.root is {config.root!r}, a cache of kind {cache.spec.kind!r}; allowed: {CACHE_KIND!r}")
-    if cache.media_shape != config.media_shape:
-        channels, height, _ = cache.media_shape
-        raise ValueError(
-            f"data.size is {config.size} and data.channels {config.channels}, but the cache {config.root} was made of "
-            f"images with data.size={height} data.channels={channels}"
-        )
-    return cache

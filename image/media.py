@@ -33,7 +33,6 @@ from eval.measure.reference import (
     load_statistics,
 )
 from eval.statistics.arrays import npz_array, npz_keys
-from image.data import build_dataset
 from image.datasets.decode import decode_image
 from image.datasets.digits import DigitsConfig
 from image.datasets.files import IMAGE_SUFFIXES
@@ -172,7 +171,7 @@ class DigitsReference(MediaReference):
     """scikit-learn's digits in [-1, 1]; as the bytes of image files for an extractor that takes no floats."""
 
     def __init__(self, split: str):
-        digits = build_dataset(DigitsConfig(split=split))
+        digits = DigitsConfig(split=split).build()
         name = f"scikit-learn's digits, {split}"
         media = ArrayMedia(name, "image", digits.images, digits.labels)
         super().__init__(media, size_of(media))

@@ -14,13 +14,11 @@ from torch import Tensor
 
 from core.commands.entry import Entry
 from core.commands.sample import ModelParts, Sampling, SamplingOptions
-from core.conditioning.labels import LabelConditioning
 from core.data.pixels import to_uint8
 from core.generate import Generator
 from core.storage.checkpoint import State
-from image.conditioning import requested_labels
+from image.conditioning import LabelConditioning
 from image.preview import ImagePreview, to_images
-from image.tokenizer import build_tokenizer
 from image.train import ENTRY as TRAIN
 
 MAX_SHOWN = 100  # samples in the grid
@@ -55,7 +53,7 @@ class ImageSampling(Sampling):
         """The model for weights, which know their classes."""
         model = self.model_config
         num_classes = model.backbone.num_classes_in(state, str(source))
-        tokenizer = build_tokenizer(model.tokenizer, device)
+        tokenizer = model.tokenizer.build(device)
         latent_shape = tuple(tokenizer.latent_shape(model.data.media_shape))
         conditioning = LabelConditioning(model.conditioning, num_classes)
         return ModelParts(tokenizer, model.backbone.build(latent_shape, num_classes), conditioning, latent_shape)
@@ -68,7 +66,7 @@ class ImageSampling(Sampling):
 
     def requests(self, conditioning: LabelConditioning) -> Tensor:
         """Labels (num,) of the samples to make."""
-        return requested_labels(self.config.labels, conditioning, self.config.num, self.config.seed)
+        return conditioning.requested(self.config.labels, self.config.num, self.config.seed)
 
     def protocol_entries(self) -> dict[str, Any]:
         """Which labels, and how pixels are stored."""

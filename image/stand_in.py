@@ -22,7 +22,6 @@ from eval.measure.stand_in import (
     StandInEvaluator,
     StandInExtractor,
 )
-from image.data import build_dataset
 from image.datasets.digits import DigitsConfig
 from image.extractors import as_channels_first
 
@@ -66,7 +65,7 @@ class DigitFeatures(StandInExtractor):
 
     def split(self, name: str) -> tuple[Tensor, Tensor]:
         """Digits (n, 1, 8, 8) of scikit-learn and their labels."""
-        digits = build_dataset(DigitsConfig(split=name))
+        digits = DigitsConfig(split=name).build()
         return digits.images, digits.labels
 
     def network(self) -> DigitClassifier:

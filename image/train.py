@@ -9,7 +9,6 @@ import torch
 
 from core.commands.entry import Entry
 from core.commands.train import closing_lines, run_training
-from core.conditioning.labels import LabelConditioning, LabelConfig
 from core.contracts import Domain
 from core.draws import seeded_weights
 from core.latents.tokenizer import FromMoments
@@ -17,11 +16,12 @@ from core.schema import choice
 from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
 from image.backbone import BACKBONES, SiTConfig
-from image.data import DATASETS, LatentsConfig, build_dataset
+from image.conditioning import LabelConditioning, LabelConfig
+from image.data import DATASETS, LatentsConfig
 from image.datasets.digits import DigitsConfig
 from image.preview import ImagePreview
 from image.stand_in import EVALUATIONS, DigitsEvaluationConfig, NoEvaluationConfig
-from image.tokenizer import TOKENIZERS, PixelsConfig, build_tokenizer
+from image.tokenizer import TOKENIZERS, PixelsConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +48,8 @@ class ImageConfig(RunConfig):
 
 def build_domain(config: ImageConfig, device: torch.device, *, evaluate: bool) -> Domain:
     """The components of an image run; the backbone's first weights are a function of the seed."""
-    dataset = build_dataset(config.data)
-    tokenizer = build_tokenizer(config.tokenizer, device)
+    dataset = config.data.build()
+    tokenizer = config.tokenizer.build(device)
     if isinstance(config.data, LatentsConfig):
         tokenizer = FromMoments(tokenizer, dataset.spec.tokenizer, config.data.root)
     num_classes = len(dataset.class_names)
@@ -74,7 +74,7 @@ def main(config: ImageConfig) -> None:
     run that was interrupted, or says that it is complete. experiment=NAME selects a row of the paper.
     torchrun --nproc-per-node=N -m image.train ... runs it on N GPUs, or N CPU processes.
     """
-    run_training(config, "image", build_domain, report, tell=print)
+    run_training(config, "image", build_domain, report, show=print)
 
 
 def report(run: RunDirectory, summary: dict) -> str:

@@ -71,7 +71,7 @@ def test_the_toy_learns_its_shapes(place):
 def test_its_commands_leave_what_they_say(place):
     samples = np.load(place / RUN / "samples" / "ema_labels0-3_seed0" / "samples.npy")
     assert samples.shape == (6, 1, 64) and np.abs(samples).max() <= 1
-    assert len(LatentShards(place / "runs" / "latents" / "waves", flip=False, make_command="")) == 512
+    assert len(LatentShards(place / "runs" / "latents" / "waves", kind="signals", make_command="")) == 512
     assert json.loads((place / "runs" / "signals" / "cached" / "summary.json").read_text())["steps"] > 0
     probe = json.loads((place / RUN / "inside" / "probe.json").read_text())
     assert probe["results"]["linear"]["chance"] == pytest.approx(0.25, abs=0.01)

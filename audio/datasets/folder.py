@@ -30,6 +30,10 @@ class FolderConfig(WindowsConfig):
             raise ValueError(f"data.classes is {self.classes!r}; allowed: {list(CLASSES)}")
         check_captions(self.captions)
 
+    def build(self, clip: ClipFormat, patch_size: int) -> FolderDataset:
+        """The data set of clips of that format, whatever the backbone's patch is."""
+        return FolderDataset(self, clip)
+
 
 class FolderDataset(WindowDataset):
     """The windows of a folder's audio files; see `WindowDataset`.

@@ -61,6 +61,10 @@ class JamendoConfig(WindowsConfig):
         if unknown or not self.tags:
             raise ValueError(f"data.tags is {list(self.tags)}; allowed: one or more of {list(CATEGORIES)}")
 
+    def build(self, clip: ClipFormat, patch_size: int) -> JamendoDataset:
+        """The data set of clips of that format, whatever the backbone's patch is."""
+        return JamendoDataset(self, clip)
+
 
 @dataclass(frozen=True)
 class Track:

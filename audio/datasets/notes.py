@@ -59,6 +59,10 @@ class NotesConfig:
         if self.channels not in (1, 2):
             raise ValueError(f"data.channels is {self.channels!r}; allowed: 1 (mono) or 2 (stereo)")
 
+    def build(self, clip: ClipFormat, patch_size: int) -> NotesDataset:
+        """The data set of clips of that format, whatever the backbone's patch is."""
+        return NotesDataset(self, clip)
+
 
 @dataclass(frozen=True)
 class NoteFacts:

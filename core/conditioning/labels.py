@@ -71,6 +71,10 @@ class LabelConditioning:
             return torch.arange(num) % self.num_classes
         return torch.tensor([int(numpy_rng(seed, "label", i).integers(self.num_classes)) for i in range(num)])
 
+    def requested(self, labels: int | list[int] | None, num: int, seed: int) -> Tensor:
+        """Labels (num,) of the samples to make: those asked for in turn, or by the config's own rule over all."""
+        return self.requests(num, seed) if labels is None else self.chosen(labels, num)
+
     def chosen(self, labels: int | list[int], num: int, key: str = "labels") -> Tensor:
         """Labels (num,) that cycle through the ones asked for; ValueError for one out of range."""
         wanted = [labels] if isinstance(labels, int) else list(labels)

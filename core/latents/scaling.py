@@ -165,7 +165,7 @@ def scaling_of_run(run: RunDirectory, tokenizer: KLTokenizer) -> Scaling | None:
 
     Measured again, on another machine or number of threads, it would differ in rounding, and the run would not be one.
     """
-    newest = CheckpointStore(run.checkpoints).newest_sound(only=())
+    newest = CheckpointStore(run.checkpoints).newest_intact(only=())
     if newest is None:
         return None
     kept = read_checkpoint(newest, only=()).notes["tokenizer"]

@@ -23,7 +23,7 @@ from core.draws import Random
 from core.schema import FREE
 
 PosteriorUse = Literal["sample", "mean"]
-Precision = Literal["float32", "bfloat16"]
+NetworkDtype = Literal["float32", "bfloat16"]
 Normal = float | list[float]  # one number, or one for each latent channel
 
 
@@ -39,12 +39,12 @@ class CodingOptions:
     """
 
     posterior: PosteriorUse = "sample"
-    dtype: Precision = "float32"
+    dtype: NetworkDtype = "float32"
     encode_batch: int = field(default=32, metadata=FREE)
     decode_batch: int = field(default=16, metadata=FREE)
 
     def __post_init__(self):
-        for name, allowed in (("posterior", get_args(PosteriorUse)), ("dtype", get_args(Precision))):
+        for name, allowed in (("posterior", get_args(PosteriorUse)), ("dtype", get_args(NetworkDtype))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"tokenizer.{name} is {getattr(self, name)!r}; allowed: {list(allowed)}")
         for name in ("encode_batch", "decode_batch"):

@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 # How long a process waits for the others. The main process may evaluate alone meanwhile; when a process dies, its
 # launcher ends the others.
 PATIENCE = datetime.timedelta(hours=2)
-# What an operation on the main process may fail with; the others are told instead of being left to wait.
-TOLD = (ValueError, OSError, ImportError, RuntimeError, ArithmeticError)
+# What an operation on the main process may fail with; it is reported to the others, who would be left to wait.
+REPORTED = (ValueError, OSError, ImportError, RuntimeError, ArithmeticError)
 
 
 class PeerError(RuntimeError):
@@ -102,7 +102,7 @@ class World:
         if self.is_main:
             try:
                 answer[0] = function()
-            except TOLD as raised:
+            except REPORTED as raised:
                 error, answer[1] = raised, f"{type(raised).__name__}: {raised}"
         dist.broadcast_object_list(answer)
         if error is not None:

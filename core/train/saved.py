@@ -116,7 +116,7 @@ class Saved:
 
     def _newest(self) -> Path | None:
         self.store.clean()
-        path = self.store.newest_sound(set_aside=True)
+        path = self.store.newest_intact(set_aside=True)
         if path is not None:
             self.store.settle(path)
         return path

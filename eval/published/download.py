@@ -28,17 +28,17 @@ CHUNK = 1 << 20
 TIMEOUT = 30  # seconds without a byte
 STAGE = ".hub"
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-Tell = Callable[[str], None]
+Show = Callable[[str], None]
 
 
-def fetch(entry: WeightsEntry, root: Path, tell: Tell) -> None:
+def fetch(entry: WeightsEntry, root: Path, show: Show) -> None:
     """Put the files of an entry that are not there, or not what they should be, into their place.
 
-    tell  takes a line for each file
+    show  takes a line for each file
 
     Raises ValueError, one message, for what cannot be reached, broke off, or is not what it should be.
     """
-    lacking = [file for file in entry.files if not _present(entry, file, root, tell)]
+    lacking = [file for file in entry.files if not _present(entry, file, root, show)]
     automatic = [file for file in lacking if not file.by_hand]
     if _offline() and any(file.url.startswith(f"{HUB}/") for file in automatic):
         raise _unreachable(entry, automatic[0], root, f"{' or '.join(OFFLINE)} forbids it")
@@ -46,7 +46,7 @@ def fetch(entry: WeightsEntry, root: Path, tell: Tell) -> None:
         for file in automatic:
             _download(entry, file, root)
     for file in automatic:
-        tell(f"fetched  {place(entry, file, root)}")
+        show(f"fetched  {place(entry, file, root)}")
     hand = [file for file in lacking if file.by_hand]
     if hand:
         files = "; ".join(expected_file(entry, file, root) for file in hand)
@@ -58,17 +58,17 @@ def _offline() -> bool:
     return any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in OFFLINE)
 
 
-def _present(entry: WeightsEntry, file: WeightsFile, root: Path, tell: Tell) -> bool:
+def _present(entry: WeightsEntry, file: WeightsFile, root: Path, show: Show) -> bool:
     path = place(entry, file, root)
     if not path.is_file():
         return False
     try:
         sha256 = check(path, entry, file, Recorded.load(root))
     except ValueError as error:
-        tell(f"damaged  {error}")
+        show(f"damaged  {error}")
         return False
     record(entry, file, root, sha256)
-    tell(f"present  {path}")
+    show(f"present  {path}")
     return True
 
 

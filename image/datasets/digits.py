@@ -34,6 +34,10 @@ class DigitsConfig:
         if self.split not in SPLITS:
             raise ValueError(f"data.split is {self.split!r}; allowed: {list(SPLITS)}")
 
+    def build(self) -> DigitsDataset:
+        """The digits of the split."""
+        return DigitsDataset(self)
+
     @property
     def media_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image, known without the data."""

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.data.files import class_folders, files_under, packed_paths
+from core.data.files import class_folders, existing_folder, files_under, packed_paths
 from core.data.index import NUM_LISTED, in_threads, leave_out, refuse_lost_classes
 from core.extras import extra
 from core.schema import FREE
@@ -76,6 +76,10 @@ class FolderConfig(_FilesConfig):
     Hidden files, other kinds of files and files beside the class folders are passed over.
     """
 
+    def build(self) -> FileDataset:
+        """The images; ValueError, naming the config key, for a root that does not hold any."""
+        return FileDataset(FolderSource(existing_folder(self.root)), self)
+
 
 @dataclass(frozen=True)
 class ParquetConfig(_FilesConfig):
@@ -92,6 +96,10 @@ class ParquetConfig(_FilesConfig):
         super().__post_init__()
         if not self.split or "/" in self.split:
             raise ValueError(f"data.split is {self.split!r}; allowed: the first letters of the shards' file names")
+
+    def build(self) -> FileDataset:
+        """The images; ValueError, naming the config key, for a root that does not hold any."""
+        return FileDataset(ParquetSource(existing_folder(self.root), self.split, self.cache_dir), self)
 
 
 class FileDataset(ImageDataset):

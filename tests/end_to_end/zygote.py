@@ -6,11 +6,14 @@ that runs the real entry in a session (of the system) of its own, as a command i
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import gc
 import importlib
 import json
 import multiprocessing.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,25 +200,42 @@ def warm_up() -> None:
     import torch.distributed.fsdp
     import torch.utils.data
 
+    import core.train.tracking
     import core.train.trainer
     from core.storage.provenance import code_version
 
     torch.set_num_threads(1)
     code_version()
-    core.train.trainer.matmul_peak = lambda device, dtype: (
-        1e12
-    )  # half a second of products, for a column of speed.jsonl
+    # Half a second of products for a column of speed.jsonl; half a session's time for a picture of the records.
+    core.train.trainer.matmul_peak = lambda device, dtype: 1e12
+    core.train.tracking.draw_curves = lambda metrics, target: metrics.exists() and shutil.copyfile(metrics, target)
+    remember_configs()
     matplotlib.figure.Figure().subplots().set_title("fonts are found once").figure.savefig(os.devnull, format="png")
 
 
-def warm_up_for(module: str) -> None:
-    """The same for the first session of a command of one domain."""
-    if module in sys.modules:
-        return
-    from core.commands.entry import compose_config
+def remember_configs() -> None:
+    """Compose each config once, in the process that forks: half the time of a small session."""
+    import core.commands.entry
 
+    compose, known = core.commands.entry.compose_config, {}
+
+    def remembered(module, name, overrides=(), *, complete=True):
+        key = (module, name, tuple(overrides), complete)
+        if key not in known:
+            known[key] = compose(module, name, overrides, complete=complete)
+        return copy.deepcopy(known[key])
+
+    core.commands.entry.compose_config = remembered
+
+
+def warm_up_for(module: str, words: list[str]) -> None:
+    """The same for the first session of a command of one domain, and what can be known of the session's config."""
+    known = module in sys.modules
     entry = importlib.import_module(module).ENTRY
-    compose_config(entry.config_module, entry.config_name)
+    with contextlib.suppress(ValueError):
+        entry.config(words)
+    if known:
+        return
     for name in LATER[module.partition(".")[0]]:
         importlib.import_module(name)
     gc.collect()
@@ -228,7 +248,7 @@ def serve() -> None:
     while line := sys.stdin.readline():
         asked = json.loads(line)
         if "module" in asked:
-            warm_up_for(asked["module"])
+            warm_up_for(asked["module"], asked["args"])
         answer = _poll(asked["poll"]) if "poll" in asked else _fork(asked)
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()

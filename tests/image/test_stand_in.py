@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from image.data import build_dataset
 from image.datasets.digits import DigitsConfig
 from image.stand_in import DigitsEvaluationConfig, NoEvaluationConfig
 
@@ -12,7 +11,7 @@ STEPS = 150
 
 @pytest.fixture(scope="module")
 def heldout():
-    return build_dataset(DigitsConfig(split="heldout"))
+    return DigitsConfig(split="heldout").build()
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +37,7 @@ def test_real_digits_are_near_and_of_their_class(evaluator, heldout):
     assert numbers["frechet_distance"] == pytest.approx(numbers["frechet_floor"])
     assert numbers["class_accuracy"] == numbers["classifier_accuracy"] == evaluator.classifier_accuracy
     assert numbers["num_samples"] == len(heldout)
-    train = build_dataset(DigitsConfig(split="train"))
+    train = DigitsConfig(split="train").build()
     assert evaluator.evaluate(train.images, train.labels)["frechet_distance"] == pytest.approx(0, abs=1e-6)
 
 

@@ -6,18 +6,23 @@ import pytest
 import torch
 from torch import nn
 
-from core.alignment.contract import Forward, check_layers
+from core.alignment.contract import Alignment, AlignmentTerms, Forward, Needs, check_layers
 from core.alignment.dispersive import DispersiveConfig, dispersive_loss
 from core.alignment.layersync import LayerSyncConfig
 from core.alignment.methods import ALIGNMENTS
 from core.alignment.sra import Head, SRAConfig, later_time
 from core.alignment.sra2 import SRA2Config, make_head
 from core.alignment.teacher import Teacher
+from core.conditioning.labels import LabelConditioning, LabelConfig
 from core.contracts import Batch
 from core.draws import StepRandom
+from core.flow.objective import FlowMatching, ObjectiveConfig
 from core.flow.path import Cosine, Interpolant, Linear
 from core.nets.layers import BlockOptions, LabelEmbedder
 from core.nets.sit import Recipe, SiT
+from core.step import TrainingLoss
+from image.tokenizer import Pixels
+from image.train import ENTRY as TRAIN
 from tests.golden_files import load_golden, with_prefix
 
 GOLDEN, FACTS = load_golden("regularisers")
@@ -243,3 +248,43 @@ def test_every_method_says_which_layers_it_listens_to():
                 ValueError, match=r"alignment listens to block 9, which does not exist: .*blocks 1 to 8"
             ):
                 check_layers(config, 8)
+
+
+REFUSED = [
+    (["alignment.weight=-1"], r"alignment.weight is -1.0; it must be above 0"),
+    (["alignment.pairs=[]"], "alignment.pairs is empty"),
+    (
+        ["alignment.pairs=[[1,99]]"],
+        r"alignment listens to block 99, which does not exist: the backbone has blocks 1 to 8",
+    ),
+    (
+        ["alignment=dispersive", "alignment.layer=2", "trainer.accumulate=2"],
+        "trainer.accumulate is 2, but alignment 'disp",
+    ),
+    (
+        ["alignment=sra", "alignment.pairs=[[2,5]]", "ema.device=cpu"],
+        "ema.device is 'cpu', but the average is the teacher",
+    ),
+]
+
+
+def test_what_a_method_cannot_have_is_refused_where_the_config_is_read():
+    """Not in the job: `--print-config` and a sweep's dry run read the config and nothing else."""
+    for words, message in REFUSED:
+        with pytest.raises(ValueError, match=message):
+            TRAIN.config(words)
+
+
+def test_a_method_may_ask_for_a_time_for_each_token():
+    class Kept(Alignment):
+        def terms(self, forward, teacher):
+            self.t = forward.t
+            return AlignmentTerms(forward.t.new_zeros(()))
+
+    model, method = tiny(), Kept()
+    batch = Batch(torch.zeros(4, 2, 6, 4), torch.zeros(4, dtype=torch.int64), torch.arange(4))
+    conditioning = LabelConditioning(LabelConfig(drop=0), 3)
+    parts = (Pixels(), conditioning, model, model, FlowMatching(ObjectiveConfig(), model.expand), method)
+    for needs, shape in ((Needs(), (4,)), (Needs(token_times=True), (4, 6))):
+        TrainingLoss(*parts, needs=needs)(batch, StepRandom(0, 0), 0)
+        assert method.t.shape == shape
