@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from core.alignment.hooks import Layer, LayerHooks
-from core.contracts import Batch
+from core.contracts import Batch, Condition
 from core.draws import Random
 from core.flow.objective import FlowMatching
 from core.flow.path import Interpolant
@@ -97,7 +97,7 @@ class Forward:
     noise: Tensor
     t: Tensor
     x_t: Tensor
-    condition: Tensor
+    condition: Condition
     prediction: Tensor
     random: Random
     interpolant: Interpolant

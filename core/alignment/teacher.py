@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from core.alignment.hooks import Layer, LayerHooks, find_blocks
+from core.contracts import Condition
 from core.precision import Precision, autocast
 
 
@@ -34,7 +35,7 @@ class Teacher:
         self.network, self.precision = self.model, precision
 
     @torch.no_grad()
-    def tokens(self, x: Tensor, t: Tensor, condition: Tensor, mask: Tensor | None = None) -> dict[Layer, Tensor]:
+    def tokens(self, x: Tensor, t: Tensor, condition: Condition, mask: Tensor | None = None) -> dict[Layer, Tensor]:
         """Tokens (B, N, D) of each layer at x (B, *latent); t (B,) as the network takes it (`Path.network_time`)."""
         with autocast(x.device, self.precision):
             self.network(x, t, condition, mask)

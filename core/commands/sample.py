@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from core.commands.entry import Entry, compose_config, override
-from core.contracts import Conditioning, Tokenizer
+from core.contracts import Condition, Conditioning, Requests, Tokenizer
 from core.generate import Generator, make_generator
 from core.latents.tokenizer import cache_constants
 from core.precision import Precision, allow_tf32
@@ -114,15 +114,20 @@ class Sampling(ABC):
         """What is asked for in a word, a part of the folder's name."""
 
     @abstractmethod
-    def requests(self, conditioning: Any) -> Tensor:
-        """Conditions (num, ...) of the samples to make; ValueError for what the model does not know."""
+    def requests(self, conditioning: Any) -> Condition | Requests:
+        """What the `num` samples are asked to be, with masks where they are of a given length.
+
+        Raises ValueError for what the model does not know.
+        """
 
     @abstractmethod
     def protocol_entries(self) -> dict[str, Any]:
         """What the protocol says of conditions and of how media are stored."""
 
     @abstractmethod
-    def write(self, generator: Generator, batches: Iterable[Tensor], requests: Tensor, folder: Path) -> None:
+    def write(
+        self, generator: Generator, batches: Iterable[Tensor], requests: Condition | Requests, folder: Path
+    ) -> None:
         """Write the samples into `folder`, holding one batch in memory."""
 
     @cached_property

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from core.contracts import Condition, where_rows
 from core.draws import Random
 
 NUM_NEAR = 3  # similar names in an error
@@ -88,12 +89,12 @@ def check_drop(drop: float) -> None:
         raise ValueError(f"conditioning.drop is {drop}; it must lie in [0, 1)")
 
 
-def drop_rows(condition: Tensor, null: Tensor, share: float, random: Random) -> Tensor:
+def drop_rows(condition: Condition, null: Condition, share: float, random: Random) -> Condition:
     """Conditions (B, ...) of which a share is replaced by `null` (B, ...), by the stream "condition drop"."""
     if share == 0:
         return condition
     dropped = random.uniform("condition drop", (len(condition),)) < share
-    return torch.where(dropped.reshape(-1, *[1] * (condition.ndim - 1)), null, condition)
+    return where_rows(dropped, null, condition)
 
 
 def position_of(name: str, names: Sequence[str], key: str) -> int:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from core.contracts import AnyRows, concatenate
 from core.draws import Random
 from core.flow.path import DiffusionForm, Interpolant, Path, Prediction, check_choice, check_prediction
 from core.flow.solvers import (
@@ -29,7 +30,7 @@ from core.flow.solvers import (
     transitions,
 )
 
-Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+Network = Callable[[Tensor, Tensor, Any], Tensor]  # x, t and the rows that were asked for
 Solver = Literal["euler", "midpoint", "heun", "heun3", "rk4", "dopri5", "euler_maruyama", "heun_maruyama"]
 
 SDE_SOLVERS = ("euler_maruyama", "heun_maruyama")
@@ -100,8 +101,8 @@ def check_solver(config: SamplerConfig, path: Path) -> None:
 
 def guide(
     network: Network,
-    condition: Tensor,
-    null: Tensor,
+    condition: AnyRows,
+    null: AnyRows,
     scale: float,
     *,
     interval: tuple[float, float] = (0.0, 1.0),
@@ -109,9 +110,9 @@ def guide(
 ) -> Velocity:
     """Classifier-free guidance (arXiv 2207.12598): (x, t) -> u + scale (c - u), for t inside `interval`.
 
-    condition, null (B, ...); `channels`: guide only the first ones of x (B, C, ...), the others stay conditional. Works
-    on any prediction, since the conversions between them are affine. Scale 1, and every time outside the interval, cost
-    a single evaluation.
+    condition, null: tensors (B, ...) or `core.contracts.Rows`. channels: guide only the first ones of x (B, C, ...);
+    the others stay conditional. Works on any prediction, since the conversions between them are affine. Scale 1, and
+    every time outside the interval, cost a single evaluation.
     """
     low, high = interval
     always = low <= 0 and high >= 1  # spares a device synchronisation at every evaluation
@@ -120,7 +121,7 @@ def guide(
         inside = (t >= low) & (t <= high)
         if scale == 1 or not (always or bool(inside.any())):
             return network(x, t, condition)
-        both = network(torch.cat([x, x]), torch.cat([t, t]), torch.cat([condition, null]))
+        both = network(torch.cat([x, x]), torch.cat([t, t]), concatenate(condition, null))
         conditional, unconditional = both.chunk(2)
         mixed = unconditional + scale * (conditional - unconditional)
         if channels is not None:
@@ -162,8 +163,8 @@ class Sampler:
         self,
         network: Network,
         shape: tuple[int, ...],
-        condition: Tensor,
-        null: Tensor,
+        condition: AnyRows,
+        null: AnyRows,
         random: Random,
         callback: Callback | None = None,
     ) -> Tensor:
@@ -172,7 +173,7 @@ class Sampler:
         x = random.normal("start", shape)
         options = {"interval": config.guidance_interval, "channels": self._guided_channels(shape)}
 
-        def timed(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        def timed(x: Tensor, t: Tensor, condition: AnyRows) -> Tensor:
             return network(x, path.network_time(t), condition)
 
         guided = guide(timed, condition, null, config.guidance_scale, **options)

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from core.contracts import Condition
+
 TRAINING_FACTOR = 3  # the backward pass multiplies twice for each multiplication of the forward pass
 LONG_ENOUGH = 0.02  # seconds that one matrix product should take
 LARGEST_SIDE = {"cpu": 4096, "cuda": 8192}
 
 
 @torch.no_grad()
-def forward_flops(network: nn.Module, latent_shape: tuple[int, ...], condition: Tensor) -> int:
+def forward_flops(network: nn.Module, latent_shape: tuple[int, ...], condition: Condition) -> int:
     """FLOPs of all matrix products and convolutions of one sample's forward pass; nothing element by element.
 
     network: a `core.contracts.Backbone` as it was built, before compile and wrapping, with its hooks paused; on the
@@ -40,7 +42,7 @@ def forward_flops(network: nn.Module, latent_shape: tuple[int, ...], condition: 
     return counter.get_total_flops()
 
 
-def training_flops(network: nn.Module, latent_shape: tuple[int, ...], condition: Tensor) -> int:
+def training_flops(network: nn.Module, latent_shape: tuple[int, ...], condition: Condition) -> int:
     """FLOPs of one sample's forward and backward pass, three times the forward; recomputation does not count."""
     return TRAINING_FACTOR * forward_flops(network, latent_shape, condition)
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from core.alignment.teacher import Teacher
-from core.contracts import Batch, Domain
+from core.contracts import Batch, Domain, Requests
 from core.data.stream import StepPositions, step_batches
 from core.draws import StepRandom, seeded_weights
 from core.flow.objective import FlowMatching
@@ -60,7 +60,8 @@ class Trainer:
         allow_tf32(config.trainer.tf32)
         self.model = domain.backbone.to(world.device)
         self.model.checkpoint_blocks = config.trainer.checkpoint_blocks
-        self.flops = training_flops(self.model, domain.latent_shape, domain.conditioning.requests(1, config.seed))
+        request = Requests.of(domain.conditioning.requests(1, config.seed))
+        self.flops = training_flops(self.model, domain.latent_shape, request.condition)
         self._build_alignment()  # before compile: later hooks would not be called
         self.network = spread(self.model, config.parallel, config.trainer.compile, world)
         self.loss = TrainingLoss(
@@ -285,7 +286,7 @@ class Trainer:
             where = {"global_rows": config.batch_size, "first_row": first + begin}
             random = StepRandom(self.config.seed, self.step, world.device, **where)
             with gradients_stay(self.network) if end < last - first else contextlib.nullcontext():
-                losses = self.loss(batch.part(begin, end), random, self.step)
+                losses = self.loss(batch[begin:end], random, self.step)
                 share = (end - begin) * world.size / config.batch_size
                 self.scaler.scale(losses.total * share).backward()
             done.append(losses.detached())

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from core.alignment.contract import AlignmentConfig
 from core.alignment.hooks import LayerHooks
-from core.contracts import Batch, Dataset, Domain
+from core.contracts import Batch, Dataset, Domain, Requests, TokenSequence
 from core.data.stream import collate
 from core.draws import SampleRandom, numpy_rng
 from core.flow.objective import FlowMatching, ObjectiveConfig
@@ -210,14 +210,14 @@ def read_rows(dataset: Dataset, rows: Sequence[int], seed: int) -> Batch:
 
 def conditions(
     model: TrainedModel, batch: Batch, position: tuple[int, int], total: int, forward: ForwardOptions
-) -> Tensor:
+) -> Tensor | TokenSequence:
     """Conditions (B, ...) for a batch at `position` of `total` rows; ValueError for a null that was never trained."""
     conditioning = model.domain.conditioning
     if forward.condition == "own":
         return batch.condition
     if forward.condition == "requested":
-        made = conditioning.requests(total, forward.seed)[slice(*position)]
-        return made.to(model.device)
+        made = Requests.of(conditioning.requests(total, forward.seed))[slice(*position)]
+        return made.condition.to(model.device)
     if not model.null_trained:
         raise ValueError(
             "condition is 'unconditional' but the run has conditioning.drop 0, so its null condition was never "
