@@ -8,6 +8,7 @@ import pytest
 
 import slurm.launch
 from slurm.launch import ACTIONS, parse
+from tests.rows import every_row
 from tests.slurm.commands import ROOT, ToySweep, launch
 
 
@@ -30,13 +31,13 @@ def test_without_an_action_a_sweep_is_submitted():
     }
 
 
-@pytest.mark.parametrize("action", ACTIONS)
-def test_an_action_may_be_named(action):
-    options = parse([action, "s.yaml"])
-    assert (options.action, options.sweep, options.dry_run, options.local) == (action, "s.yaml", False, None)
+def test_an_action_may_be_named():
+    for action in ACTIONS:
+        options = parse([action, "s.yaml"])
+        assert (options.action, options.sweep, options.dry_run, options.local) == (action, "s.yaml", False, None)
 
 
-@pytest.mark.parametrize(
+@every_row(
     ("arguments", "part"),
     [
         ([], "required: sweep"),
@@ -55,21 +56,21 @@ def test_an_option_that_is_none_is_told(arguments, part):
     assert part in refused.err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("action", ["status", "cancel", "collect"])
-@pytest.mark.parametrize("option", [["--dry-run"], ["--local", "1"]])
+@every_row("action", ["status", "cancel", "collect"])
+@every_row("option", [["--dry-run"], ["--local", "1"]])
 def test_options_of_submit_are_refused_elsewhere(sweep, action, option):
     assert launch(action, sweep.file, *option).is_error("go with submit and resubmit", f"not with {action}")
 
 
-@pytest.mark.parametrize("action", ACTIONS)
-def test_a_sweep_file_that_is_not_there_is_told(tmp_path, action):
-    assert launch(action, tmp_path / "nowhere.yaml").is_error(f"there is no sweep file {tmp_path}/nowhere.yaml")
+def test_a_sweep_file_that_is_not_there_is_told(tmp_path):
+    for action in ACTIONS:
+        assert launch(action, tmp_path / "nowhere.yaml").is_error(f"there is no sweep file {tmp_path}/nowhere.yaml")
 
 
-@pytest.mark.parametrize("arguments", [[], ["--dry-run"], ["--local", "1"]])
-def test_a_run_that_does_not_compose_is_told_before_anything_is_written(tmp_path, sweep, arguments):
+def test_a_run_that_does_not_compose_is_told_before_anything_is_written(tmp_path, sweep):
     wrong = ToySweep(tmp_path, "wrong", ["through", {"case": "typo", "trainer.stepz": 3}])
-    assert launch(wrong.file, *arguments).is_error("run typo-seed0: unknown config key 'trainer.stepz'", "steps")
+    for arguments in ([], ["--dry-run"], ["--local", "1"]):
+        assert launch(wrong.file, *arguments).is_error("run typo-seed0: unknown config key 'trainer.stepz'", "steps")
     assert not (tmp_path / "runs").exists()
 
 
@@ -84,17 +85,14 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path, sweep):
     assert launch(sweep.file, "--local", 1).is_error(str(tmp_path / "runs"))
 
 
-def test_as_a_program_it_helps_and_refuses_without_a_traceback(tmp_path):
+def test_help_tells_every_action():
+    told = launch("--help").out
+    assert all(action in told for action in (*ACTIONS, "--dry-run", "--local N"))
+
+
+def test_as_a_program_it_refuses_without_a_traceback(tmp_path):
     """From another folder, by its path; its own modules hide no others."""
-    program = [sys.executable, ROOT / "slurm" / "launch.py"]
+    command = [sys.executable, ROOT / "slurm" / "launch.py", "status", "nowhere.yaml"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    run = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 120}
-    told = subprocess.run([*program, "--help"], check=True, **run).stdout
-    for action in (*ACTIONS, "--dry-run", "--local N"):
-        assert action in told
-    refused = subprocess.run([*program, "status", "nowhere.yaml"], check=False, **run)
-    assert (refused.returncode, refused.stdout, refused.stderr) == (
-        2,
-        "",
-        "error: there is no sweep file nowhere.yaml\n",
-    )
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stdout, run.stderr) == (2, "", "error: there is no sweep file nowhere.yaml\n")

@@ -9,9 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 
-from tests.slurm.commands import ROOT, STEPS, ToySweep, has_same_end, launch, train_alone
+from tests.slurm.commands import ROOT, STEPS, ToySweep, has_same_end, launch
 from tests.slurm.held import HOLDS
 
 pytestmark = pytest.mark.slow
@@ -107,9 +106,9 @@ def most_at_once(said):
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """Three runs of two processes each: one undisturbed, one that fails, one that is disturbed twice."""
+    """Three runs: one undisturbed, one that fails, one that is disturbed twice."""
     cases = ["through", {"case": "failing", "optimizer.lr": 1e30}, "held"]
-    return ToySweep(tmp_path_factory.mktemp("local"), "local", cases, tasks_per_node=2)
+    return ToySweep(tmp_path_factory.mktemp("local"), "local", cases)
 
 
 @pytest.fixture(scope="module")
@@ -134,24 +133,13 @@ def interrupted(sweep):
 def resumed(sweep, interrupted):
     """The same sweep once more, and then what has stopped, but for the failing run, which its file no longer names."""
     again = launch(sweep.file, "--local", 2)
-    ToySweep(sweep.file.parent, "local", ["through", "held"], tasks_per_node=2)
+    ToySweep(sweep.file.parent, "local", ["through", "held"])
     with Launcher(sweep.file.parent, "resubmit", sweep.file, "--local", "1") as launcher:
         return {"again": again, "code": launcher.wait(), "said": launcher.said(), "end": sweep.table()}
 
 
-def test_runs_of_two_processes_train_to_the_end_as_one_process_does(sweep, interrupted, tmp_path):
-    """The mathematics is that of a single process, but for the order in which a batch is summed up."""
-    assert interrupted["end"]["through"]["state"] == "done"
-    mine, alone = (
-        load_file(run / "checkpoints" / f"step_{STEPS:08d}" / "model.safetensors")
-        for run in (sweep.run("through"), train_alone(tmp_path))
-    )
-    assert set(mine) == set(alone)
-    distance = max(float((mine[name] - alone[name]).abs().max()) for name in mine)
-    assert distance < 1e-5
-
-
 def test_no_more_runs_than_asked_for_are_under_way(interrupted, resumed):
+    assert interrupted["end"]["through"]["state"] == "done"
     assert most_at_once(interrupted["said"]) == 2
     assert most_at_once(resumed["said"]) == 1
 
@@ -188,21 +176,16 @@ def test_an_interrupt_saves_and_ends_everything(interrupted):
     assert (interrupted["end"]["held"]["state"], interrupted["end"]["held"]["step"]) == ("stopped", str(HOLDS[1] + 1))
 
 
-def test_the_same_command_starts_nothing_that_has_stopped(resumed):
+def test_the_same_command_starts_nothing_that_has_stopped_and_resubmit_does(sweep, resumed):
+    """A run that was disturbed twice ends as one that was not, and both are collected."""
     again = resumed["again"]
     assert again.code == 0
     assert "1 runs are done" in again.out
     assert "2 runs have stopped before their end; `resubmit` starts them again" in again.out
     assert ": started" not in again.out
-
-
-def test_a_run_that_was_disturbed_twice_ends_as_one_that_was_not(sweep, resumed):
     assert resumed["code"] == 0
     assert resumed["end"]["held"]["state"] == "done"
     assert has_same_end(sweep.run("held"), sweep.run("through"))
-
-
-def test_collect_gathers_both(sweep, resumed):
     assert launch("collect", sweep.file).code == 0
     lines = (sweep.folder / "summary.csv").read_text().splitlines()
     assert lines[0].startswith("run,seed,steps,")
@@ -210,15 +193,15 @@ def test_collect_gathers_both(sweep, resumed):
 
 
 def test_an_interrupt_at_the_start_is_not_lost(tmp_path):
-    """A run that is still importing bypasses signals: it is told again. The lines of `setup` come before."""
-    sweep = ToySweep(tmp_path, "early", ["held"], setup=["export ROOM='4 2'", 'echo "set up in room $ROOM"'])
+    """Two processes that are still importing bypass signals: they are told again. The lines of `setup` come before."""
+    setup = ["export ROOM='4 2'", 'echo "set up in room $ROOM"']
+    sweep = ToySweep(tmp_path, "early", ["held"], setup=setup, tasks_per_node=2)
     with Launcher(tmp_path, sweep.file, "--local", "1") as launcher:
         launcher.wait_for(lambda: any(takes_warnings(task) for task in tasks(sweep, "held")), "start")
         launcher.interrupt()
         assert launcher.wait() == 130
         assert launcher.members() == []
-    (log,) = logs(sweep)
-    assert log.startswith("set up in room 4 2\n")
+    assert [log.partition("\n")[0] for log in logs(sweep)] == ["set up in room 4 2"] * 2
     assert not sweep.is_complete("held")
     assert sweep.table()["held"]["state"] == "stopped"
 

@@ -8,6 +8,7 @@ import yaml
 
 from core.schema import plain
 from slurm.sweep import PROFILES, Resources, check_runs, find_entry, load_profile, load_sweep, parse_minutes
+from tests.rows import every_row
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "slurm" / "examples").glob("*.yaml"))
@@ -64,35 +65,26 @@ def test_runs_are_cases_times_grid_times_seeds(write):
 
 
 def test_groups_come_before_keys_and_the_experiment_first(write):
-    given = {"trainer.steps": 9, "alignment": "none", "experiment": "digits"}
-    case = load_sweep(write(overrides=given, runs_dir="elsewhere")).runs()[0]
+    """A point of the grid replaces an override."""
+    given = {"trainer.steps": 7, "alignment": "none", "experiment": "digits"}
+    case = load_sweep(write(overrides=given, grid={"trainer.steps": [9]}, runs_dir="elsewhere")).runs()[0]
     assert case.arguments(Path("elsewhere/sweeps/weights")) == [
         "experiment=digits",
         "alignment=none",
         "trainer.steps=9",
         "seed=0",
-        "name=seed0",
+        "name=steps9-seed0",
         "runs_dir=elsewhere/sweeps/weights",
     ]
 
 
-def test_a_point_of_the_grid_replaces_an_override(write):
-    sweep = load_sweep(write(overrides={"trainer.steps": 9}, grid={"trainer.steps": [1, 2]}))
-    assert [case.overrides["trainer.steps"] for case in sweep.runs()] == [1, 2]
+TEXTS = ["two words", "a,b=c", "it's", 'say "hi"', "x#y", "$HOME", "größe", "Größe, zwei", "[1]", "{a}"]
 
 
-@pytest.mark.parametrize(
-    "value", ["two words", "a,b=c", "it's", 'say "hi"', "x#y", "$HOME", "größe", "Größe, zwei", "[1]", "{a}"]
-)
-def test_a_text_reaches_the_config_as_it_stands_in_the_file(write, value):
-    sweep = load_sweep(write(overrides={"tracking.wandb_project": value}, runs_dir="umlaut ä"))
-    config = find_entry("image.train").config(sweep.runs()[0].arguments(sweep.folder))
-    assert (config.tracking.wandb_project, config.runs_dir) == (value, "umlaut ä/sweeps/weights")
-
-
-@pytest.mark.parametrize(
+@every_row(
     ("key", "value", "read"),
     [
+        *(("tracking.wandb_project", text, text) for text in TEXTS),
         ("ema.decays", [0.9, 0.5], [0.9, 0.5]),
         ("alignment.pairs", [[1, 2]], [[1, 2]]),
         ("optimizer.lr", "1e-4", 1e-4),
@@ -102,43 +94,30 @@ def test_a_text_reaches_the_config_as_it_stands_in_the_file(write, value):
     ],
 )
 def test_a_value_reaches_the_config_as_it_stands_in_the_file(write, key, value, read):
-    sweep = load_sweep(write(overrides={key: value}))
-    node = plain(find_entry("image.train").config(sweep.runs()[0].arguments(sweep.folder)))
+    sweep = load_sweep(write(overrides={key: value}, runs_dir="umlaut ä"))
+    config = find_entry("image.train").config(sweep.runs()[0].arguments(sweep.folder))
+    assert config.runs_dir == "umlaut ä/sweeps/weights"
+    node = plain(config)
     for name in key.split("."):
         node = node[name]
-    assert plain(node) == read
+    assert node == read
 
 
 # Time
 
 
-@pytest.mark.parametrize(
-    ("time", "minutes"),
-    [
-        (90, 90),
-        ("90", 90),
-        ("90m", 90),
-        ("90 min", 90),
-        ("12h", 720),
-        ("2d", 2880),
-        ("12:00:00", 720),
-        ("0:30:01", 31),
-        ("1-12:00:00", 2160),
-    ],
-)
-def test_time_formats(time, minutes):
-    assert parse_minutes(time) == minutes
+def test_time_formats():
+    minutes = {90: 90, "90": 90, "90m": 90, "90 min": 90, "12h": 720, "2d": 2880, "12:00:00": 720, "0:30:01": 31}
+    minutes |= {"1-12:00:00": 2160}
+    assert {time: parse_minutes(time) for time in minutes} == minutes
 
 
-@pytest.mark.parametrize("time", [0, -5, "0h", "-1h", "1.5h", "h", "12:00", "1:00:00:00", "forever", ""])
+@every_row("time", [0, -5, "0h", "-1h", "1.5h", "h", "12:00", "1:00:00:00", "forever", ""])
 def test_a_time_that_is_none_is_refused_with_the_formats(write, time):
-    path = write(resources={"time": time})
-    with pytest.raises(ValueError, match=r"sweep.yaml: resources.time is") as error:
-        load_sweep(path)
-    assert repr(time) in str(error.value)
+    is_refused(write(resources={"time": time}), "sweep.yaml: resources.time is", repr(time))
 
 
-@pytest.mark.parametrize(("text", "minutes"), [("12:00:00", 720), ("2:30:00", 150), ("1-12:00:00", 2160)])
+@every_row(("text", "minutes"), [("12:00:00", 720), ("2:30:00", 150), ("1-12:00:00", 2160)])
 def test_a_time_needs_no_quotes(write, text, minutes):
     """YAML 1.1 takes 12:00:00 for 43200, a month in minutes."""
     sweep = load_sweep(write(f"name: a\nentry: image.train\nresources: {{time: {text}}}\n"))
@@ -169,7 +148,7 @@ def test_a_profile_may_be_a_path(write, tmp_path):
     assert (needs.partition, needs.tasks) == ("long", 2)
 
 
-@pytest.mark.parametrize(
+@every_row(
     ("content", "parts"),
     [
         ("partitoin: long\n", ["mine.yaml holds partitoin; allowed: partition, account"]),
@@ -279,21 +258,17 @@ WRONG = {  # keys of the file, parts of the error
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG)
-def test_bad_input_is_one_line_with_key_value_and_what_is_allowed(write, wrong):
-    keys, parts = WRONG[wrong]
+@every_row(("wrong", "case"), WRONG.items())
+def test_bad_input_is_one_line_with_key_value_and_what_is_allowed(write, wrong, case):
+    keys, parts = case
     is_refused(write(**keys), *parts)
 
 
-@pytest.mark.parametrize("missing", LEAST)
-def test_a_missing_key_is_told(write, missing):
-    path = write(yaml.safe_dump({key: value for key, value in LEAST.items() if key != missing}))
-    is_refused(path, f"{path}: missing config key '{missing}'", "name, entry, runs_dir")
-
-
-@pytest.mark.parametrize(
+@every_row(
     ("text", "parts"),
     [
+        ("name: weights\n", ["sweep.yaml: missing config key 'entry'", "name, entry, runs_dir"]),
+        ("entry: image.train\n", ["sweep.yaml: missing config key 'name'"]),
         ("", ["holds None; needed: keys"]),
         ("- name\n", ["holds ['name']; needed: keys"]),
         ("name: [\n", ["is no YAML"]),
@@ -307,20 +282,16 @@ def test_a_file_that_is_no_sweep_is_told(write, text, parts):
     is_refused(path, str(path), *parts)
 
 
-def test_a_file_in_another_encoding_is_told(write):
+def test_a_file_in_another_encoding_or_that_is_not_there_is_told(write, tmp_path):
     path = write("")
     path.write_bytes(b"name: \xe4\n")
     is_refused(path, f"{path} is no YAML")
-
-
-def test_a_file_that_is_not_there_is_told(tmp_path):
     is_refused(tmp_path / "nowhere.yaml", f"there is no sweep file {tmp_path}/nowhere.yaml")
     is_refused(tmp_path, f"there is no sweep file {tmp_path}")
 
 
 def test_an_entry_that_lacks_a_package_says_which(write, tmp_path, monkeypatch):
     """It is there, so "no such module" would be wrong."""
-    (tmp_path / "lacking.py").write_text("import nowhere_at_all\n")
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack" / "lacking.py").write_text("import nowhere_at_all\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -331,11 +302,7 @@ def test_an_entry_that_lacks_a_package_says_which(write, tmp_path, monkeypatch):
 # Examples
 
 
-def test_there_are_examples():
-    assert len(EXAMPLES) >= 2
-
-
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@every_row("path", EXAMPLES)
 def test_an_example_composes_and_says_how_it_is_run(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     sweep = load_sweep(path)
