@@ -6,8 +6,8 @@ Letters: B batch, Z latent channels, T latent frames, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from core.conditioning.contract import EmbeddedConditioning
 from core.nets import sit
 
 
@@ -17,8 +17,8 @@ class SiTConfig(sit.SiTConfig):
 
     patch_size: int = 1
 
-    def build(self, latent_shape: tuple[int, ...], conditioning: Any) -> sit.SiT:
-        """The network for latents (Z, T) under an `audio.conditioning.AudioConditioning`.
+    def build(self, latent_shape: tuple[int, ...], conditioning: EmbeddedConditioning) -> sit.SiT:
+        """The network for latents (Z, T) under a `core.conditioning.contract.EmbeddedConditioning`.
 
         It takes shorter clips too, and clips whose last frames are padding, by a mask (B, N).
         """

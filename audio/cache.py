@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from audio.codecs.scaling import measured, scaling_for
+from audio.codecs.scaling import measured_latents
 from audio.conditioning import (
     CONDITIONINGS,
     ConditioningConfig,
@@ -16,13 +17,14 @@ from audio.conditioning import (
     NoneConfig,
     TagsConfig,
     TextConfig,
-    condition_dataset,
 )
-from audio.data import CACHE_KIND, SOUND_DATASETS, NotesConfig, SoundConfig, build_dataset, clip_format
+from audio.data import CACHE_KIND, SOUND_DATASETS, NotesConfig, SoundConfig, clip_format
 from audio.datasets.windows import WindowsConfig
-from audio.tokenizer import TOKENIZERS, SpectralTokenizerConfig, TokenizerConfig, build_tokenizer
-from core.commands.cache import CacheJob, CacheOptions, run_cache
+from audio.tokenizer import TOKENIZERS, SpectralTokenizerConfig, TokenizerConfig
+from core.commands.cache import CacheOptions, Caching, run_cache
 from core.commands.entry import Entry, override
+from core.conditioning.contract import assign_conditions
+from core.latents.scaling import Scaling
 from core.schema import choice, plain
 from core.storage.run_folder import RunDirectory
 
@@ -30,7 +32,7 @@ FRAME = 1  # latent frames are counted, not tokens: a run chooses its patch
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheConfig(CacheOptions):
+class AudioCacheConfig(CacheOptions):
     """What `python -m audio.cache` takes; the keys are explained in conf/cache.yaml."""
 
     data: SoundConfig = choice(SOUND_DATASETS, default_factory=NotesConfig)
@@ -39,50 +41,51 @@ class CacheConfig(CacheOptions):
     runs_dir: str = "runs"
 
 
-def main(config: CacheConfig) -> None:
+def main(config: AudioCacheConfig) -> None:
     """Encode a data set once into a latent cache, for runs with data=latents.
 
     Files are cut into consecutive windows, whatever data.window says, and the moments of each window's posterior are
     kept with its condition; a run draws from them anew in each step. The same command again continues a cache that was
     interrupted. torchrun --nproc-per-node=N -m audio.cache ... divides the work. verify=true reads a cache again.
     """
-    run_cache(config, lambda device: cache_job(config, device), print)
+    run_cache(config, AudioCaching, print)
 
 
-def cache_job(config: CacheConfig, device: torch.device) -> CacheJob:
+class AudioCaching(Caching):
     """Windows of sound with their conditions, and how many of their latent frames are real."""
-    data = replace(config.data, window="tiled") if isinstance(config.data, WindowsConfig) else config.data
-    tokenizer, known = build_tokenizer(config.tokenizer, data.sample_rate, data.channels, device)
-    clip = clip_format(data, tokenizer.hop, FRAME)
-    dataset = build_dataset(data, clip, FRAME)
-    condition_dataset(dataset, config.conditioning, device)
-    found = measured(tokenizer, dataset, Path(config.runs_dir) / "cache")
-    found.check(config.tokenizer)
-    own = {"sample_rate": clip.sample_rate, "channels": clip.channels, "samples": clip.num_samples}
-    return CacheJob(
-        kind=CACHE_KIND,
-        unit="clip",
-        dataset=dataset,
-        conditions=dataset.conditions.numpy(),
-        tokenizer=tokenizer.scaled(scaling_for(known, found)),
-        read=dataset.clip_at,
-        transform={**own, **getattr(data, "transform", {})},
-        use=lambda root: use_command(config, root),
-        lengths=dataset.lengths,
-        notes={"tokenizer_path": tokenizer.constants()["path"], "data_root": getattr(data, "root", None)},
-    )
 
+    kind, unit = CACHE_KIND, "clip"
+    config: AudioCacheConfig
 
-def use_command(config: CacheConfig, root: Path) -> str:
-    """The command that trains on the cache; experiment, backbone and evaluation are the reader's choice."""
-    data, nodes = config.data, plain(config)
-    values = {"root": RunDirectory(root).shown(), "seconds": data.seconds, "sample_rate": data.sample_rate}
-    words = [override(f"data.{key}", value) for key, value in (values | {"channels": data.channels}).items()]
-    for node in ("tokenizer", "conditioning"):
-        words += [f"{node}={nodes[node]['name']}", *own_keys(node, getattr(config, node))]
-    if config.conditioning.drop == 0:
-        words.append("sampler.guidance_scale=1")  # there is no unconditional pass to guide with
-    return f"python -m audio.train data=latents {' '.join(map(shlex.quote, words))} evaluation=none"
+    def __init__(self, config: AudioCacheConfig, device: torch.device):
+        data = replace(config.data, window="tiled") if isinstance(config.data, WindowsConfig) else config.data
+        tokenizer, known = config.tokenizer.build(data.sample_rate, data.channels, device)
+        clip = clip_format(data, tokenizer.hop, FRAME)
+        dataset = data.build(clip, FRAME)
+        assign_conditions(dataset, config.conditioning, CONDITIONINGS, device)
+        found = measured_latents(config.tokenizer, tokenizer, dataset, Path(config.runs_dir) / "cache")
+        own = {"sample_rate": clip.sample_rate, "channels": clip.channels, "samples": clip.num_samples}
+        own |= getattr(data, "transform", {})
+        scaled = tokenizer.scaled(known or Scaling.of(found.mean, found.std))
+        super().__init__(config, dataset, scaled, dataset.conditions.numpy(), own)
+        self.lengths = dataset.lengths
+        self.notes = {"tokenizer_path": tokenizer.constants()["path"], "data_root": getattr(data, "root", None)}
+
+    def read(self, row: int) -> Tensor:
+        """A window (C, L) in [-1, 1]."""
+        return self.dataset.clip_at(row)
+
+    def use_command(self, root: Path) -> str:
+        """The command that trains on the cache; experiment, backbone and evaluation are the reader's choice."""
+        config, nodes = self.config, plain(self.config)
+        values = {"root": RunDirectory(root).shown()}
+        values |= {key: getattr(config.data, key) for key in ("seconds", "sample_rate", "channels")}
+        words = [override(f"data.{key}", value) for key, value in values.items()]
+        for node in ("tokenizer", "conditioning"):
+            words += [f"{node}={nodes[node]['name']}", *own_keys(node, getattr(config, node))]
+        if config.conditioning.drop == 0:
+            words.append("sampler.guidance_scale=1")  # there is no unconditional pass to guide with
+        return f"python -m audio.train data=latents {' '.join(map(shlex.quote, words))} evaluation=none"
 
 
 def own_keys(node: str, config: TokenizerConfig | ConditioningConfig) -> list[str]:
@@ -91,7 +94,7 @@ def own_keys(node: str, config: TokenizerConfig | ConditioningConfig) -> list[st
     return [override(f"{node}.{name}", plain(config)[name]) for name in changed]
 
 
-ENTRY = Entry(main, "audio.conf", "cache", CacheConfig)
+ENTRY = Entry(main, "audio.conf", "cache", AudioCacheConfig)
 
 if __name__ == "__main__":
     ENTRY.run()

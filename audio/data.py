@@ -8,7 +8,7 @@ Letters: C channels, L samples, N tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from audio.datasets.folder import FolderConfig, FolderDataset
@@ -16,6 +16,7 @@ from audio.datasets.jamendo import JamendoConfig, JamendoDataset
 from audio.datasets.notes import NotesConfig, NotesDataset
 from audio.sounds.sound import ClipFormat
 from core.latents.cache import LatentShards
+from core.schema import FREE
 
 CACHE_KIND = "audio"
 CACHE_COMMAND = "python -m audio.cache"
@@ -31,7 +32,7 @@ class LatentsConfig:
     channels     of these clips
     """
 
-    root: str
+    root: str = field(metadata=FREE)
     seconds: float = 10.0
     sample_rate: int = 44100
     channels: Literal[1, 2] = 2
@@ -41,6 +42,17 @@ class LatentsConfig:
             raise ValueError(f"data.root is {self.root!r}; needed: the folder of a latent cache")
         if self.channels not in (1, 2):
             raise ValueError(f"data.channels is {self.channels!r}; allowed: 1 (mono) or 2 (stereo)")
+
+    def build(self, clip: ClipFormat, patch_size: int) -> LatentShards:
+        """The cache; ValueError, naming the config key, for a root that holds none, or one of other clips."""
+        cache = LatentShards(self.root, kind=CACHE_KIND, make_command=CACHE_COMMAND, patch=patch_size)
+        made, given = (*cache.media_shape, cache.spec.transform["sample_rate"]), (*clip.shape, clip.sample_rate)
+        if made != given:
+            raise ValueError(
+                f"data.channels, seconds and sample_rate give clips of {given} (channels, samples, Hz), but the cache "
+                f"{self.root} was made of clips of {made}"
+            )
+        return cache
 
 
 SOUND_DATASETS: dict[str, type] = {"notes": NotesConfig, "folder": FolderConfig, "jamendo": JamendoConfig}
@@ -52,28 +64,3 @@ SoundDataset = NotesDataset | FolderDataset | JamendoDataset
 def clip_format(data: SoundConfig | LatentsConfig, hop: int, patch_size: int) -> ClipFormat:
     """The clips of a run, known without the data: whole tokens of `patch_size` latent frames of `hop` samples."""
     return ClipFormat.of(data.sample_rate, data.channels, data.seconds, hop * patch_size)
-
-
-def build_dataset(
-    config: SoundConfig | LatentsConfig, clip: ClipFormat, patch_size: int
-) -> SoundDataset | LatentShards:
-    """The data set that `config` describes; ValueError, naming the config key, for a root that does not hold one."""
-    builders = {NotesConfig: NotesDataset, FolderConfig: FolderDataset, JamendoConfig: JamendoDataset}
-    if type(config) in builders:
-        return builders[type(config)](config, clip)
-    if isinstance(config, LatentsConfig):
-        return _open_cache(config, clip, patch_size)
-    raise ValueError(f"data is a {type(config).__name__}; allowed: {', '.join(DATASETS)}")
-
-
-def _open_cache(config: LatentsConfig, clip: ClipFormat, patch_size: int) -> LatentShards:
-    cache = LatentShards(config.root, flip=False, make_command=CACHE_COMMAND, patch=patch_size)
-    if cache.spec.kind != CACHE_KIND:
-        raise ValueError(f"data.root is {config.root!r}, a cache of kind {cache.spec.kind!r}; allowed: {CACHE_KIND!r}")
-    made, wanted = (*cache.media_shape, cache.spec.transform["sample_rate"]), (*clip.shape, clip.sample_rate)
-    if made != wanted:
-        raise ValueError(
-            f"data.channels, seconds and sample_rate give clips of {wanted} (channels, samples, Hz), but the cache "
-            f"{config.root} was made of clips of {made}"
-        )
-    return cache

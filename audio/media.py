@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -38,13 +38,13 @@ MAX_THREADS = 8
 MARGIN_SECONDS = 0.25  # read on each side of a window, for the filter that resamples it
 PERIODS_OF = 16_000  # Hz: a cut falls on a whole period of the filters to 16, 32 and 48 kHz
 SAMPLED, CONDITIONS = "wav", "conditions.json"  # of what `python -m audio.sample` writes
-NOTHING_ASKED = re.compile(r"no class|no tag|sample \d+")  # titles that say nothing of a clip
+NO_CONDITION = re.compile(r"no class|no tag|sample \d+")  # titles that say nothing of a clip
 
 
 class FolderSounds(Media):
     """Audio files at any depth below a folder, in the order of their paths; lengths, rates and channels may differ.
 
-    window  seconds of a longer file that are looked at, its central part; a little more on both sides is read, and what
+    window  seconds of a longer file that are read, its central part; a little more on both sides is read, and what
             is beyond is not decoded. null: whole files
 
     Raises ValueError, naming the file, for one that is broken or shorter than 0.1 s.
@@ -84,13 +84,13 @@ class FolderSounds(Media):
             found = (facts.channels, facts.frames, facts.sample_rate)
             if found != needed:
                 raise ValueError(
-                    f"{path} is a clip of {found} (channels, samples, Hz); features=notes hears those of {needed}, "
-                    "samples of a run with data=notes; features=clap_music, say, hears any"
+                    f"{path} is a clip of {found} (channels, samples, Hz); features=notes takes those of {needed}, "
+                    "samples of a run with data=notes; features=clap_music, say, takes any"
                 )
 
     @cached_property
     def sha256(self) -> str:
-        """Over every path below the folder and its file's SHA-256."""
+        """The SHA-256 over every path below the folder and its file's SHA-256."""
         return json_sha256({str(path.relative_to(self.folder)): sha256_file(path) for path in self.paths})
 
     def read_conditions(self) -> None:
@@ -102,15 +102,16 @@ class FolderSounds(Media):
         if not file.is_file():
             return
         try:
-            said = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{file} is damaged: {error}") from error
         paths = [str(path.relative_to(self.folder)) for path in self.paths]
-        lacking = [path for path in paths if not isinstance(said, dict) or not isinstance(said.get(path), str)]
+        titles_by_path = content if isinstance(content, dict) else {}
+        lacking = [path for path in paths if not isinstance(titles_by_path.get(path), str)]
         if lacking:
             raise ValueError(f"{file} does not say what {len(lacking)} of {len(paths)} files are, such as {lacking[0]}")
-        titles = [said[path] for path in paths]
-        self.texts = None if any(NOTHING_ASKED.fullmatch(title) for title in titles) else titles
+        titles = [titles_by_path[path] for path in paths]
+        self.texts = None if any(NO_CONDITION.fullmatch(title) for title in titles) else titles
         self.labels = labels_of(titles)
 
 
@@ -153,7 +154,7 @@ class NotesSounds(Media):
 
     @cached_property
     def sha256(self) -> str:
-        """Over their shape, rate and samples."""
+        """The SHA-256 over their shape, rate and samples."""
         content = hashlib.sha256(self.notes.media.numpy().tobytes()).hexdigest()
         return json_sha256([list(self.notes.media.shape), self.notes.clip.sample_rate, content])
 
@@ -161,15 +162,13 @@ class NotesSounds(Media):
 class ChunkSounds(ChunkMedia):
     """Samples of a run in chunks that are all there.
 
-    asked_for  n texts that the samples were asked to be, or None
-    labelled   whether their conditions are classes
+    texts     n, the text that each sample was made of, or None
+    labelled  whether their conditions are classes
     """
 
-    def __init__(
-        self, chunks: Chunks, name: str, unit: str, sample_rate: int, asked_for: list[str] | None, labelled: bool
-    ):
-        super().__init__(chunks, name, unit)
-        self.sample_rate, self.texts = sample_rate, asked_for
+    def __init__(self, chunks: Chunks, name: str, sample_rate: int, texts: list[str] | None, labelled: bool):
+        super().__init__(chunks, name, UNIT)
+        self.sample_rate, self.texts = sample_rate, texts
         self.labels = chunks.conditions if labelled else None
 
     def rows(self, first: int, last: int) -> list[Sound]:
@@ -190,13 +189,11 @@ def open_sounds(path: Path, key: str, window: float | None = None) -> FolderSoun
 
 
 def in_turn(texts: Sequence[str], count: int) -> list[str]:
-    """`count` texts that cycle through `texts`, as samples are asked for."""
+    """The texts of `count` samples, which cycle through `texts`."""
     return [texts[place % len(texts)] for place in range(count)]
 
 
 KEY = "real"
-
-
 NOTES = {"notes": "train", "notes_heldout": "heldout"}  # real=NAME -> the split
 
 
@@ -206,21 +203,11 @@ def size_of(clips: Media) -> Size:
     return first.samples.shape[-1], first.sample_rate
 
 
-def check_size(size: Size, reference: Reference) -> None:
-    """Raises ValueError for clips too short to be measured; lengths and rates of the two need not agree."""
-    for found, what in ((size, "samples"), (reference.size, f"clips of {reference.name}")):
-        if found is not None and found[0] < SHORTEST_SECONDS * found[1]:
-            raise ValueError(f"the {what} last {found[0] / found[1]:.3g} s; needed: {SHORTEST_SECONDS} s at least")
+def open_reference(value: str, window: float | None) -> Reference:
+    """Open what the config key `real` names, notes apart; ValueError for what is none, and for a damaged file.
 
-
-def open_reference(value: str, window: float | None, notes: Callable[[str], NotesDataset]) -> Reference:
-    """What the config key `real` names; ValueError for what is none, and for a damaged file.
-
-    window  seconds of a longer file that are looked at; null: all of it
-    notes   split -> the notes, where these are what is named
+    window: seconds of a longer file that are read; None: all of it.
     """
-    if value in NOTES and not Path(value).exists():
-        return of_clips(NotesSounds(f"synthesised notes, {NOTES[value]}", notes(NOTES[value])))
     path = Path(value).expanduser()
     if path.is_file() and path.suffix == ".npz":
         if FACTS not in npz_keys(path):

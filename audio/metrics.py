@@ -1,11 +1,10 @@
-"""The metrics of clips: what each is taken with, what it needs, and how it is computed.
+"""The metrics of clips, and what is measured by default.
 
-Letters: n clips, n' windows of them, m clips of the reference, D features, K classes.
+Letters: n clips, m clips of the reference, D features, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,158 +12,148 @@ import numpy as np
 from audio.encoders.protocols import FADTK, clap_score, kl_of_classes, kl_of_mean_classes
 from audio.extractors import CLAPS
 from audio.media import UNIT
+from eval.measure.extractor import ExtractedFeatures
 from eval.measure.media import Media
-from eval.measure.table import (
+from eval.measure.metrics import (
+    FrechetDistance,
+    KernelDistance,
     Metric,
-    Operands,
-    Table,
-    class_accuracy,
-    frechet,
-    kernel,
-    labels_missing,
-    precision_recall_metrics,
-    unbiased_frechet,
+    NeighbourPrecision,
+    NeighbourRecall,
+    ReferenceStatistics,
 )
+from eval.measure.stand_in import stand_in_metrics
+from eval.measure.table import Table
 from eval.statistics.estimate import Estimate
+from eval.statistics.frechet import frechet_infinity
 
-POINTS, SMALLEST = 25, 500  # of FAD-infinity, as fadtk
-KID_SUBSETS, KID_SIZE = 100, 1000
-NEIGHBOURS = 3
 EMBEDDINGS = (*CLAPS, "vggish")
 ANY = (*EMBEDDINGS, "notes")
 CLASSES = ("classifier", "notes")
-PAIRED = ("kl",)  # clip i with clip i of the reference
-OF_SAMPLES_ALONE = ("fad_infinity",)  # their least number is asked of the samples, not of the reference
 
 
 @dataclass(frozen=True)
-class ClipTable(Table):
-    """A table with metrics that pair clips, and one that needs many samples but not a large reference."""
+class FadInfinity(Metric):
+    """FAD without its bias of small samples (Gui et al. 2024), by fadtk's 25 subsets from 500 samples on."""
 
-    def check_count(self, names: Sequence[str], extractor: str, samples: int, reference: int | None) -> None:
-        """As that of `Table`; ValueError too where clips are paired and there are not as many of both."""
-        alone = [name for name in names if name in OF_SAMPLES_ALONE]
-        super().check_count(alone, extractor, samples, None)
-        super().check_count([name for name in names if name not in alone], extractor, samples, reference)
-        paired = [name for name in names if name in PAIRED]
-        if paired and reference is not None and samples != reference:
+    points: int = 25
+    smallest: int = 500
+    needs = "moments"
+
+    def least(self, extractor: str) -> int:
+        """One more than the smallest subset."""
+        return self.smallest + 1
+
+    def compute(self, samples: ExtractedFeatures, reference: ReferenceStatistics) -> Estimate:
+        """The extrapolated distance; subsets are drawn with replacement under fadtk's protocol only."""
+        replace_rows = samples.extractor.protocol.name == FADTK.name
+        options = {"points": self.points, "smallest": self.smallest, "replace": replace_rows}
+        return frechet_infinity(self.sample_rows(samples), self.reference_moments(samples, reference), **options)
+
+    def missing(self, samples: Media) -> str | None:
+        """Samples, where there are too few."""
+        few = len(samples) <= self.smallest
+        return f"needs at least {self.smallest + 1} samples, there are {len(samples)}" if few else None
+
+    def check_count(self, extractor: str, samples: int, reference: int | None, unit: str) -> None:
+        """Raises ValueError for too few samples; the reference may be small."""
+        super().check_count(extractor, samples, None, unit)
+
+
+@dataclass(frozen=True)
+class PairedDivergence(Metric):
+    """The mean over pairs of KL(reference || sample) of class probabilities, from logits (n, K)."""
+
+    needs = "features"
+
+    def check_count(self, extractor: str, samples: int, reference: int | None, unit: str) -> None:
+        """Raises ValueError too where there are not as many samples as clips of the reference."""
+        super().check_count(extractor, samples, reference, unit)
+        if reference is not None and samples != reference:
             raise ValueError(
-                f"{paired[0]} pairs each sample with a clip of the reference; there are {samples} samples and "
+                f"{self.name} pairs each sample with a clip of the reference; there are {samples} samples and "
                 f"{reference} clips. num=... makes or takes fewer samples, metrics=[kl_mean] pairs nothing"
             )
 
+    def compute(self, samples: ExtractedFeatures, reference: ReferenceStatistics) -> Estimate:
+        """Sample i and clip i, or files of the same name."""
+        logits = self.aligned_rows(samples)
+        rows, by = self.paired_rows(samples, reference)
+        estimate = kl_of_classes(logits, rows)
+        return replace(estimate, parameters={**estimate.parameters, "paired_by": by})
 
-class Promised(Media):
-    """What is known of samples before they are made: how many, and whether their classes and texts will be."""
+    def paired_rows(self, samples: ExtractedFeatures, reference: ReferenceStatistics) -> tuple[np.ndarray, str]:
+        """The reference's rows (n, K) in the order of the samples, and by what they are paired.
 
-    name, kind, unit = "samples", "samples", UNIT
-
-    def __init__(self, count: int, labelled: bool, texts: list[str] | None):
-        self.count, self.texts, self.labels = count, texts, range(count) if labelled else None
-
-    def __len__(self) -> int:
-        return self.count
-
-
-def fad_infinity(operands: Operands) -> Estimate:
-    """FAD without its bias of small samples (Gui et al. 2024); drawn with replacement under fadtk's protocol only."""
-    as_fadtk = operands.extractor.protocol.name == FADTK.name
-    return unbiased_frechet(points=POINTS, smallest=SMALLEST, replace=as_fadtk)(operands)
-
-
-def few_for_infinity(media: Media) -> str | None:
-    """For `Metric.missing`."""
-    few = len(media) <= SMALLEST
-    return f"needs at least {SMALLEST + 1} samples, there are {len(media)}" if few else None
-
-
-def paired_rows(operands: Operands) -> tuple[np.ndarray, str]:
-    """The reference's rows (n, K) in the order of the samples, and by what they are paired.
-
-    By the files' names where both sets have the same ones, otherwise by place; ValueError where only some are the same.
-    """
-    own, media = operands.samples.names, operands.against.media
-    theirs, rows = None if media is None else media.names, operands.reference
-    common = set(own or ()) & set(theirs or ())
-    if not common:
-        return rows, "place"
-    if set(own) != set(theirs):
-        odd = sorted(set(own) ^ set(theirs))
-        raise ValueError(
-            f"{operands.metric} pairs files by name, but {len(odd)} have no partner, such as {odd[0]}; needed: all the "
-            "same names, or none, where files are paired in their order"
-        )
-    places = {name: place for place, name in enumerate(theirs)}
-    return rows[[places[name] for name in own]], "file name"
+        By the files' names where both sets have the same ones, otherwise by place; ValueError where only some are the
+        same.
+        """
+        own, media = samples.media.names, reference.media
+        theirs, rows = None if media is None else media.names, self.reference_rows(samples, reference)
+        common = set(own or ()) & set(theirs or ())
+        if not common:
+            return rows, "place"
+        if set(own) != set(theirs):
+            odd = sorted(set(own) ^ set(theirs))
+            raise ValueError(
+                f"{self.name} pairs files by name, but {len(odd)} have no partner, such as {odd[0]}; needed: all the "
+                "same names, or none, where files are paired in their order"
+            )
+        places = {name: place for place, name in enumerate(theirs)}
+        return rows[[places[name] for name in own]], "file name"
 
 
-def paired_kl(operands: Operands) -> Estimate:
-    """Mean over pairs of KL(reference || sample) of class probabilities, from logits (n, K)."""
-    operands.check_aligned()
-    rows, by = paired_rows(operands)
-    estimate = kl_of_classes(operands.own, rows)
-    return replace(estimate, parameters={**estimate.parameters, "paired_by": by})
-
-
-def mean_kl(operands: Operands) -> Estimate:
+@dataclass(frozen=True)
+class MeanDivergence(Metric):
     """KL of the mean class probabilities, from logits (n, K) and (m, K)."""
-    estimate = kl_of_mean_classes(operands.own, operands.reference)
-    return replace(estimate, parameters={**estimate.parameters, "num_reference": len(operands.reference)})
+
+    needs = "features"
+
+    def compute(self, samples: ExtractedFeatures, reference: ReferenceStatistics) -> Estimate:
+        """The divergence of the two means."""
+        rows = self.reference_rows(samples, reference)
+        estimate = kl_of_mean_classes(self.sample_rows(samples), rows)
+        return replace(estimate, parameters={**estimate.parameters, "num_reference": len(rows)})
 
 
-def texts_scored(operands: Operands) -> Estimate:
-    """Mean cosine of each clip's embedding with that of the text it was asked to be."""
-    operands.check_aligned()
-    texts = operands.samples.texts
-    different = list(dict.fromkeys(texts))
-    embedded = dict(zip(different, operands.extractor.text_embedding(different), strict=True))
-    return clap_score(operands.own, np.stack([embedded[text].numpy() for text in texts]))
+@dataclass(frozen=True)
+class ClapScore(Metric):
+    """The mean cosine of each clip's embedding with that of the text it was asked to be."""
+
+    needs = "nothing"
+
+    def missing(self, samples: Media) -> str | None:
+        """The texts, where nobody knows them."""
+        where = "prompts=[...], a run with conditioning=text, or conditions.json beside the files"
+        return (
+            None if samples.texts is not None else f"needs to know what each sample was asked to be in words: {where}"
+        )
+
+    def compute(self, samples: ExtractedFeatures, reference: ReferenceStatistics) -> Estimate:
+        """The mean over the samples; each different text is embedded once."""
+        embeddings, texts = self.aligned_rows(samples), samples.media.texts
+        different = list(dict.fromkeys(texts))
+        embedded = dict(zip(different, samples.extractor.text_embedding(different), strict=True))
+        return clap_score(embeddings, np.stack([embedded[text].numpy() for text in texts]))
 
 
-def texts_missing(media: Media) -> str | None:
-    """For `Metric.missing`."""
-    where = "prompts=[...], a run with conditioning=text, or conditions.json beside the files"
-    return None if media.texts is not None else f"needs to know what each sample was asked to be in words: {where}"
-
-
-METRICS: dict[str, Metric] = {
-    "fad": Metric(frechet, EMBEDDINGS),
-    "fad_infinity": Metric(fad_infinity, EMBEDDINGS, at_least=SMALLEST + 1, missing=few_for_infinity),
-    **precision_recall_metrics(ANY, NEIGHBOURS),
-    "kid": Metric(kernel(subsets=KID_SUBSETS, size=KID_SIZE), ANY, needs="features", at_least=KID_SIZE),
-    "kl": Metric(paired_kl, CLASSES, of="logits", needs="features"),
-    "kl_mean": Metric(mean_kl, CLASSES, of="logits", needs="features"),
-    "clap_score": Metric(texts_scored, tuple(CLAPS), needs="nothing", missing=texts_missing),
-    "frechet_distance": Metric(frechet, ("notes",)),
-    "class_accuracy": Metric(
-        class_accuracy,
-        ("notes",),
-        of="logits",
-        needs="nothing",
-        missing=labels_missing("a run with conditioning=labels, or what python -m audio.sample wrote"),
+TABLE = Table(
+    metrics=(
+        FrechetDistance("fad", EMBEDDINGS),
+        FadInfinity("fad_infinity", EMBEDDINGS),
+        NeighbourPrecision("precision", ANY),
+        NeighbourRecall("recall", ANY),
+        KernelDistance("kid", ANY),
+        PairedDivergence("kl", CLASSES, "logits"),
+        MeanDivergence("kl_mean", CLASSES, "logits"),
+        ClapScore("clap_score", tuple(CLAPS)),
+        *stand_in_metrics("notes", labels_from="a run with conditioning=labels, or what python -m audio.sample wrote"),
     ),
-}
-DEFAULTS: dict[str, tuple[str, ...]] = {
-    **{name: ("fad", "fad_infinity") for name in CLAPS},
-    "vggish": ("fad",),
-    "classifier": ("kl",),
-    "notes": ("frechet_distance", "class_accuracy"),
-}
-TABLE = ClipTable(METRICS, DEFAULTS, unit=UNIT)
-
-
-def wanted(names: list[str] | None, features: str, promised: Media | None) -> dict[str, list[str]]:
-    """The metrics by extractor: those named, or of the defaults those that the samples to be made allow.
-
-    promised: what is known of samples that are to be made; None where they are given. Raises ValueError for metrics
-    that are named and not possible.
-    """
-    plan = TABLE.plan(names, features)
-    if promised is None:
-        return plan
-    lacking = {name: METRICS[name].missing(promised) for own in plan.values() for name in own}
-    lacking = {name: what for name, what in lacking.items() if what is not None}
-    if names is not None:
-        for name, what in lacking.items():
-            raise ValueError(f"{name} {what}")
-    return {extractor: [name for name in own if name not in lacking] for extractor, own in plan.items()}
+    defaults={
+        **{name: ("fad", "fad_infinity") for name in CLAPS},
+        "vggish": ("fad",),
+        "classifier": ("kl",),
+        "notes": ("frechet_distance", "class_accuracy"),
+    },
+    unit=UNIT,
+)

@@ -8,15 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from einops import rearrange, reduce
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from audio.sounds.pcm import FULL_SCALE, to_int16, write_wav
-from eval.inside.figures import SEQUENTIAL, save
+from eval.inside.figures import SEQUENTIAL, blank, save
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MAX_PANELS = 20
 MAX_SOUNDS = 12
@@ -133,7 +135,7 @@ def draw(samples: np.ndarray, titles: Sequence[str], sample_rate: int) -> Figure
     """Samples (B, C, L) in [-1, 1], each as a waveform over a log-mel spectrogram, all on the same scales."""
     columns = _columns(len(titles))
     rows = -(-len(titles) // columns)
-    figure = Figure(figsize=(2.1 * columns + 1.0, 2.3 * rows + 0.3), layout="constrained")
+    figure = blank(2.1 * columns + 1.0, 2.3 * rows + 0.3)
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03, wspace=0.01, hspace=0.01)
     grid = rearrange(
         figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[1, 1.8] * rows),

@@ -1,4 +1,4 @@
-"""What the default run measures: the Fréchet distance and class accuracy of notes, in the eyes of a small classifier.
+"""What the default run measures: the Fréchet distance and class accuracy of notes, by a small classifier of timbres.
 
 A stand-in for FAD with CLAP on sounds that need no download; its numbers compare runs on notes and nothing else.
 
@@ -16,27 +16,26 @@ from torch import Tensor, nn
 from torchaudio.transforms import MelSpectrogram
 
 from audio.data import clip_format
-from audio.datasets.notes import NotesConfig, NotesDataset
+from audio.datasets.notes import HELDOUT_PART, NotesConfig, NotesDataset
 from audio.sounds.fourier import power_of
-from audio.sounds.sound import ClipFormat
+from audio.sounds.sound import ClipFormat, Sound
+from audio.sounds.synthesis import TIMBRES
 from core.draws import StepRandom
 from core.schema import plain
 from core.storage.provenance import json_sha256
 from eval.measure.stand_in import (
     Classifier,
-    ClassifierEvaluator,
     ClassifierOptions,
-    Fit,
     NoEvaluationConfig,
-    StandIn,
-    fit_classifier,
+    StandInEvaluator,
+    StandInExtractor,
 )
 
 FEATURES = 64
 BANDS, WINDOW_SECONDS, HOP_SECONDS = 48, 0.064, 0.016
 FLOOR_DB = -60.0  # of mel power, under a sine of full scale
 GAIN_DB = 6.0  # the classifier is trained on notes this much louder or softer,
-NOISE_DB = (-80.0, -40.0)  # under noise of a level between these, so that it hears timbres and not a noise floor
+NOISE_DB = (-80.0, -40.0)  # under noise of a level between these, so that it tells timbres and not a noise floor
 WIDTHS = (24, 48, FEATURES)
 
 
@@ -45,6 +44,10 @@ class NotesEvaluationConfig(ClassifierOptions):
     """The default's evaluation, with as many steps as its classifier needs."""
 
     classifier_steps: int = 300
+
+    def build(self, cache: Path, device: torch.device, data: NotesConfig, notes: NotesDataset) -> StandInEvaluator:
+        """The evaluator for clips as those of `notes`, with its classifier from the cache or trained now (seconds)."""
+        return StandInEvaluator(NotesFeatures(NotesSource(self, data, notes.clip, cache), device))
 
 
 EVALUATIONS = {"notes": NotesEvaluationConfig, "none": NoEvaluationConfig}
@@ -74,47 +77,76 @@ class TimbreClassifier(Classifier):
         return self.layers(picture).mean((2, 3))
 
 
-def played_elsewhere(notes: Tensor, random: StepRandom) -> Tensor:
-    """Notes (B, C, L) at another level and under a little noise, each its own."""
-    rows = (len(notes), 1, 1)
-    gain_db = GAIN_DB * (2 * random.uniform("gain", rows) - 1)
-    noise_db = NOISE_DB[0] + (NOISE_DB[1] - NOISE_DB[0]) * random.uniform("noise level", rows)
-    noise = random.normal("noise", tuple(notes.shape))
-    return notes * 10 ** (gain_db / 20) + noise * 10 ** (noise_db / 20)
+@dataclass(frozen=True)
+class NotesSource:
+    """The notes of one format, the options of their classifier, and where it is cached."""
+
+    options: NotesEvaluationConfig
+    data: NotesConfig
+    clip: ClipFormat
+    cache: Path
+
+    @classmethod
+    def default(cls, cache: Path) -> NotesSource:
+        """The notes of `data=notes` and `evaluation=notes` as they stand; clips of all samples, whatever tokenizer."""
+        data = NotesConfig()
+        return cls(NotesEvaluationConfig(), data, clip_format(data, hop=1, patch_size=1), cache)
+
+    def config(self, split: str) -> NotesConfig:
+        """The notes of the split "train" or "heldout"."""
+        return NotesConfig(split, self.data.num_notes, self.data.sample_rate, self.data.seconds, self.data.channels)
+
+    def dataset(self, split: str) -> NotesDataset:
+        """The same, played."""
+        return NotesDataset(self.config(split), self.clip)
+
+    @property
+    def num_samples(self) -> int:
+        """The number of samples that the training measures."""
+        return self.options.num_samples or self.data.num_notes // HELDOUT_PART
 
 
-def train_timbres(notes: NotesDataset, media: Tensor, labels: Tensor, fit: Fit) -> nn.Module:
-    """The classifier of a format's notes, trained on media (n, C, L); the same for the same `fit`."""
-    sizes = (notes.clip.sample_rate, len(notes.class_names))
-    return fit_classifier(lambda: TimbreClassifier(*sizes), media, labels, fit, played_elsewhere)
+class NotesFeatures(StandInExtractor):
+    """The classifier of timbres: hidden (B, 64), and logits (B, K) for class accuracy."""
 
+    name, title, plural = "notes", "timbre classifier", "clips"
+    preprocessing = "log-mels of the channels' mean power, as evaluation=notes has them"
+    fit_rows = 64
 
-def build_evaluator(
-    config: NotesEvaluationConfig, data: NotesConfig, clip: ClipFormat, cache: Path, device: torch.device
-) -> ClassifierEvaluator:
-    """The evaluator for notes of one format, with its classifier from the cache or trained now (seconds)."""
-    splits = {split: NotesDataset(notes_of(data, split), clip) for split in ("train", "heldout")}
-    train, heldout = splits.values()
-    fit = Fit("timbre classifier", config.classifier_steps, config.classifier_seed, batch=64)
-    identity = json_sha256([plain(notes_of(data, "train")), clip.num_samples])[:12]
-    about = StandIn(
-        name="notes",
-        media="clips",
-        title="timbre classifier",
-        train=(train.media, train.labels),
-        heldout=(heldout.media, heldout.labels),
-        make=lambda: TimbreClassifier(clip.sample_rate, len(train.class_names)),
-        fit=lambda media, labels: train_timbres(train, media, labels, fit),
-        file=cache / f"timbre_classifier-{identity}-steps{fit.steps}-seed{fit.seed}.safetensors",
-    )
-    return ClassifierEvaluator(about, config.num_samples, device)
+    def __init__(self, source: NotesSource, device: torch.device):
+        self.source, self.shape = source, source.clip.shape
+        super().__init__(source.options, source.cache, device)
 
+    def split(self, name: str) -> tuple[Tensor, Tensor]:
+        """Notes (n, C, L) and their timbres."""
+        notes = self.source.dataset(name)
+        return notes.media, notes.labels
 
-def notes_of(data: NotesConfig, split: str) -> NotesConfig:
-    """The same notes, of another split."""
-    return NotesConfig(split, data.num_notes, data.sample_rate, data.seconds, data.channels)
+    def network(self) -> TimbreClassifier:
+        """An untrained classifier."""
+        return TimbreClassifier(self.source.clip.sample_rate, len(TIMBRES))
 
+    def variant(self) -> str:
+        """A hash of the notes and of the length of their clips."""
+        identity = json_sha256([plain(self.source.config("train")), self.source.clip.num_samples])
+        return f"-{identity[:12]}"
 
-def notes_clip(data: NotesConfig) -> ClipFormat:
-    """Clips of all samples of the notes, whatever tokenizer has them."""
-    return clip_format(data, hop=1, patch_size=1)
+    def augment(self, media: Tensor, random: StepRandom) -> Tensor:
+        """Notes (B, C, L) at another level and under a little noise, each its own."""
+        rows = (len(media), 1, 1)
+        gain_db = GAIN_DB * (2 * random.uniform("gain", rows) - 1)
+        noise_db = NOISE_DB[0] + (NOISE_DB[1] - NOISE_DB[0]) * random.uniform("noise level", rows)
+        noise = random.normal("noise", tuple(media.shape))
+        return media * 10 ** (gain_db / 20) + noise * 10 ** (noise_db / 20)
+
+    def prepare(self, rows: list[Sound]) -> Tensor:
+        """Clips (B, C, L); ValueError for one of another format than the notes'."""
+        clip = self.source.clip
+        for sound in rows:
+            found, needed = ((*sound.samples.shape, sound.sample_rate), (*clip.shape, clip.sample_rate))
+            if found != needed:
+                raise ValueError(
+                    f"features=notes takes clips of {needed} (channels, samples, Hz), got {found}; they are for "
+                    "samples of a run with data=notes"
+                )
+        return torch.stack([sound.samples for sound in rows])

@@ -10,10 +10,9 @@ Letters: C channels, L samples, Z latent channels, T latent frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -24,121 +23,12 @@ from audio.codecs.chunked import ChunkedNetwork
 from audio.codecs.oobleck import OobleckNetwork, check_format
 from audio.codecs.spectral import SpectralCodec, SpectralConfig
 from core.latents.diffusers_files import DiffusersModel
-from core.latents.tokenizer import CodingOptions, KLOptions, KLTokenizer, Normal, TokenizerConstants, weights_sha256
-from core.schema import plain
+from core.latents.scaling import Normalisation, Scaling
+from core.latents.tokenizer import CodingOptions, KLOptions, KLTokenizer, TokenizerConstants, weights_sha256
+from core.schema import FREE, plain
 from core.storage.provenance import json_sha256
 
 SPECTRAL, STABLE_AUDIO = "spectral", "stable_audio"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Normalisation:
-    """How latents are brought to mean 0 and deviation 1; null: by the numbers that are known, see `audio.tokenizer`.
-
-    latent_mean  a number, or one for each latent channel
-    latent_std   the same
-    """
-
-    latent_mean: float | list[float] | None = None
-    latent_std: float | list[float] | None = None
-
-    def __post_init__(self):
-        if (self.latent_mean is None) != (self.latent_std is None):
-            raise ValueError(
-                f"tokenizer.latent_mean is {self.latent_mean}, latent_std {self.latent_std}; give both or none"
-            )
-        stds = self.latent_std if isinstance(self.latent_std, list) else [self.latent_std]
-        if self.latent_std is not None and not all(0 < std < float("inf") for std in stds):
-            raise ValueError(f"tokenizer.latent_std is {self.latent_std}; allowed: finite numbers above 0")
-
-    @property
-    def given(self) -> Scaling | None:
-        """By the numbers in the config, if they are there."""
-        return None if self.latent_mean is None else Scaling.of(self.latent_mean, self.latent_std)
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """latents = (z - shift) * scale, each a number or one for each channel."""
-
-    shift: Normal
-    scale: Normal
-
-    @classmethod
-    def of(cls, mean: Normal, std: Normal) -> Scaling:
-        """What brings latents of that mean and deviation to 0 and 1; a channel that is constant stays as it is."""
-        if not isinstance(std, list):
-            return cls(mean, 1 / std)
-        return cls(mean, [1 / each if each > 0 else 1.0 for each in std])
-
-    @classmethod
-    def kept(cls, constants: Mapping[str, Any]) -> Scaling:
-        """What a cache or a checkpoint has kept among a tokenizer's constants."""
-        return cls(constants["shift"], constants["scale"])
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpectralTokenizerConfig(SpectralConfig, Normalisation):
-    """The codec without weights; see `audio.codecs.spectral`.
-
-    decode_batch  clips decoded at once
-    """
-
-    decode_batch: int = 64
-
-    def __post_init__(self):
-        SpectralConfig.__post_init__(self)
-        Normalisation.__post_init__(self)
-        if self.decode_batch < 1:
-            raise ValueError(f"tokenizer.decode_batch is {self.decode_batch!r}; allowed: 1 or more at once")
-
-
-@dataclass(frozen=True, kw_only=True)
-class VAEConfig(KLOptions, Normalisation):
-    """What the two networks with weights share; see `StableAudioConfig`."""
-
-    chunk_seconds: float | None = None
-    allow_untrained: bool = False
-
-    def __post_init__(self):
-        KLOptions.__post_init__(self)
-        Normalisation.__post_init__(self)
-        if self.chunk_seconds is not None and not self.chunk_seconds > 0:
-            raise ValueError(f"tokenizer.chunk_seconds is {self.chunk_seconds}; allowed: above 0, or null: whole clips")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StableAudioConfig(VAEConfig):
-    """Stable Audio Open's VAE, a diffusers AutoencoderOobleck; needs the extra `vae`.
-
-    Other keys: `core.latents.tokenizer.KLOptions`.
-
-    path             directory written by `save_pretrained` (never touches the network), or the id of a hub repository
-    subfolder        where the autoencoder stands below `path`: "vae" in the whole pipeline
-    chunk_seconds    code this much at a time, with overlap, for memory; null: the whole clip
-    allow_untrained  take a VAE that does not reproduce the training clips: for tests with random weights
-    """
-
-    path: str = "stabilityai/stable-audio-open-1.0"
-    subfolder: str = "vae"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConvOobleckConfig(VAEConfig):
-    """Our small VAE, made by `python -m audio.train_tokenizer`; the other keys are those of `StableAudioConfig`.
-
-    path  directory with `config.json` and `model.safetensors`
-    """
-
-    path: str = "runs/tokenizer/notes"
-
-
-TOKENIZERS: dict[str, type] = {
-    SPECTRAL: SpectralTokenizerConfig,
-    STABLE_AUDIO: StableAudioConfig,
-    CONV_OOBLECK: ConvOobleckConfig,
-}
-TokenizerConfig = SpectralTokenizerConfig | StableAudioConfig | ConvOobleckConfig
 
 
 @dataclass(frozen=True)
@@ -169,7 +59,7 @@ class AudioTokenizer(KLTokenizer):
 
 
 @dataclass(frozen=True)
-class _Found:
+class CodecNetwork:
     """A network with what is known of its origin.
 
     scaling  that came with it
@@ -182,53 +72,127 @@ class _Found:
     scaling: Scaling | None = None
 
 
-def build_tokenizer(
-    config: TokenizerConfig, sample_rate: int, channels: int, device: torch.device | str
-) -> tuple[AudioTokenizer, Scaling | None]:
-    """The tokenizer for clips of that format, not normalised, and the scaling that config or weights know.
+@dataclass(frozen=True, kw_only=True)
+class CodecConfig(Normalisation):
+    """What all tokenizers of sound share: a network, and how its latents are normalised.
 
-    Raises ValueError, naming the config key, for files that are missing, damaged or of another model, and for a rate or
-    channels that it does not take; ImportError for an extra that is not installed.
+    kind  the name of the choice, and of the tokenizer in caches and checkpoints
     """
-    builders: dict[type, Callable[[Any, int, int], _Found]] = {
-        SpectralTokenizerConfig: _build_spectral,
-        StableAudioConfig: _build_stable_audio,
-        ConvOobleckConfig: _build_conv_oobleck,
-    }
-    if type(config) not in builders:
-        raise ValueError(f"tokenizer is a {type(config).__name__}; allowed: {', '.join(TOKENIZERS)}")
-    found = builders[type(config)](config, sample_rate, channels)
-    check_format(found.network, sample_rate, channels)
-    kind = next(name for name, schema in TOKENIZERS.items() if type(config) is schema)
-    constants = AudioConstants(kind, found.path, 1.0, 0.0, found.network.hop, found.sha256, sample_rate)
-    network = _in_chunks(found.network, config, sample_rate)
-    return AudioTokenizer(network, constants, found.options).to(device), config.given or found.scaling
 
+    kind: ClassVar[str]
 
-def _in_chunks(network: nn.Module, config: TokenizerConfig, sample_rate: int) -> nn.Module:
-    if not isinstance(config, VAEConfig) or config.chunk_seconds is None:
+    def network(self, sample_rate: int, channels: int) -> CodecNetwork:
+        """The network for clips of that format, and what is known of its origin."""
+        raise NotImplementedError
+
+    def in_chunks(self, network: nn.Module, sample_rate: int) -> nn.Module:
+        """The network, coding long clips piece by piece where the config says so."""
         return network
-    return ChunkedNetwork(network, max(1, int(config.chunk_seconds * sample_rate) // network.hop))
+
+    def build(
+        self, sample_rate: int, channels: int, device: torch.device | str
+    ) -> tuple[AudioTokenizer, Scaling | None]:
+        """The tokenizer for clips of that format, not normalised, and the scaling that config or weights know.
+
+        Raises ValueError, naming the config key, for files that are missing, damaged or of another model, and for a
+        rate or channels that it does not take; ImportError for an extra that is not installed.
+        """
+        found = self.network(sample_rate, channels)
+        check_format(found.network, sample_rate, channels)
+        constants = AudioConstants(self.kind, found.path, 1.0, 0.0, found.network.hop, found.sha256, sample_rate)
+        network = self.in_chunks(found.network, sample_rate)
+        return AudioTokenizer(network, constants, found.options).to(device), self.given or found.scaling
 
 
-def _build_spectral(config: SpectralTokenizerConfig, sample_rate: int, channels: int) -> _Found:
-    own = {each.name: getattr(config, each.name) for each in fields(SpectralConfig)}
-    spectral = SpectralConfig(**own)
-    network = SpectralCodec(spectral, sample_rate, channels)
-    options = CodingOptions(posterior="mean", encode_batch=256, decode_batch=config.decode_batch)
-    return _Found(network, None, json_sha256(plain(spectral)), options)
+@dataclass(frozen=True, kw_only=True)
+class SpectralTokenizerConfig(SpectralConfig, CodecConfig):
+    """The codec without weights; see `audio.codecs.spectral`.
+
+    decode_batch  clips decoded at once
+    """
+
+    kind: ClassVar[str] = SPECTRAL
+    decode_batch: int = field(default=64, metadata=FREE)
+
+    def __post_init__(self):
+        SpectralConfig.__post_init__(self)
+        Normalisation.__post_init__(self)
+        if self.decode_batch < 1:
+            raise ValueError(f"tokenizer.decode_batch is {self.decode_batch!r}; allowed: 1 or more at once")
+
+    def network(self, sample_rate: int, channels: int) -> CodecNetwork:
+        """The spectral codec; its constants are a function of its options."""
+        own = {each.name: getattr(self, each.name) for each in fields(SpectralConfig)}
+        spectral = SpectralConfig(**own)
+        network = SpectralCodec(spectral, sample_rate, channels)
+        options = CodingOptions(posterior="mean", encode_batch=256, decode_batch=self.decode_batch)
+        return CodecNetwork(network, None, json_sha256(plain(spectral)), options)
 
 
-def _build_stable_audio(config: StableAudioConfig, sample_rate: int, channels: int) -> _Found:
-    source = DiffusersModel("AutoencoderOobleck", STABLE_AUDIO, config.path, config.subfolder)
-    model = source.load()
-    return _Found(OobleckNetwork(model), source.name, weights_sha256(model), config)
+@dataclass(frozen=True, kw_only=True)
+class VAEConfig(KLOptions, CodecConfig):
+    """What the two networks with weights share; see `StableAudioConfig`."""
+
+    chunk_seconds: float | None = None
+    allow_untrained: bool = False
+
+    def __post_init__(self):
+        KLOptions.__post_init__(self)
+        Normalisation.__post_init__(self)
+        if self.chunk_seconds is not None and not self.chunk_seconds > 0:
+            raise ValueError(f"tokenizer.chunk_seconds is {self.chunk_seconds}; allowed: above 0, or null: whole clips")
+
+    def in_chunks(self, network: nn.Module, sample_rate: int) -> nn.Module:
+        """The network, coding `chunk_seconds` at a time."""
+        if self.chunk_seconds is None:
+            return network
+        return ChunkedNetwork(network, max(1, int(self.chunk_seconds * sample_rate) // network.hop))
 
 
-def _build_conv_oobleck(config: ConvOobleckConfig, sample_rate: int, channels: int) -> _Found:
-    directory = Path(config.path).expanduser()
-    if not directory.is_dir():
-        raise ValueError(f"tokenizer.path is '{config.path}', which is no directory; `{MAKE_COMMAND}` makes one")
-    network, saved = load_autoencoder(directory)
-    scaling = Scaling.of(saved.latent_mean, saved.latent_std)
-    return _Found(network, directory.resolve().name, weights_sha256(network), config, scaling)
+@dataclass(frozen=True, kw_only=True)
+class StableAudioConfig(VAEConfig):
+    """Stable Audio Open's VAE, a diffusers AutoencoderOobleck; needs the extra `vae`.
+
+    Other keys: `core.latents.tokenizer.KLOptions`.
+
+    path             directory written by `save_pretrained` (never touches the network), or the id of a hub repository
+    subfolder        where the autoencoder stands below `path`: "vae" in the whole pipeline
+    chunk_seconds    code this much at a time, with overlap, for memory; null: the whole clip
+    allow_untrained  take a VAE that does not reproduce the training clips: for tests with random weights
+    """
+
+    kind: ClassVar[str] = STABLE_AUDIO
+    path: str = field(default="stabilityai/stable-audio-open-1.0", metadata=FREE)
+    subfolder: str = "vae"
+
+    def network(self, sample_rate: int, channels: int) -> CodecNetwork:
+        """The pretrained VAE."""
+        source = DiffusersModel("AutoencoderOobleck", STABLE_AUDIO, self.path, self.subfolder)
+        model = source.load()
+        return CodecNetwork(OobleckNetwork(model), source.name, weights_sha256(model), self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvOobleckConfig(VAEConfig):
+    """Our small VAE, made by `python -m audio.train_tokenizer`; the other keys are those of `StableAudioConfig`.
+
+    path  directory with `config.json` and `model.safetensors`
+    """
+
+    kind: ClassVar[str] = CONV_OOBLECK
+    path: str = field(default="runs/tokenizer/notes", metadata=FREE)
+
+    def network(self, sample_rate: int, channels: int) -> CodecNetwork:
+        """The VAE that was trained here, and the scaling of its latents."""
+        directory = Path(self.path).expanduser()
+        if not directory.is_dir():
+            raise ValueError(f"tokenizer.path is '{self.path}', which is no directory; `{MAKE_COMMAND}` makes one")
+        network, saved = load_autoencoder(directory)
+        scaling = Scaling.of(saved.latent_mean, saved.latent_std)
+        return CodecNetwork(network, directory.resolve().name, weights_sha256(network), self, scaling)
+
+
+TOKENIZERS: dict[str, type] = {
+    each.kind: each for each in (SpectralTokenizerConfig, StableAudioConfig, ConvOobleckConfig)
+}
+TokenizerConfig = SpectralTokenizerConfig | StableAudioConfig | ConvOobleckConfig

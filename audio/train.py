@@ -10,26 +10,25 @@ from typing import Any
 import torch
 
 from audio.backbone import BACKBONES, SiTConfig
-from audio.codecs.scaling import measured, scaling_for, scaling_of_run
+from audio.codecs.scaling import measured_latents
 from audio.conditioning import (
     CONDITIONINGS,
     LabelConfig,
     NoneConfig,
     TagsConfig,
     TextConfig,
-    build_conditioning,
-    condition_cache,
-    condition_dataset,
 )
-from audio.data import DATASETS, LatentsConfig, build_dataset, clip_format
+from audio.data import DATASETS, LatentsConfig, clip_format
 from audio.datasets.notes import NotesConfig
 from audio.preview import AudioPreview
-from audio.stand_in import EVALUATIONS, NoEvaluationConfig, NotesEvaluationConfig, build_evaluator
-from audio.tokenizer import TOKENIZERS, AudioTokenizer, Scaling, build_tokenizer
+from audio.stand_in import EVALUATIONS, NoEvaluationConfig, NotesEvaluationConfig
+from audio.tokenizer import TOKENIZERS, AudioTokenizer
 from core.commands.entry import Entry
 from core.commands.train import closing_lines, run_training
+from core.conditioning.contract import assign_conditions, check_cached_conditions
 from core.contracts import Domain
 from core.draws import seeded_weights
+from core.latents.scaling import Scaling, scaling_of_run
 from core.latents.tokenizer import FromMoments
 from core.schema import choice
 from core.storage.run_folder import RunDirectory
@@ -44,10 +43,11 @@ class AudioConfig(RunConfig):
     tokenizer: object = choice(TOKENIZERS)
     backbone: SiTConfig = choice(BACKBONES)
     conditioning: LabelConfig | TagsConfig | TextConfig | NoneConfig = choice(CONDITIONINGS)
-    evaluation: NotesEvaluationConfig | NoEvaluationConfig = choice(EVALUATIONS)
+    evaluation: NotesEvaluationConfig | NoEvaluationConfig = choice(EVALUATIONS, free=True)
 
     def __post_init__(self) -> None:
-        self.check_guidance(self.conditioning.drop, self.backbone.null_label)
+        super().__post_init__()
+        self.check_model(self.backbone, self.conditioning.drop)
         if isinstance(self.evaluation, NotesEvaluationConfig):
             if not isinstance(self.data, NotesConfig):
                 data = next(name for name, schema in DATASETS.items() if type(self.data) is schema)
@@ -55,23 +55,14 @@ class AudioConfig(RunConfig):
             if not isinstance(self.conditioning, LabelConfig):
                 raise ValueError("evaluation is 'notes', which needs conditioning=labels; allowed otherwise: none")
 
-    @property
-    def cache(self) -> Path:
-        """Where what was measured or trained once is kept for other runs."""
-        return Path(self.runs_dir) / "cache"
-
 
 def build_domain(config: AudioConfig, device: torch.device, *, evaluate: bool) -> Domain:
     """The components of an audio run; the backbone's first weights are a function of the seed."""
     tokenizer, dataset = open_data(config, device)
-    conditioning = build_conditioning(config.conditioning, dataset.class_names, device)
+    conditioning = config.conditioning.build(dataset.class_names, device)
     latent_shape = tuple(tokenizer.latent_shape(dataset.media_shape))
     with seeded_weights(config.seed, "weights"):
         backbone = config.backbone.build(latent_shape, conditioning)
-    evaluator = None
-    if evaluate and isinstance(config.evaluation, NotesEvaluationConfig):
-        clip = clip_format(config.data, tokenizer.hop, config.backbone.patch_size)
-        evaluator = build_evaluator(config.evaluation, config.data, clip, config.cache, device)
     names = dataset.class_names
     return Domain(
         name="audio",
@@ -81,7 +72,7 @@ def build_domain(config: AudioConfig, device: torch.device, *, evaluate: bool) -
         backbone=backbone,
         conditioning=conditioning,
         preview=make_preview(config, names),
-        evaluator=evaluator,
+        evaluator=config.evaluation.build(config.cache, device, config.data, dataset) if evaluate else None,
     )
 
 
@@ -94,19 +85,18 @@ def make_preview(config: AudioConfig, names: Sequence[str]) -> AudioPreview:
 def open_data(config: AudioConfig, device: torch.device) -> tuple[AudioTokenizer | FromMoments, Any]:
     """The tokenizer, its latents scaled, and the data set with the conditions that are asked for."""
     data, patch = config.data, config.backbone.patch_size
-    tokenizer, known = build_tokenizer(config.tokenizer, data.sample_rate, data.channels, device)
+    tokenizer, known = config.tokenizer.build(data.sample_rate, data.channels, device)
     clip = clip_format(data, tokenizer.hop, patch)
-    dataset = build_dataset(data, clip, patch)
+    dataset = data.build(clip, patch)
     if isinstance(data, LatentsConfig):
-        condition_cache(dataset, config.conditioning)
+        check_cached_conditions(dataset, config.conditioning)
         scaling = known or Scaling.kept(dataset.spec.tokenizer)
         recorded = {**dataset.spec.tokenizer, "shift": scaling.shift, "scale": scaling.scale}  # moments have neither
         return FromMoments(tokenizer.scaled(scaling), recorded, data.root), dataset
-    condition_dataset(dataset, config.conditioning, device)
+    assign_conditions(dataset, config.conditioning, CONDITIONINGS, device)
     known = known or scaling_of_run(RunDirectory(Path(config.runs_dir) / "audio" / config.name), tokenizer)
-    found = measured(tokenizer, dataset, config.cache)
-    found.check(config.tokenizer)
-    return tokenizer.scaled(scaling_for(known, found)), dataset
+    found = measured_latents(config.tokenizer, tokenizer, dataset, config.cache)
+    return tokenizer.scaled(known or Scaling.of(found.mean, found.std)), dataset
 
 
 def main(config: AudioConfig) -> None:
@@ -116,7 +106,7 @@ def main(config: AudioConfig) -> None:
     run that was interrupted, or says that it is complete. experiment=NAME selects a row of the paper.
     torchrun --nproc-per-node=N -m audio.train ... runs it on N GPUs, or N CPU processes.
     """
-    run_training(config, "audio", build_domain, report, tell=print)
+    run_training(config, "audio", build_domain, report, show=print)
 
 
 def report(run: RunDirectory, summary: dict) -> str:

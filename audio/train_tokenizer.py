@@ -17,7 +17,7 @@ from torch import Tensor
 
 from audio.codecs.autoencoder import AudioAutoencoder, AudioAutoencoderConfig, save_autoencoder
 from audio.codecs.spectral import SpectralCodec, SpectralConfig
-from audio.data import SOUND_DATASETS, NotesConfig, SoundConfig, build_dataset, clip_format
+from audio.data import SOUND_DATASETS, NotesConfig, SoundConfig, clip_format
 from audio.preview import AudioPreview
 from audio.sounds.pcm import write_wav
 from audio.sounds.quality import log_mel_correlation, log_mel_distance_db, si_snr_db, snr_db, spectral_distance
@@ -91,9 +91,9 @@ def main(config: TrainTokenizerConfig) -> Path:
 def split_clips(config: TrainTokenizerConfig) -> tuple[Rows, Rows]:
     """Clips to train on and clips to measure on, disjoint; the notes' train split is measured on their held-out one."""
     clip = clip_format(config.data, config.autoencoder.hop, 1)
-    dataset = build_dataset(config.data, clip, 1)
+    dataset = config.data.build(clip, 1)
     if isinstance(config.data, NotesConfig) and config.data.split == "train":
-        return all_rows(dataset), all_rows(build_dataset(replace(config.data, split="heldout"), clip, 1))
+        return all_rows(dataset), all_rows(replace(config.data, split="heldout").build(clip, 1))
     return split_by_chance(dataset, config.heldout_clips, "clip")
 
 

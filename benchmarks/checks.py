@@ -21,7 +21,7 @@ from core.alignment.layersync import LayerSyncConfig
 from core.conditioning.labels import LabelConditioning, LabelConfig
 from core.draws import SampleRandom, StepRandom
 from core.flow.objective import FlowMatching, ObjectiveConfig
-from core.flow.path import Interpolant
+from core.flow.path import Interpolant, Linear
 from core.flow.sampler import Sampler, SamplerConfig
 from core.processes.spread import Compile
 from core.step import TrainingLoss
@@ -173,7 +173,7 @@ def take_samples(case: Case, device: torch.device) -> Tensor:
     model, batch = build_model(device).eval(), CheckWork().batch
     conditioning = LabelConditioning(LabelConfig(), PRESET.num_classes)
     labels = conditioning.requests(batch, 0).to(device)
-    sampler = Sampler(SamplerConfig(num_steps=8, guidance_scale=1.5), Interpolant("linear"), "velocity")
+    sampler = Sampler(SamplerConfig(num_steps=8, guidance_scale=1.5), Interpolant(Linear()), "velocity")
     network = CountedNetwork(compiled(model, case.mode, case.backend), case.precision)
     random = SampleRandom(0, range(batch), device)
     shape = (batch, *PRESET.latent_shape)

@@ -119,7 +119,9 @@ def rate(root: Path, setting: Setting, num_workers: int, batches: int, *, cold: 
     """Latents/s over `batches` batches, after a first one that starts the workers and maps the shards."""
     if cold:
         forget(root)
-    dataset = LatentShards(root, flip=setting.holds.mirrors == 2, make_command="python -m benchmarks.latents")
+    dataset = LatentShards(
+        root, kind="benchmark", flip=setting.holds.mirrors == 2, make_command="python -m benchmarks.latents"
+    )
     positions = StepPositions(0, batches + 1, setting.batch, (0, setting.batch))
     stream = step_batches(dataset, setting.seed, positions, num_workers, pin=False)
     next(stream)

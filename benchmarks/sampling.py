@@ -19,7 +19,7 @@ from benchmarks import measure
 from benchmarks.models import PRESETS, SIZES_HELP, Facts, build_backbone, model_facts
 from core.conditioning.labels import LabelConditioning, LabelConfig
 from core.draws import SampleRandom
-from core.flow.path import Interpolant
+from core.flow.path import Interpolant, Linear
 from core.flow.sampler import Sampler, SamplerConfig
 from core.precision import Precision, autocast
 from core.train.flops import matmul_peak
@@ -120,7 +120,7 @@ class Turn:
 def sample(setting: Setting, case: Case, batch: int, network: Callable[..., Tensor], clock: measure.Clock) -> Turn:
     """Sample one batch of latents through the core's sampler."""
     preset = PRESETS[setting.size]
-    sampler = Sampler(case.config(setting), Interpolant("linear"), "velocity")
+    sampler = Sampler(case.config(setting), Interpolant(Linear()), "velocity")
     conditioning = LabelConditioning(LabelConfig(), preset.num_classes)
     labels = conditioning.requests(batch, setting.seed).to(clock.device)
     counted = CountedNetwork(network, setting.precision)

@@ -99,7 +99,7 @@ class OurStep:
         with eager, torch.no_grad(), autocast(self.device, self.work.precision):
             self.model(self.batch.media, t, self.batch.condition)
         tokens = self.alignment.hooks.take()
-        weak, strong = self.alignment.pairs[0]
+        weak, strong = self.alignment.sync.pairs[0]
         return tokens[weak], tokens[strong]
 
 
@@ -138,14 +138,14 @@ class AlignmentAlone:
         self.weak.grad = torch.zeros_like(self.weak)  # is added to, as the flow loss's gradient is in a step
         self.t = torch.full((len(weak),), 0.5, device=weak.device)
         self.model = _Emitter(self.weak, strong.detach()).train()
-        self.alignment = replace(config, pairs=[(1, 2)]).build(self.model)
+        self.sync = replace(config, pairs=[(1, 2)]).build(self.model).sync
         if options is not None:
-            self.alignment.compile(**options)
+            self.sync.compile(**options)
 
     def __call__(self, mark: Callable[[], None]) -> None:
         """Evaluate the term once and go back through it."""
         self.model()
-        self.alignment.terms(0, self.t).loss.backward()
+        self.sync.terms(0, self.t).loss.backward()
         mark()
 
 

@@ -1,14 +1,14 @@
 """What a domain hands to the core: a data set, a tokenizer, a backbone, conditioning, a preview and an evaluator.
 
-Core never asks which domain it serves. Letters: B batch, N tokens.
+Core never asks which domain it serves. Letters: B batch, N tokens, L tokens of a text, E features of one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -17,31 +17,101 @@ from torch import Tensor, nn
 from core.draws import Random
 
 
+class Rows:
+    """A base of frozen dataclasses whose fields have the same B rows: tensors (B, ...), other `Rows`, or None.
+
+    They are moved and cut as one tensor is: `rows.to(device)`, `rows[first:last]`, `len(rows)`.
+    """
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))
+
+    def __getitem__(self, rows: slice | Tensor) -> Self:
+        return map_rows(lambda values: values[rows], self)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same rows on another device."""
+        return map_rows(lambda values: values.to(device, non_blocking=True), self)
+
+
 @dataclass(frozen=True)
-class Batch:
+class TokenSequence(Rows):
+    """Conditions that are sequences, such as the tokens of texts.
+
+    tokens  (B, L, E)
+    mask    (B, L) bool, True where a token is real
+    """
+
+    tokens: Tensor
+    mask: Tensor
+
+
+Condition = Tensor | TokenSequence
+AnyRows = TypeVar("AnyRows", bound=Tensor | Rows | None)
+
+
+def map_rows(function: Callable[..., Tensor], *values: AnyRows) -> AnyRows:
+    """`function` of tensors or, field by field, of `Rows` of one kind; None stays None.
+
+    Raises ValueError where some have a field, such as a mask, and others None.
+    """
+    first, missing = values[0], [value is None for value in values]
+    if any(missing):
+        if not all(missing):
+            raise ValueError(f"{sum(missing)} of {len(values)} have no value, such as a mask; needed: all or none")
+        return None
+    if not isinstance(first, Rows):
+        return function(*values)
+    names = [field.name for field in fields(first)]
+    return type(first)(*(map_rows(function, *(getattr(value, name) for value in values)) for name in names))
+
+
+def concatenate(*parts: AnyRows) -> AnyRows:
+    """The rows of all parts, one after the other."""
+    return map_rows(lambda *tensors: torch.cat(tensors), *parts)
+
+
+def stack(items: Sequence[AnyRows]) -> AnyRows:
+    """Single rows, or numbers, as a batch."""
+    return map_rows(lambda *rows: torch.stack([torch.as_tensor(row) for row in rows]), *items)
+
+
+def where_rows(chosen: Tensor, one: AnyRows, other: AnyRows) -> AnyRows:
+    """Rows of `one` where `chosen` (B,) is true, of `other` elsewhere."""
+    return map_rows(lambda a, b: torch.where(chosen.reshape(-1, *[1] * (a.ndim - 1)), a, b), one, other)
+
+
+@dataclass(frozen=True)
+class Batch(Rows):
     """What a data set gives for B positions.
 
     media      (B, ...) what `Tokenizer.encode` takes: pixels, samples, features, or cached moments
-    condition  (B, ...) what `Conditioning` takes: class labels, tags, text embeddings
+    condition  (B, ...) what `Conditioning` takes: class labels, tags, embeddings or token sequences of texts
     index      (B,) int64 rows of the data set: they name a sample in an error
     mask       (B, N) bool, True where a token is real, or None when all are
     """
 
     media: Tensor
-    condition: Tensor
+    condition: Condition
     index: Tensor
     mask: Tensor | None = None
 
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
-        mask = None if self.mask is None else self.mask.to(device, non_blocking=True)
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ("media", "condition", "index")}
-        return replace(self, mask=mask, **moved)
 
-    def part(self, first: int, last: int) -> Batch:
-        """Its samples first <= i < last."""
-        mask = None if self.mask is None else self.mask[first:last]
-        return Batch(self.media[first:last], self.condition[first:last], self.index[first:last], mask)
+@dataclass(frozen=True)
+class Requests(Rows):
+    """What samples are asked to be.
+
+    condition  (B, ...) what `Conditioning` takes
+    mask       (B, N) bool, True for the tokens that a sample is to have, or None for all: samples of a given length
+    """
+
+    condition: Condition
+    mask: Tensor | None = None
+
+    @classmethod
+    def of(cls, requests: Condition | Requests) -> Requests:
+        """Conditions alone ask for samples that have all tokens."""
+        return requests if isinstance(requests, Requests) else cls(requests)
 
 
 class Dataset(Protocol):
@@ -60,7 +130,10 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """`media` (tensor), `condition` (tensor or int) and optionally `mask` of one sample, augmented with `rng`."""
+        """`media` (tensor), `condition` (tensor, int or a row of `TokenSequence`) and optionally `mask` of one sample.
+
+        They are augmented with `rng`.
+        """
         ...
 
     def name(self, index: int) -> str:
@@ -96,39 +169,49 @@ class Backbone(Protocol):
     """A transformer whose blocks can be listened to; an `nn.Module`.
 
     `forward(x, t, condition, mask=None)`: x (B, *latent), t (B,) or (B, N), condition as made by `Conditioning`;
-    returns a prediction of x's shape.
+    returns a prediction of x's shape. A token has `width` features in the blocks and stands for `token_size` numbers of
+    a latent.
     """
 
     blocks: nn.ModuleList
     num_tokens: int
+    width: int
+    token_size: int
 
-    def __call__(self, x: Tensor, t: Tensor, condition: Tensor, mask: Tensor | None = None) -> Tensor: ...
+    def __call__(self, x: Tensor, t: Tensor, condition: Condition, mask: Tensor | None = None) -> Tensor: ...
 
     def expand(self, values: Tensor, x: Tensor) -> Tensor:
         """Times or a mask, (B,) or (B, N), laid out so that they broadcast over x (B, *latent)."""
+        ...
+
+    def patches(self, x: Tensor) -> Tensor:
+        """The numbers of x (B, *latent) that each token stands for, (B, N, token_size)."""
         ...
 
 
 class Conditioning(Protocol):
     """What a sample is asked to be: dropped in training, made up when sampling."""
 
-    def drop(self, condition: Tensor, random: Random) -> Tensor:
+    def drop(self, condition: Condition, random: Random) -> Condition:
         """Replace a share of the rows (B, ...) by the null condition, with the stream "condition drop" of `random`."""
         ...
 
-    def null(self, condition: Tensor) -> Tensor:
+    def null(self, condition: Condition) -> Condition:
         """The null condition for each row (B, ...), for guidance."""
         ...
 
-    def requests(self, num: int, seed: int) -> Tensor:
-        """Conditions (num, ...) of the samples 0..num-1: row i depends on (seed, i, num) only."""
+    def requests(self, num: int, seed: int) -> Condition | Requests:
+        """Conditions (num, ...) of the samples 0..num-1, with masks where they are of a given length.
+
+        Row i depends on (seed, i, num) only. Preview and evaluator get them as they are.
+        """
         ...
 
 
 class Preview(Protocol):
     """Writes what a person looks at."""
 
-    def save(self, media: Tensor, condition: Tensor, path: Path) -> Path:
+    def save(self, media: Tensor, condition: Condition | Requests, path: Path) -> Path:
         """Media (B, *media) in [-1, 1] as one file at `path` (the suffix is the preview's choice); returns the file."""
         ...
 
@@ -138,7 +221,7 @@ class Evaluator(Protocol):
 
     num_samples: int
 
-    def evaluate(self, media: Tensor, condition: Tensor) -> Mapping[str, float]:
+    def evaluate(self, media: Tensor, condition: Condition | Requests) -> Mapping[str, float]:
         """Metrics by name for media (B, *media) in [-1, 1] made under `condition`."""
         ...
 

@@ -1,16 +1,16 @@
-"""From conditions to media: sampling in batches, where sample i depends on (seed, i) only."""
+"""From requests to media: sampling in batches, where sample i depends on (seed, i) and what it is asked to be only."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from core.contracts import Backbone, Conditioning, Tokenizer
+from core.contracts import Backbone, Condition, Conditioning, Requests, Tokenizer
 from core.draws import SampleRandom
-from core.flow.path import Interpolant
+from core.flow.path import Interpolant, build_path
 from core.flow.sampler import Sampler
 from core.precision import Precision, autocast
 from core.processes.world import World
@@ -23,10 +23,13 @@ class StoppedError(Exception):
 
 @dataclass(frozen=True)
 class Generator:
-    """The components that turn conditions into media; `network` holds the weights to sample from (usually the EMA).
+    """The components that turn requests into media; `network` holds the weights to sample from (usually the EMA).
 
     The processes of `world` take turns at the batches, so what is in a batch, and every sample, is the same for any
     number of them. `network` runs without exchange between them, in `precision`; the solver's arithmetic is fp32.
+
+    A sample whose request has a mask has as many real tokens as that says: they attend to each other only, and the
+    latents of the others are zeros when they are decoded.
     """
 
     network: Backbone
@@ -39,24 +42,28 @@ class Generator:
 
     def __call__(
         self,
-        condition: Tensor,
+        requests: Condition | Requests,
         seed: int,
         batch_size: int,
         on_batch: Callable[[int], None] = lambda count: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> Tensor | None:
-        """Media (n, *media) on the CPU for conditions (n, ...), in the main process; None in the others.
+        """Media (n, *media) on the CPU for n requests, in the main process; None in the others.
 
         `on_batch(count)` is told of every finished batch; StoppedError when `stop()` says so in any process.
         """
         parts = []
-        for media in self.batches(condition, seed, batch_size, stop):
+        for media in self.batches(requests, seed, batch_size, stop):
             parts.append(media)
             on_batch(len(media))
         return torch.cat(parts) if self.world.is_main else None
 
     def batches(
-        self, condition: Tensor, seed: int, batch_size: int, stop: Callable[[], bool] = lambda: False
+        self,
+        requests: Condition | Requests,
+        seed: int,
+        batch_size: int,
+        stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[Tensor]:
         """The same media, a batch at a time, for more samples than memory holds; nothing but in the main process.
 
@@ -64,40 +71,45 @@ class Generator:
         """
         if batch_size < 1:
             raise ValueError(f"the sampling batch size is {batch_size}; it must be at least 1")
-        starts = range(0, len(condition), batch_size)
+        starts = range(0, len(requests), batch_size)
         for turn in range(0, len(starts), self.world.size):
             if self.world.any(stop())[0]:
                 raise StoppedError
             mine = turn + self.world.rank
             media = None
             if mine < len(starts):
-                rows = condition[starts[mine] : starts[mine] + batch_size]
+                rows = requests[starts[mine] : starts[mine] + batch_size]
                 media = self.one_batch(rows, seed, starts[mine])
             yield from (made for made in self.world.gather(media) or () if made is not None)
 
-    def one_batch(self, condition: Tensor, seed: int, first: int) -> Tensor:
-        """Media (B, *media) on the CPU of the samples first, first + 1, ... with conditions (B, ...).
+    def one_batch(self, requests: Condition | Requests, seed: int, first: int) -> Tensor:
+        """Media (B, *media) on the CPU of the samples first, first + 1, ... that are asked to be B `requests`.
 
         Made in this process alone, anywhere among the samples.
         """
-        indices, device = range(first, first + len(condition)), self.world.device
-        return self._batch(condition.to(device), SampleRandom(seed, indices, device)).cpu()
+        indices, device = range(first, first + len(requests)), self.world.device
+        return self._batch(Requests.of(requests).to(device), SampleRandom(seed, indices, device)).cpu()
 
     @torch.no_grad()
-    def _batch(self, condition: Tensor, random: SampleRandom) -> Tensor:
+    def _batch(self, requests: Requests, random: SampleRandom) -> Tensor:
         was_training = self.network.training
         self.network.eval()
         try:
-            shape = (len(condition), *self.latent_shape)
-            null = self.conditioning.null(condition)
-            latents = self.sampler(self._predict, shape, condition, null, random)
-            return self.tokenizer.decode(latents)
+            shape = (len(requests), *self.latent_shape)
+            null = replace(requests, condition=self.conditioning.null(requests.condition))
+            latents = self.sampler(self._predict, shape, requests, null, random)
+            return self.tokenizer.decode(self._without_padding(latents, requests.mask))
         finally:
             self.network.train(was_training)
 
-    def _predict(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+    def _predict(self, x: Tensor, t: Tensor, requests: Requests) -> Tensor:
         with autocast(x.device, self.precision):
-            return self.network(x, t, condition).float()
+            prediction = self.network(x, t, requests.condition, requests.mask).float()
+        return self._without_padding(prediction, requests.mask)  # nothing there that a solver could carry astray
+
+    def _without_padding(self, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Values (B, *latent) with zeros where mask (B, N) is false."""
+        return values if mask is None else torch.where(self.network.expand(mask, values), values, 0)
 
 
 def make_generator(
@@ -109,6 +121,6 @@ def make_generator(
     world: World,
 ) -> Generator:
     """The sampling side of a run's config: the given components under its sampler, path and prediction."""
-    interpolant = Interpolant(config.objective.path, backbone.expand)
+    interpolant = Interpolant(build_path(config.objective.path), backbone.expand)
     sampler = Sampler(config.sampler, interpolant, config.objective.prediction)
     return Generator(backbone, sampler, tokenizer, conditioning, latent_shape, world)

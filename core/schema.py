@@ -14,9 +14,29 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 T = TypeVar("T")
 
 
-def choice(options: Mapping[str, type], **kwargs: Any) -> Any:
-    """A dataclass field holding one of `options`, selected by the `name` in the config node."""
-    return dataclasses.field(metadata={"choices": dict(options)}, **kwargs)
+# Metadata of a field that says where and how fast a run is made, not what it computes: a continued run may have another
+# value. What is behind a path is compared by itself, with what the checkpoint remembers of it.
+FREE = {"free": True}
+
+
+def choice(options: Mapping[str, type], *, free: bool = False, **kwargs: Any) -> Any:
+    """A dataclass field holding one of `options`, selected by the `name` in the config node; `free`: see `FREE`."""
+    return dataclasses.field(metadata={"choices": dict(options), **(FREE if free else {})}, **kwargs)
+
+
+def free_keys(schema: type, prefix: str = "") -> list[str]:
+    """The keys of a config, or groups of keys, whose fields are FREE, in all dataclasses that may stand in it."""
+    keys, hints = [], get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        if field.metadata.get("free"):
+            keys.append(prefix + field.name)
+            continue
+        hint = hints[field.name]
+        members = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        for member in [*field.metadata.get("choices", {}).values(), *members]:
+            if dataclasses.is_dataclass(member):
+                keys += free_keys(member, f"{prefix}{field.name}.")
+    return list(dict.fromkeys(keys))
 
 
 def strict(schema: type[T], node: Mapping[str, Any], key: str = "") -> T:
@@ -143,4 +163,7 @@ def _number(value: Any, key: str) -> float:
 def _type_name(hint: Any) -> str:
     if hint is type(None):
         return "null"
+    if dataclasses.is_dataclass(hint):
+        name = get_args(get_type_hints(hint).get("name"))
+        return f"a mapping of {_names(hint)}" + (f" ({' or '.join(map(str, name))})" if name else "")
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")

@@ -6,12 +6,13 @@ data -> tokenizer.encode -> backbone under (objective + alignment) -> loss
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from core.alignment.contract import Alignment
+from core.alignment.contract import Alignment, Forward, Needs
+from core.alignment.teacher import Teacher
 from core.contracts import Backbone, Batch, Conditioning, Tokenizer
 from core.draws import Random
 from core.flow.objective import FlowMatching
@@ -20,15 +21,21 @@ from core.precision import Precision, autocast
 
 @dataclass(frozen=True)
 class Losses:
-    """What is minimised, a scalar, and its parts for the log: flow loss (B,) and mean cosine of each pair."""
+    """What is minimised, a scalar, and its parts for the log.
+
+    flow        flow loss (B,) of each sample
+    similarity  mean cosine of each pair that is aligned
+    values      other numbers of the alignment, by the name of their record
+    """
 
     total: Tensor
     flow: Tensor
     similarity: dict[str, Tensor]
+    values: dict[str, Tensor] = field(default_factory=dict)
 
     def detached(self) -> Losses:
         """The same numbers without the graph behind them."""
-        return Losses(self.total.detach(), self.flow, self.similarity)
+        return Losses(self.total.detach(), self.flow, self.similarity, self.values)
 
     @classmethod
     def joined(cls, parts: Sequence[Losses]) -> Losses:
@@ -42,12 +49,17 @@ class Losses:
             return sum(share * value for share, value in zip(shares, values, strict=True))
 
         pairs = {pair: mean(each.similarity[pair] for each in parts) for pair in parts[0].similarity}
-        return cls(mean(each.total for each in parts), flow, pairs)
+        values = {name: mean(each.values[name] for each in parts) for name in parts[0].values}
+        return cls(mean(each.total for each in parts), flow, pairs, values)
 
 
 @dataclass(frozen=True)
 class TrainingLoss:
-    """The components of a training step, called once for each batch. `network` is the backbone, wrapped or compiled."""
+    """The components of a training step, called once for each batch.
+
+    network  the backbone, wrapped or compiled
+    teacher  the averaged backbone, for a method that `needs` one
+    """
 
     tokenizer: Tokenizer
     conditioning: Conditioning
@@ -56,15 +68,17 @@ class TrainingLoss:
     objective: FlowMatching
     alignment: Alignment
     precision: Precision = "fp32"
+    teacher: Teacher | None = None
+    needs: Needs = Needs()  # noqa: RUF009, immutable
 
     def __call__(self, batch: Batch, random: Random, step: int) -> Losses:
         """The loss of `batch` at optimizer step `step`, with the noise, times and drops that `random` gives."""
         latents = self.tokenizer.encode(batch.media, random)
         condition = self.conditioning.drop(batch.condition, random)
         noise = random.normal("noise", tuple(latents.shape))
-        per_token = self.objective.config.time_per == "token"
+        per_token = self.objective.config.time_per == "token" or self.needs.token_times
         rows = (len(latents), self.backbone.num_tokens) if per_token else (len(latents),)
-        t = self.objective.draw_time(random, rows)
+        t = self.alignment.times(self.objective, random, rows)
         mask = None if batch.mask is None else self.backbone.expand(batch.mask, latents)
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
@@ -72,5 +86,18 @@ class TrainingLoss:
                 return self.network(x, t, condition, batch.mask)
 
         result = self.objective(predict, latents, noise, t, mask)
-        aligned = self.alignment.terms(step, t, batch.mask)
-        return Losses(result.loss.mean() + aligned.loss, result.loss.detach(), aligned.similarity)
+        forward = Forward(
+            step=step,
+            batch=batch,
+            latents=latents,
+            noise=noise,
+            t=t,
+            x_t=result.x_t,
+            condition=condition,
+            prediction=result.prediction,
+            random=random,
+            interpolant=self.objective.interpolant,
+        )
+        aligned = self.alignment.terms(forward, self.teacher)
+        total = result.loss.mean() + aligned.loss
+        return Losses(total, result.loss.detach(), aligned.similarity, aligned.values)

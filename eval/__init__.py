@@ -1,1 +1,1 @@
-"""Measures that papers share; features in, number out."""
+"""Whatever measures: the public commands here, what they are made of in the folders; knows no modality."""

@@ -10,21 +10,20 @@ from typing import Literal
 
 from core.commands.entry import Entry, override
 from core.storage.run_folder import RunDirectory
-from eval.methods.matched import MatchedRuns, find_seeds, read_evaluations
+from eval.methods.matched import MatchedRuns, find_command, find_seeds, read_evaluations
 from eval.methods.numbers import direction
 from eval.methods.plan import (
     BUILT_IN,
     NAME,
-    Plan,
+    RunPlan,
     check_overrides,
-    claim,
-    find_command,
+    is_complete,
     key_of,
-    measures,
+    measures_samples,
     sweep_content,
     write_sweep,
 )
-from eval.methods.queue import Job, RunQueue
+from eval.methods.queue import QueuedRun, RunQueue
 from eval.methods.result import make_comparison, write_comparison
 from eval.methods.text import draw_comparison, report
 
@@ -35,7 +34,7 @@ DEFAULT_EVALUATIONS = 10  # of a run, when `every` is null
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """What to compare; the keys are explained in eval/conf/compare.yaml."""
+    """The methods to compare and their runs; the keys are explained in eval/conf/compare.yaml."""
 
     domain: str
     methods: list[str]
@@ -81,7 +80,7 @@ class CompareConfig:
 
     @property
     def folder(self) -> Path:
-        """Where the runs and the result are."""
+        """The folder of the runs and of the result."""
         return Path(self.runs) if self.runs is not None else Path(self.runs_dir) / "compare" / self.label
 
     @property
@@ -92,12 +91,12 @@ class CompareConfig:
         return list(range(DEFAULT_SEEDS if self.seeds is None else self.seeds))
 
 
-def plan_runs(config: CompareConfig) -> Plan:
+def plan_runs(config: CompareConfig) -> RunPlan:
     """The runs that the config asks for; ValueError for keys of them that do not fit."""
     methods = {method: list({**BUILT_IN, **config.cases}[method]) for method in config.methods}
     check_overrides(config.overrides, methods)
     common = [*config.overrides, *([] if config.steps is None else [f"trainer.steps={config.steps}"])]
-    plan = Plan(config.domain, common, methods, config.seed_list)
+    plan = RunPlan(config.domain, common, methods, config.seed_list)
     every = config.every
     if every is None:
         entry = find_command(config.domain)
@@ -111,17 +110,17 @@ def make_runs(config: CompareConfig) -> None:
     """Make the runs that are not complete yet, each by the domain's own command."""
     plan = plan_runs(config)
     configs = plan.check(config.folder)
-    if not all(map(measures, configs.values())):
+    if not all(map(measures_samples, configs.values())):
         raise ValueError("evaluation is none in the runs: nothing is compared; choose evaluation=..., or sweep=...")
     jobs = []
     for (method, seed), run_config in configs.items():
         path = MatchedRuns(config.folder, config.domain, config.methods, plan.seeds).path(method, seed)
-        if claim(run_config, path):
+        if is_complete(run_config, path):
             print(f"{path.name}: complete", flush=True)
             continue
         arguments = ("-m", f"{config.domain}.train", *plan.arguments(method, seed, config.folder))
-        jobs.append(Job(path.name, path, arguments))
-    RunQueue(config.folder / "logs", config.parallel, tell=lambda text: print(text, flush=True)).make(jobs)
+        jobs.append(QueuedRun(path.name, path, arguments))
+    RunQueue(config.folder / "logs", config.parallel, show=lambda text: print(text, flush=True)).make(jobs)
 
 
 def compare(config: CompareConfig, seeds: list[int]) -> None:
@@ -155,7 +154,7 @@ def main(config: CompareConfig) -> None:
         folder = Path(config.runs_dir) / "sweeps" / config.label
         print(f"written    {config.sweep}; its resources are yours to set")
         print(f"start      python slurm/launch.py {config.sweep}")
-        if not all(map(measures, configs.values())):
+        if not all(map(measures_samples, configs.values())):
             print(
                 f"measure    python -m {config.domain}.evaluate for every checkpoint of every run: evaluation is none"
             )

@@ -1,7 +1,7 @@
 """`python -m eval.probe run=<dir>`: what a linear map reads from each block's tokens, at each flow time.
 
 The linear probe: accuracy of a logistic regression on mean-pooled tokens. The segmentation probe, for images: mean
-intersection over union of a linear classifier of each token. The backbone is asked without the label.
+intersection over union of a linear classifier of each token. The backbone is given no label.
 
 Letters: K blocks, T times.
 """
@@ -32,7 +32,7 @@ from eval.inside.linear import (
     predict_segments,
 )
 from eval.inside.masks import count_classes, read_masks
-from eval.inside.model import Inside, Reading, check_times, collect, open_run
+from eval.inside.model import ForwardOptions, TrainedModel, check_times, collect, open_run
 from eval.inside.splits import Part, split_rows
 
 NAME = "probe"
@@ -62,7 +62,7 @@ class MasksConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """Which run to probe, and how.
+    """The run to probe, and how it is probed.
 
     run          the run's folder
     checkpoint   weights to use instead of the run's newest
@@ -103,37 +103,37 @@ class ProbeConfig:
                 raise ValueError(f"{name} is {value}; it must be at least 1, or null for all rows")
 
     @property
-    def reading(self) -> Reading:
-        """How the data pass through the backbone."""
-        return Reading(self.seed, self.batch_size, self.condition, self.precision)
+    def forward(self) -> ForwardOptions:
+        """Options of the forward passes."""
+        return ForwardOptions(self.seed, self.batch_size, self.condition, self.precision)
 
 
-def other_noise(reading: Reading) -> Reading:
-    """The reading of held-out rows: row i of one data set and row i of another share no noise."""
-    return replace(reading, seed=reading.seed + 1)
+def with_other_noise(forward: ForwardOptions) -> ForwardOptions:
+    """The options for held-out rows: row i of one data set and row i of another share no noise."""
+    return replace(forward, seed=forward.seed + 1)
 
 
 def linear_probe(
-    train: Part, heldout: Part, times: Sequence[float], reading: Reading, options: ProbeOptions
+    train: Part, heldout: Part, times: Sequence[float], forward: ForwardOptions, options: ProbeOptions
 ) -> dict[str, Any]:
     """Held-out and training accuracy (K,) of every block at each time, and the level of chance.
 
     Raises ValueError for data without class labels.
     """
-    labels, wanted = train.labels(), heldout.labels()
-    num_classes = len(train.inside.domain.dataset.class_names)
-    device = train.inside.device
-    results: dict[str, Any] = {"accuracy": {}, "train_accuracy": {}, "chance": chance_level(labels, wanted)}
+    labels, heldout_labels = train.labels(), heldout.labels()
+    num_classes = len(train.model.domain.dataset.class_names)
+    device = train.model.device
+    results: dict[str, Any] = {"accuracy": {}, "train_accuracy": {}, "chance": chance_level(labels, heldout_labels)}
     for t in tqdm(times, desc="linear probe", unit="time"):
-        features, _ = collect(train.inside, train.rows, t, reading)
-        unseen, _ = collect(heldout.inside, heldout.rows, t, other_noise(reading))
+        features, _ = collect(train.model, train.rows, t, forward)
+        unseen, _ = collect(heldout.model, heldout.rows, t, with_other_noise(forward))
         scores = []
         for seen, new in zip(features, unseen, strict=True):
             fitted = fit_classes(seen.to(device), labels.to(device), num_classes, options)
-            sides = ((new, wanted), (seen, labels))
+            sides = ((new, heldout_labels), (seen, labels))
             scores.append([accuracy(fitted, x.to(device), y.to(device)) for x, y in sides])
         results["accuracy"][float(t)], results["train_accuracy"][float(t)] = torch.tensor(scores).T.unbind()
-    return {**results, "num_train": len(labels), "num_heldout": len(wanted), "num_classes": num_classes}
+    return {**results, "num_train": len(labels), "num_heldout": len(heldout_labels), "num_classes": num_classes}
 
 
 def segmentation_probe(
@@ -141,20 +141,20 @@ def segmentation_probe(
     heldout: Part,
     masks: tuple[Tensor, Tensor],
     times: Sequence[float],
-    reading: Reading,
+    forward: ForwardOptions,
     options: ProbeOptions,
 ) -> dict[str, Any]:
     """Held-out mean IoU (K,) of every block at each time, for masks (n, Y, X) of both sides.
 
     `chance` is the mean IoU of saying the most frequent label everywhere.
     """
-    seen_masks, new_masks = (each.to(train.inside.device) for each in masks)
-    num_classes, grid = count_classes(*masks), train.inside.grid
+    seen_masks, new_masks = (each.to(train.model.device) for each in masks)
+    num_classes, grid = count_classes(*masks), train.model.grid
     frequent = seen_masks[seen_masks < num_classes].mode().values
     results: dict[str, Any] = {"miou": {}, "chance": mean_iou(frequent.expand_as(new_masks), new_masks, num_classes)}
     for t in tqdm(times, desc="segmentation probe", unit="time"):
-        tokens, _ = collect(train.inside, train.rows, t, reading, pooled=False)
-        unseen, _ = collect(heldout.inside, heldout.rows, t, other_noise(reading), pooled=False)
+        tokens, _ = collect(train.model, train.rows, t, forward, pooled=False)
+        unseen, _ = collect(heldout.model, heldout.rows, t, with_other_noise(forward), pooled=False)
         scores = []
         for seen, new in zip(tokens, unseen, strict=True):
             fitted = fit_segments(seen.to(seen_masks.device), grid, seen_masks, num_classes, options)
@@ -184,17 +184,17 @@ def candidate_pairs(scores: Sequence[float], count: int = 5) -> list[dict[str, f
 
 def masks_of(config: ProbeConfig, parts: tuple[Part, Part]) -> tuple[Tensor, Tensor]:
     """The masks (n, Y, X) of both sides; ValueError where there are none, or the media are no images."""
-    masks, readings = config.masks, (config.reading, other_noise(config.reading))
+    masks, passes = config.masks, (config.forward, with_other_noise(config.forward))
     train, heldout = (
-        read_masks(part.inside, part.rows, masks.source, masks.threshold, reading).cpu()
-        for part, reading in zip(parts, readings, strict=True)
+        read_masks(part.model, part.rows, masks.source, masks.threshold, forward).cpu()
+        for part, forward in zip(parts, passes, strict=True)
     )
     return train, heldout
 
 
-def draw(folder: Path, inside: Inside, results: dict[str, Any]) -> list[Path]:
+def draw(folder: Path, model: TrainedModel, results: dict[str, Any]) -> list[Path]:
     """Figures of what was measured."""
-    where = f"{inside.facts['run']}, step {inside.facts['step']}, {inside.facts['weights']} weights"
+    where = f"{model.facts['run']}, step {model.facts['step']}, {model.facts['weights']} weights"
     linear = results["linear"]
     scale = Range("held-out accuracy", 0.0, 1.0)
     title = f"Linear probe of mean-pooled tokens\n{where}"
@@ -227,21 +227,21 @@ def main(config: ProbeConfig) -> None:
     """
     folder = findings_folder(config.run, config.out, NAME, config.overwrite)
     opened = {"checkpoint": config.checkpoint, "data": config.data}
-    inside = open_run(config.run, config.weights, config.device, **opened)
-    split = split_rows(inside, config.heldout, config.seed)
+    model = open_run(config.run, config.weights, config.device, **opened)
+    split = split_rows(model, config.heldout, config.seed)
     sides = split.train.first(config.num_train), split.heldout.first(config.num_heldout)
     segmented = split.train.first(config.masks.num_train), split.heldout.first(config.masks.num_heldout)
-    masks = None if config.masks.source is None else masks_of(config, segmented)  # bad ones are told before the work
+    masks = None if config.masks.source is None else masks_of(config, segmented)  # bad ones are refused before the work
     results: dict[str, Any] = {"split": split.kind}
-    results["linear"] = linear_probe(*sides, config.t, config.reading, config.probe)
+    results["linear"] = linear_probe(*sides, config.t, config.forward, config.probe)
     mean = torch.stack(list(results["linear"]["accuracy"].values())).mean(0).tolist()
     results["linear"]["candidate_pairs"] = candidate_pairs(mean)
     if masks is not None:
-        results["segmentation"] = segmentation_probe(*segmented, masks, config.t, config.reading, config.probe)
-    file = write_findings(folder, NAME, inside, config, results)
+        results["segmentation"] = segmentation_probe(*segmented, masks, config.t, config.forward, config.probe)
+    file = write_findings(folder, NAME, model, config, results)
     print(report(results))
     print(f"numbers    {RunDirectory(file).shown()}")
-    for figure in draw(folder, inside, results):
+    for figure in draw(folder, model, results):
         print(f"figure     {RunDirectory(figure).shown()}")
 
 

@@ -28,7 +28,7 @@ from eval.pages.tables import (
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """What to report; the keys are explained in eval/conf/report.yaml."""
+    """The runs to report; the keys are explained in eval/conf/report.yaml."""
 
     runs: list[str]
     out: str

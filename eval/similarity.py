@@ -41,7 +41,16 @@ from eval.inside.figures import (
     token_pictures,
 )
 from eval.inside.findings import findings_folder, write_findings
-from eval.inside.model import Condition, Inside, Reading, check_times, choose_rows, collect, listen, open_run
+from eval.inside.model import (
+    Condition,
+    ForwardOptions,
+    TrainedModel,
+    capture_tokens,
+    check_times,
+    choose_rows,
+    collect,
+    open_run,
+)
 from eval.inside.representations import Neighbourhood, cka, cka_matrix, cknna, mutual_knn
 
 NAME = "similarity"
@@ -50,7 +59,7 @@ PartName = Literal["cosine", "cka", "neighbours", "encoder", "gradients", "drop"
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """How representations are compared.
+    """Options of comparing representations.
 
     debiased    CKA by the unbiased HSIC; the plain one is too high where tokens are about as wide as there are rows
     neighbours  k of mutual k-NN and CKNNA
@@ -66,12 +75,12 @@ class MeasureOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SimilarityConfig:
-    """Which run to look into, and how.
+    """The run whose blocks are compared, and how they are.
 
     run        the run's folder
     parts      what to compute; encoder only with `encoder`
     t          flow times, 0 noise to 1 data
-    condition  unconditional; own: each row's own, so that classes are told to the blocks; requested: made up
+    condition  unconditional; own: each row's own, so that the blocks are given the class; requested: made up
     encoder    .npy or .npz with a row for each row of the data set, dinov2:<folder> for images, or null
     num        rows of the data set
     shown      rows of the pictures of principal components
@@ -117,33 +126,33 @@ class Study:
     """One call of the entry: the opened run, the rows, and pooled tokens that several parts share."""
 
     config: SimilarityConfig
-    inside: Inside
+    model: TrainedModel
     rows: list[int]
     folder: Path
     figures: list[Path] = field(default_factory=list)
     _pooled: dict[float, list[Tensor]] | None = None
 
     @property
-    def reading(self) -> Reading:
-        """How the data pass through the backbone."""
+    def forward(self) -> ForwardOptions:
+        """Options of the forward passes."""
         config = self.config
-        return Reading(config.seed, config.batch_size, config.condition, config.precision)
+        return ForwardOptions(config.seed, config.batch_size, config.condition, config.precision)
 
     @property
     def pairs(self) -> Pairs:
         """Aligned pairs of the run that are given by block numbers."""
-        pairs = getattr(self.inside.alignment, "pairs", [])
+        pairs = getattr(self.model.alignment, "pairs", [])
         return [tuple(pair) for pair in pairs if all(isinstance(block, int) for block in pair)]
 
     def pooled(self) -> dict[float, list[Tensor]]:
         """Mean-pooled tokens (n, D) of every block at each time; computed once."""
         if self._pooled is None:
-            self._pooled = pooled_tokens(self.inside, self.rows, self.config.t, self.reading)
+            self._pooled = pooled_tokens(self.model, self.rows, self.config.t, self.forward)
         return self._pooled
 
     def title(self, what: str) -> str:
         """A figure's title: what it shows, and of which weights."""
-        facts = self.inside.facts
+        facts = self.model.facts
         return f"{what}\n{facts['run']}, step {facts['step']}, {facts['weights']} weights"
 
     def matrices(self, name: str, what: str, matrices: Mapping[float, Tensor], scale: Range) -> None:
@@ -158,7 +167,7 @@ class Study:
 
 def study_cosine(study: Study) -> dict[str, Any]:
     """Mean token cosine (K, K) between blocks, by time."""
-    found = cosine_matrices(study.inside, study.rows, study.config.t, study.reading)
+    found = cosine_matrices(study.model, study.rows, study.config.t, study.forward)
     lowest = min(float(each.min()) for each in found.values())
     scale = Range("mean token cosine", -1 if lowest < 0 else 0, 1, DIVERGING if lowest < 0 else "viridis")
     study.matrices("cosine", "Cosine of the same token after two blocks", found, scale)
@@ -198,7 +207,7 @@ def pairwise(blocks: Sequence[Neighbourhood], measure: Callable[[Neighbourhood, 
 def study_encoder(study: Study) -> dict[str, Any]:
     """CKA, mutual k-NN and CKNNA (K,) of pooled tokens with an external encoder's features, by time."""
     options = study.config.measures
-    target = encoder_features(study.inside, study.rows, study.config.encoder, study.reading)
+    target = encoder_features(study.model, study.rows, study.config.encoder, study.forward)
     measures: dict[str, Callable[[Tensor], float]] = {
         "cka": lambda x: cka(x, target, debiased=options.debiased),
         "mutual_knn": lambda x: mutual_knn(x, target, options.neighbours),
@@ -214,7 +223,7 @@ def study_encoder(study: Study) -> dict[str, Any]:
 
 def study_gradients(study: Study) -> dict[str, Any]:
     """Gradient norms (K,) of the training loss and its parts."""
-    found = gradient_norms(study.inside, study.rows, study.inside.facts.get("step") or 0, study.reading)
+    found = gradient_norms(study.model, study.rows, study.model.facts.get("step") or 0, study.forward)
     lines = {name: found[name].tolist() for name in ("flow", "total", "alignment") if name in found}
     file = study.folder / "gradients.png"
     title = study.title(f"Gradient norm of each block, mean loss of {len(study.rows)} rows")
@@ -224,7 +233,7 @@ def study_gradients(study: Study) -> dict[str, Any]:
 
 def study_drop(study: Study) -> dict[str, Any]:
     """Effect of leaving out each block, by time."""
-    found = drop_effects(study.inside, study.rows, study.config.t, study.reading)
+    found = drop_effects(study.model, study.rows, study.config.t, study.forward)
     study.by_time("drop_loss", "Flow loss without one block", found["loss_change"], Range("increase of the flow loss"))
     study.by_time("drop_output", "Output without one block", found["output"], Range("relative change of the output"))
     return found
@@ -232,7 +241,7 @@ def study_drop(study: Study) -> dict[str, Any]:
 
 def study_noise(study: Study) -> dict[str, Any]:
     """Cosine (K,) of tokens with those of the clean sample, by time."""
-    found = noise_robustness(study.inside, study.rows, study.config.t, study.reading)
+    found = noise_robustness(study.model, study.rows, study.config.t, study.forward)
     study.by_time("noise", "Cosine of a block's tokens with those at t = 1", found, Range("mean token cosine"))
     return {"cosine_to_clean": found}
 
@@ -241,12 +250,12 @@ def study_pca(study: Study) -> dict[str, Any]:
     """Pictures of the first principal components; the share of variance (K, 3) that they hold, by time."""
     rows, found = study.rows[: study.config.shown], {}
     for t in study.config.t:
-        tokens, _ = collect(study.inside, rows, t, study.reading, pooled=False)
+        tokens, _ = collect(study.model, rows, t, study.forward, pooled=False)
         colours, found[float(t)] = principal_colours(tokens)
-        inputs = input_pictures(study.inside, rows, t, study.reading)
+        inputs = input_pictures(study.model, rows, t, study.forward)
         file = study.folder / f"pca_t{t:.2f}.png"
         title = study.title(f"First three principal components of the tokens, t = {t:g}")
-        layout = np.stack([on_grid(each, study.inside.grid) for each in colours])
+        layout = np.stack([on_grid(each, study.model.grid) for each in colours])
         study.figures.append(token_pictures(file, title, inputs, layout))
     return {"explained_variance": found}
 
@@ -264,12 +273,14 @@ def on_grid(colours: Tensor, grid: tuple[int, ...]) -> np.ndarray:
 
 
 @torch.no_grad()
-def input_pictures(inside: Inside, rows: list[int], t: float, reading: Reading) -> list[np.ndarray | None]:
-    """What the backbone saw at time t, decoded: (Y, X) or (Y, X, 3) in [0, 1]; None where media are no pictures."""
-    shape = inside.domain.dataset.media_shape
+def input_pictures(model: TrainedModel, rows: list[int], t: float, forward: ForwardOptions) -> list[np.ndarray | None]:
+    """The decoded input of the backbone at time t: (Y, X) or (Y, X, 3) in [0, 1]; None where media are no pictures."""
+    shape = model.domain.dataset.media_shape
     if len(shape) != 3 or shape[0] not in (1, 3):
         return [None] * len(rows)
-    decoded = [inside.domain.tokenizer.decode(heard.x_t).cpu() for heard in listen(inside, rows, [t], reading)]
+    decoded = [
+        model.domain.tokenizer.decode(captured.x_t).cpu() for captured in capture_tokens(model, rows, [t], forward)
+    ]
     images = rearrange(to_uint8(torch.cat(decoded)), "b c y x -> b y x c").numpy() / 255
     return [image[..., 0] if image.shape[-1] == 1 else image for image in images]
 
@@ -293,12 +304,12 @@ def main(config: SimilarityConfig) -> None:
     """
     folder = findings_folder(config.run, config.out, NAME, config.overwrite)
     opened = {"checkpoint": config.checkpoint, "data": config.data}
-    inside = open_run(config.run, config.weights, config.device, **opened)
-    study = Study(config, inside, choose_rows(inside.domain.dataset, config.num, config.seed), folder)
+    model = open_run(config.run, config.weights, config.device, **opened)
+    study = Study(config, model, choose_rows(model.domain.dataset, config.num, config.seed), folder)
     results: dict[str, Any] = {"num": len(study.rows)}
     for name in tqdm(config.parts, desc="looking inside", unit="part"):
         results[name] = PARTS[name](study)
-    file = write_findings(folder, NAME, inside, config, results)
+    file = write_findings(folder, NAME, model, config, results)
     print(f"numbers    {RunDirectory(file).shown()}")
     for figure in study.figures:
         print(f"figure     {RunDirectory(figure).shown()}")

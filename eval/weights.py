@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval.published.download import fetch
-from eval.published.registry import REGISTRY, WeightsEntry, WeightsFile, find_entry
+from eval.published.entry import WeightsEntry, WeightsFile
+from eval.published.registry import REGISTRY, find_entry
 from eval.published.store import (
     ABSENT,
     OK,
@@ -79,14 +80,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(options: argparse.Namespace, root: Path) -> None:
-    """What the options ask for."""
+    """Do what the options ask for."""
     if options.action == "list":
         print(listing(root))
     elif options.action == "table":
         print(markdown())
     elif options.action == "fetch":
         for entry in [find_entry(name) for name in options.names]:
-            fetch(entry, root, say=print)
+            fetch(entry, root, show=print)
     elif options.action == "add":
         entry = find_entry(options.name)
         for file in add(entry, options.source.expanduser(), root, options.link):
@@ -146,7 +147,7 @@ def _bytes(count: int) -> str:
 
 
 def hashes(entry: WeightsEntry, recorded: Recorded | None = None) -> str:
-    """What the files are compared with."""
+    """A word on what the files are compared with."""
     counts = Counter(_hash_of(entry, file, recorded) for file in entry.files)
     if len(counts) == 1:
         return next(iter(counts))

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from core.commands.cache import CacheJob, CacheOptions, run_cache
+from core.commands.cache import CacheOptions, Caching, run_cache
 from core.commands.entry import Entry
 from core.schema import choice
 from core.storage.run_folder import RunDirectory
-from image.data import CACHE_KIND, PIXEL_DATASETS, DigitsConfig, build_dataset
+from image.data import CACHE_KIND, PIXEL_DATASETS
 from image.data import PixelsDataConfig as DataConfig
-from image.tokenizer import TOKENIZERS, ConvKLConfig, PixelsConfig, TokenizerConfig, build_tokenizer
+from image.datasets.digits import DigitsConfig
+from image.tokenizer import TOKENIZERS, ConvKLConfig, PixelsConfig, TokenizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheConfig(CacheOptions):
+class ImageCacheConfig(CacheOptions):
     """What `python -m image.cache` takes; the keys are explained in conf/cache.yaml."""
 
     data: DataConfig = choice(PIXEL_DATASETS, default_factory=DigitsConfig)
@@ -32,41 +35,45 @@ class CacheConfig(CacheOptions):
         super().__post_init__()
 
 
-def main(config: CacheConfig) -> None:
+def main(config: ImageCacheConfig) -> None:
     """Encode a data set once into a latent cache, for runs with data=latents.
 
     Keeps mean and standard deviation of every image's posterior, and of its mirror image's where data.flip is true;
     a run draws from them anew in each step. The same command again continues a cache that was interrupted.
     torchrun --nproc-per-node=N -m image.cache ... divides the work among N GPUs. verify=true reads a cache again.
     """
-    run_cache(config, lambda device: cache_job(config, device), print)
+    run_cache(config, ImageCaching, print)
 
 
-def cache_job(config: CacheConfig, device: torch.device) -> CacheJob:
+class ImageCaching(Caching):
     """Images, both mirrors of them where the data set mirrors at random, and their labels."""
-    dataset, tokenizer = build_dataset(config.data), build_tokenizer(config.tokenizer, device)
-    mirrors = 2 if dataset.flip else 1
-    return CacheJob(
-        kind=CACHE_KIND,
-        unit="image",
-        dataset=dataset,
-        conditions=dataset.labels.numpy(),
-        tokenizer=tokenizer,
-        read=dataset.pixels,
-        transform=config.data.transform,
-        use=lambda root: use_command(config, root),
-        views=lambda media: (media, media.flip(-1))[:mirrors],
-        mirrors=mirrors,
-        notes={"tokenizer_path": tokenizer.constants()["path"], "data_root": getattr(config.data, "root", None)},
-    )
 
+    kind, unit = CACHE_KIND, "image"
+    config: ImageCacheConfig
 
-def use_command(config: CacheConfig, root: Path) -> str:
-    """The command that trains on the cache; experiment, backbone and evaluation are the reader's choice."""
-    channels, size, _ = config.data.media_shape
-    where = f"data=latents data.root={RunDirectory(root).shown()} data.size={size} data.channels={channels}"
-    flip = str(config.data.transform["flip"]).lower()
-    return f"python -m image.train {where} data.flip={flip} {tokenizer_choice(config.tokenizer)} evaluation=none"
+    def __init__(self, config: ImageCacheConfig, device: torch.device):
+        data, tokenizer = config.data.build(), config.tokenizer.build(device)
+        super().__init__(config, data, tokenizer, data.labels.numpy(), config.data.transform)
+        self.mirrors = 2 if data.flip else 1
+        root = getattr(config.data, "root", None)
+        self.notes = {"tokenizer_path": tokenizer.constants()["path"], "data_root": root}
+
+    def read(self, row: int) -> Tensor:
+        """Pixels (C, H, W) in [-1, 1]."""
+        return self.dataset.pixels(row)
+
+    def views(self, media: Tensor) -> Sequence[Tensor]:
+        """The images, and their mirror images where there are two."""
+        return (media, media.flip(-1))[: self.mirrors]
+
+    def use_command(self, root: Path) -> str:
+        """The command that trains on the cache; experiment, backbone and evaluation are the reader's choice."""
+        data = self.config.data
+        channels, size, _ = data.media_shape
+        where = f"data=latents data.root={RunDirectory(root).shown()} data.size={size} data.channels={channels}"
+        flip = str(data.transform["flip"]).lower()
+        choice = tokenizer_choice(self.config.tokenizer)
+        return f"python -m image.train {where} data.flip={flip} {choice} evaluation=none"
 
 
 def tokenizer_choice(tokenizer: TokenizerConfig) -> str:
@@ -77,7 +84,7 @@ def tokenizer_choice(tokenizer: TokenizerConfig) -> str:
     return f"tokenizer=sd_vae tokenizer.path={tokenizer.path}{subfolder}"
 
 
-ENTRY = Entry(main, "image.conf", "cache", CacheConfig)
+ENTRY = Entry(main, "image.conf", "cache", ImageCacheConfig)
 
 if __name__ == "__main__":
     ENTRY.run()

@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from core.commands.entry import Entry
 from core.data.pixels import to_uint8
-from eval.measure import evaluation
 from eval.measure.command import run_evaluation
-from eval.measure.evaluation import Components, Making, Plan, run_behind
+from eval.measure.evaluation import EvaluateConfig, Evaluation, run_behind
 from eval.measure.extractor import Extractor
-from eval.measure.generated import AS_THEY_ARE, Form
-from eval.measure.media import Media
+from eval.measure.generated import Form
+from eval.measure.media import Media, PlannedSamples
+from eval.measure.reference import Reference, Size
 from eval.weights import weights_root
-from image.data import DigitsConfig
-from image.extractors import WeightsSource, build_extractor
-from image.media import DIGITS, check_size, open_images, open_reference, size_of
+from image.datasets.digits import DigitsConfig
+from image.extractors import DinoFeatures, InceptionFeatures, WeightsSource
+from image.media import DIGITS, open_images, open_reference, size_of
 from image.metrics import TABLE
-from image.sample import DOMAIN, UINT8_RULE, SampleConfig, model_config
-from image.stand_in import DigitsEvaluationConfig
+from image.sample import UINT8_RULE, ImageSampleConfig, ImageSampling
+from image.stand_in import DigitFeatures, DigitsEvaluationConfig
 from image.train import ImageConfig
 
 NUM_SAMPLES = 50_000  # of a run, as ImageNet's protocol has it
 REFERENCES = "ADM's .npz, a folder or .npz of images, or saved statistics"
-UINT8 = Form(UINT8_RULE, floats=False, store=to_uint8)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(evaluation.EvaluateConfig):
-    """What is measured, against what, and how; the keys are explained in conf/evaluate.yaml."""
+class ImageEvaluateConfig(EvaluateConfig):
+    """The keys of images; they are explained in conf/evaluate.yaml."""
 
     reference: str | None = None
     labels: int | list[int] | None = None
@@ -41,7 +40,7 @@ class EvaluateConfig(evaluation.EvaluateConfig):
     dinov2: str | None = None
 
 
-def main(config: EvaluateConfig) -> None:
+def main(config: ImageEvaluateConfig) -> None:
     """Measure images: those that a run or published weights make, or those in a folder or an .npz.
 
     Without more than run=runs/image/digits: the numbers that the default's training prints. FID, sFID, IS, precision
@@ -49,74 +48,96 @@ def main(config: EvaluateConfig) -> None:
     torchrun --nproc-per-node=N -m image.evaluate ... divides sampling and features among N GPUs. The same command goes
     on with an evaluation that was interrupted. save_reference=FILE writes the statistics of reference=... instead.
     """
-    run_evaluation(config, COMPONENTS, print)
+    run_evaluation(config, ImageEvaluation(config), print)
 
 
-def make_plan(config: EvaluateConfig) -> Plan:
-    """Fill in what is null, from the run where there is one; ValueError for what does not fit together."""
-    model = model_config(sample_config(config, 1)) if config.makes_samples else None
-    of_digits = model is not None and isinstance(model.data, DigitsConfig)
-    reference = config.reference or ("digits" if of_digits or config.features == "digits" else None)
-    config.check_target("reference", reference, REFERENCES)
-    features = config.features or ("digits" if reference in DIGITS else "inception_adm")
-    metrics = TABLE.plan(config.metrics, features)
-    digits = digit_classifier(config, model)
-    making = None
-    if model is not None:
-        command = sample_config(config, default_num(config, digits[0], features), model)
-        making = Making(command, model, DOMAIN, tuple(model.data.media_shape[-2:]), kept="pixels")
-    paths = (None if value is None else Path(value).expanduser() for value in (config.inception, config.dinov2))
-    weights = WeightsSource(weights_root(config.weights_dir), *paths, digits)
-    return Plan(making, reference, metrics, functools.partial(extractor, weights))
+class PixelBytes(Form):
+    """The bytes that an image file would hold."""
+
+    rule, floats = UINT8_RULE, False
+
+    def store(self, media: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] -> uint8."""
+        return to_uint8(media)
 
 
-def extractor(weights: WeightsSource, name: str, device: torch.device) -> Extractor:
-    """The extractor of that name, with weights from there."""
-    return build_extractor(name, weights, device)
+class ImageEvaluation(Evaluation):
+    """Images by Inception-v3, DINOv2 or, for digits, a small classifier of them."""
+
+    table = TABLE
+    form_key, file_form = "pixels", PixelBytes()
+    config: ImageEvaluateConfig
+    model: ImageConfig | None
+
+    @cached_property
+    def reference_name(self) -> str:
+        """The reference: as the config says, or digits for a run on them."""
+        of_digits = self.model is not None and isinstance(self.model.data, DigitsConfig)
+        name = self.config.reference or ("digits" if of_digits or self.config.features == "digits" else None)
+        self.config.check_target("reference", name, REFERENCES)
+        return name
+
+    @property
+    def extractor_name(self) -> str:
+        """The extractor: as the config says, or that of digits for digits, else ADM's Inception."""
+        return self.config.features or ("digits" if self.reference_name in DIGITS else "inception_adm")
+
+    @cached_property
+    def digits(self) -> tuple[DigitsEvaluationConfig, Path]:
+        """The options of the digit classifier and its cache: those of the run that made the samples, if known."""
+        default, run = DigitsEvaluationConfig(), run_behind(self.config)
+        if run is None:
+            return default, Path(self.config.cache_dir)
+        model = self.model or ImageSampling(ImageSampleConfig(run=str(run), overrides={}, sampler={})).model_config
+        own = model.evaluation if isinstance(model.evaluation, DigitsEvaluationConfig) else default
+        return own, run.resolve().parents[1] / "cache"
+
+    @property
+    def num(self) -> int:
+        """The number of samples: as the config says, or as many as the training on digits measures, or 50,000."""
+        if self.config.num is not None or self.extractor_name != "digits":
+            return self.config.num or NUM_SAMPLES
+        return self.digits[0].num_samples or len(open_reference("digits_heldout").media)
+
+    def sampling(self, num: int, model: ImageConfig | None = None) -> ImageSampling:
+        """The command of `image.sample` that makes the samples; seed and batch are the run's own where null."""
+        return ImageSampling(ImageSampleConfig(**self.config.sample_values(num, model), labels=self.config.labels))
+
+    def planned_samples(self) -> PlannedSamples:
+        """Images of the model's size, their classes known."""
+        return PlannedSamples(self.num, self.table.unit, size=tuple(self.model.data.media_shape[-2:]))
+
+    def extractor(self, name: str, device: torch.device) -> Extractor:
+        """The extractor of that name, with weights from the config's places or the registry's."""
+        if name == "digits":
+            return DigitFeatures(*self.digits, device)
+        places = (self.config.inception, self.config.dinov2)
+        paths = (None if place is None else Path(place).expanduser() for place in places)
+        weights = WeightsSource(weights_root(self.config.weights_dir), *paths)
+        return DinoFeatures(weights, device) if name == "dinov2" else InceptionFeatures(name, weights, device)
+
+    def open_reference(self) -> Reference:
+        """What the config key `reference` names, or digits."""
+        return open_reference(self.reference_name)
+
+    def open_samples(self, path: Path) -> Media:
+        """The images in a folder, an .npz, or a folder that `image.sample` wrote."""
+        return open_images(path / "samples.npz" if (path / "samples.npz").is_file() else path, "samples")
+
+    def size_of(self, samples: Media) -> Size:
+        """Height and width (H, W) of the first image."""
+        return size_of(samples)
+
+    def check_size(self, size: Size, reference: Reference) -> None:
+        """Raises ValueError for samples of another (H, W) than the reference's."""
+        if reference.size is not None and size != reference.size:
+            shapes = [f"{width}x{height}" for height, width in (size, reference.size)]
+            raise ValueError(
+                f"samples are {shapes[0]} pixels, the reference {reference.name} {shapes[1]}; both must agree"
+            )
 
 
-def digit_classifier(config: EvaluateConfig, model: ImageConfig | None) -> tuple[DigitsEvaluationConfig, Path]:
-    """How the classifier of digits is made and where it is cached: that of the run that made the samples, if known."""
-    default, run = DigitsEvaluationConfig(), run_behind(config)
-    if run is None:
-        return default, Path(config.cache_dir)
-    model = model or model_config(SampleConfig(run=str(run), overrides={}, sampler={}))
-    own = model.evaluation if isinstance(model.evaluation, DigitsEvaluationConfig) else default
-    return own, run.resolve().parents[1] / "cache"
-
-
-def default_num(config: EvaluateConfig, digits: DigitsEvaluationConfig, features: str) -> int:
-    """How many samples are made: as asked, or as many as the training of digits measures, or 50,000."""
-    if config.num is not None or features != "digits":
-        return config.num or NUM_SAMPLES
-    return digits.num_samples or len(open_reference("digits_heldout").media)
-
-
-def sample_config(config: EvaluateConfig, num: int, model: ImageConfig | None = None) -> SampleConfig:
-    """The command of `image.sample` that makes the samples; seed and batch are the run's own where null."""
-    return SampleConfig(**config.sample_values(num, model), labels=config.labels)
-
-
-def open_samples(path: Path) -> Media:
-    """The images in a folder, an .npz, or a folder that `image.sample` wrote."""
-    return open_images(path / "samples.npz" if (path / "samples.npz").is_file() else path, "samples")
-
-
-def kept_for(extractors: Mapping[str, Extractor]) -> Form:
-    """As they are where all extractors take floats, otherwise in the bytes that an image file would hold."""
-    return AS_THEY_ARE if all(extractor.takes_floats for extractor in extractors.values()) else UINT8
-
-
-COMPONENTS = Components(
-    table=TABLE,
-    plan=make_plan,
-    open_reference=open_reference,
-    open_samples=open_samples,
-    size_of=size_of,
-    check_size=check_size,
-    form=kept_for,
-)
-ENTRY = Entry(main, "image.conf", "evaluate", EvaluateConfig)
+ENTRY = Entry(main, "image.conf", "evaluate", ImageEvaluateConfig)
 
 if __name__ == "__main__":
     ENTRY.run()

@@ -1,4 +1,4 @@
-"""What images look like to a network: Inception-v3 by two protocols, DINOv2, and the default's digit classifier.
+"""Published extractors of images: Inception-v3 by two protocols, and DINOv2.
 
 Every extractor takes uint8 images (B, C, H, W) or (B, H, W, C) and gives float32 features by name, (B, D) each, on the
 CPU. A record of an evaluation holds its `facts`: numbers of different networks, weights or preprocessing are never
@@ -9,10 +9,8 @@ Letters: B batch, C channels (1 or 3), H height, W width, D features.
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,34 +19,34 @@ from einops import rearrange, repeat
 from PIL import Image
 from torch import Tensor, nn
 
+from core.extras import extra
 from core.storage.atomic import sha256_file
 from core.storage.provenance import json_sha256
 from core.storage.weights import load_weights
 from eval.measure.extractor import Extractor
 from eval.statistics.arrays import flatten_spatial
+from eval.statistics.neighbours import Blocks
 from eval.weights import locate, verified
-from image.stand_in import DigitsEvaluationConfig, DigitsEvaluator
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SPATIAL_CHANNELS = 7  # ADM takes the first 7 of 192 channels of 17 x 17
 SPATIAL_TAP = "Mixed_6d.branch1x1"  # mixed_6/conv of TensorFlow's graph, after batch norm and ReLU
 DINO_SIDE = 224
+ADM = "inception_adm"
 
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """Where extractors find their weights; see `eval.weights`.
+    """The places of the extractors' weights; see `eval.weights`.
 
     root       the weights folder; null: its default
     inception  a file to take instead of the registry's
     dinov2     a folder to take instead of the registry's
-    digits     how the digit classifier is made, and where it is cached
     """
 
     root: Path | None = None
     inception: Path | None = None
     dinov2: Path | None = None
-    digits: tuple[DigitsEvaluationConfig, Path] = (DigitsEvaluationConfig(), Path("runs/cache"))
 
 
 class InceptionFeatures(Extractor):
@@ -63,7 +61,7 @@ class InceptionFeatures(Extractor):
 
     def __init__(self, protocol: str, source: WeightsSource, device: torch.device):
         self.name, self.device = protocol, device
-        module = _extra("torch_fidelity.feature_extractor_inceptionv3", protocol)
+        module = extra("torch_fidelity.feature_extractor_inceptionv3", f"features={protocol}", "eval")
         file = source.inception if source.inception is not None else locate("inception", source.root)
         own = source.inception is not None
         self.weights_sha256 = _file_sha256(file, "inception") if own else _only(verified("inception", source.root))
@@ -76,8 +74,12 @@ class InceptionFeatures(Extractor):
             ) from error
         self.network: nn.Module = network.to(device)
         self._maps: Tensor | None = None
-        if protocol == "inception_adm":
+        if protocol == ADM:
             self.network.get_submodule(SPATIAL_TAP).register_forward_hook(self._keep)
+
+    def distance_blocks(self, device: torch.device) -> Blocks:
+        """Distances of ADM's protocol are taken in float16 and blocks of 10,000."""
+        return Blocks("adm_float16", 10_000, str(device)) if self.name == ADM else super().distance_blocks(device)
 
     def _keep(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
         self._maps = output
@@ -103,7 +105,7 @@ class DinoFeatures(Extractor):
 
     def __init__(self, source: WeightsSource, device: torch.device):
         self.device = device
-        transformers = _extra("transformers", self.name)
+        transformers = extra("transformers", f"features={self.name}", "eval")
         folder = source.dinov2 if source.dinov2 is not None else locate("dinov2-large", source.root)
         if source.dinov2 is not None:
             files = {name: _file_sha256(folder / name, self.name) for name in ("config.json", "model.safetensors")}
@@ -150,43 +152,6 @@ def resample_positions(network: nn.Module) -> None:
     embeddings.position_embeddings = nn.Parameter(table)
 
 
-class DigitFeatures(Extractor):
-    """The classifier of `image.stand_in`: hidden (B, 64), and logits (B, 10) for class accuracy.
-
-    It also takes float media (B, 1, 8, 8) in [-1, 1], as a training run shows them to it.
-    """
-
-    name, main, takes_floats = "digits", "hidden", True
-    preprocessing = "grey 8 x 8 in [-1, 1]; uint8 as x / 127.5 - 1"
-
-    def __init__(self, source: WeightsSource, device: torch.device):
-        self.device = device
-        config, cache = source.digits
-        self.evaluator = DigitsEvaluator(config, cache, device)
-        self.weights_sha256 = self.evaluator.weights_sha256
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        media = images if images.is_floating_point() else as_grey(images).float() / 127.5 - 1
-        if tuple(media.shape[1:]) != (1, 8, 8):
-            raise ValueError(f"features=digits looks at images (1, 8, 8), got {tuple(media.shape[1:])}")
-        media, network = media.to(self.device), self.evaluator.classifier
-        hidden = network.features(media)
-        return {"hidden": hidden.cpu(), "logits": network.head(hidden).cpu()}
-
-
-EXTRACTORS = ("inception_adm", "inception_torch_fidelity", "dinov2", "digits")
-
-
-def build_extractor(name: str, source: WeightsSource, device: torch.device) -> Extractor:
-    """The extractor of that name on `device`; ValueError where its weights are absent, ImportError for an extra."""
-    if name in ("inception_adm", "inception_torch_fidelity"):
-        return InceptionFeatures(name, source, device)
-    if name in ("dinov2", "digits"):
-        return (DinoFeatures if name == "dinov2" else DigitFeatures)(source, device)
-    raise ValueError(f"features is {name!r}; allowed: {', '.join(EXTRACTORS)}")
-
-
 def as_channels_first(images: Tensor) -> Tensor:
     """uint8 (B, C, H, W) or (B, H, W, C) -> (B, C, H, W); ValueError where it is not clear which axis is C."""
     if images.dtype != torch.uint8 or images.ndim != 4:
@@ -201,21 +166,6 @@ def as_rgb(images: Tensor) -> Tensor:
     """uint8 images -> (B, 3, H, W), a grey one three times over."""
     images = as_channels_first(images)
     return repeat(images, "b 1 h w -> b c h w", c=3) if images.shape[1] == 1 else images
-
-
-def as_grey(images: Tensor) -> Tensor:
-    """uint8 images -> (B, 1, H, W); ValueError for colours."""
-    images = as_channels_first(images)
-    if (images != images[:, :1]).any():
-        raise ValueError("the images have colours; features=digits looks at grey ones")
-    return images[:, :1]
-
-
-def _extra(module: str, name: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise ImportError(f"features={name} needs the extra 'eval': pip install 'layersync[eval]'") from None
 
 
 def _file_sha256(path: Path, key: str) -> str:

@@ -6,7 +6,7 @@ Letters: n images, B batch, H height, W width in pixels, C channels.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -20,21 +20,22 @@ from torch import Tensor
 from core.data.pixels import to_uint8
 from core.storage.atomic import sha256_file
 from core.storage.provenance import json_sha256
-from eval.measure.extractor import Extractor, Take
+from eval.measure.extractor import Extractor, FeatureExtraction
 from eval.measure.media import ArrayMedia, Media
+from eval.measure.metrics import Metric, ReferenceStatistics
 from eval.measure.reference import (
     FACTS,
     MediaReference,
     Reference,
     Size,
     StatisticsReference,
+    check_statistics_suffice,
     load_statistics,
-    refuse_features,
 )
-from eval.measure.table import Against, Wanted
 from eval.statistics.arrays import npz_array, npz_keys
-from image.data import IMAGE_SUFFIXES, DigitsConfig, build_dataset
 from image.datasets.decode import decode_image
+from image.datasets.digits import DigitsConfig
+from image.datasets.files import IMAGE_SUFFIXES
 
 MAX_THREADS = 8
 
@@ -83,7 +84,7 @@ class FolderImages(Images):
 
     @cached_property
     def sha256(self) -> str:
-        """Over every path below the folder and its file's SHA-256."""
+        """The SHA-256 over every path below the folder and its file's SHA-256."""
         return json_sha256({str(path.relative_to(self.folder)): sha256_file(path) for path in self.paths})
 
 
@@ -117,7 +118,7 @@ class NpzImages(Images):
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file."""
+        """The SHA-256 of the file."""
         return sha256_file(self.path)
 
 
@@ -146,35 +147,37 @@ class AdmReference(Reference):
     def facts(self) -> dict[str, Any]:
         return {"name": self.name, "kind": "adm", "sha256": sha256_file(self.path), "num_samples": None}
 
-    def check(self, metrics: Wanted, features: str) -> None:
+    def check(self, metrics: Sequence[Metric], features: str) -> None:
         if features != "inception_adm":
+            names = ", ".join(metric.name for metric in metrics)
             raise ValueError(
-                f"{self.path} is a reference of another protocol: its statistics are ADM's, but {', '.join(metrics)} "
-                f"would be taken with features={features}; allowed with it: inception_adm"
+                f"{self.path} is a reference of another protocol: its statistics are ADM's, but {names} would be taken "
+                f"with features={features}; allowed with it: inception_adm"
             )
         if self.media is None:
-            refuse_features("reference", self.path, metrics, "image")
+            check_statistics_suffice("reference", self.path, metrics, "image")
 
-    def against(self, metrics: Wanted, extractor: Extractor, take: Take) -> Against | None:
-        features: Mapping[str, np.ndarray] | None = {}
-        if any(metric.needs == "features" for metric in metrics.values()):
-            features = take(self.media, extractor)
-            if features is None:
-                return None
-        return Against(load_statistics(self.path, metrics, extractor).moments, features, self.media)
+    def statistics(
+        self, metrics: Sequence[Metric], extractor: Extractor, extraction: FeatureExtraction
+    ) -> ReferenceStatistics | None:
+        moments = load_statistics(self.path, metrics, extractor).moments
+        if all(metric.needs != "features" for metric in metrics):
+            return ReferenceStatistics(moments, media=self.media)
+        features = extraction.extract_features(self.media, extractor)
+        return None if features is None else ReferenceStatistics(moments, features.arrays, self.media)
 
 
 class DigitsReference(MediaReference):
     """scikit-learn's digits in [-1, 1]; as the bytes of image files for an extractor that takes no floats."""
 
     def __init__(self, split: str):
-        digits = build_dataset(DigitsConfig(split=split))
+        digits = DigitsConfig(split=split).build()
         name = f"scikit-learn's digits, {split}"
         media = ArrayMedia(name, "image", digits.images, digits.labels)
         super().__init__(media, size_of(media))
         self.as_bytes = ArrayMedia(name, "image", to_uint8(digits.images), digits.labels)
 
-    def seen_by(self, extractor: Extractor) -> Media:
+    def media_for(self, extractor: Extractor) -> Media:
         return self.media if extractor.takes_floats else self.as_bytes
 
 
@@ -183,15 +186,8 @@ def size_of(images: Media) -> Size:
     return tuple(images.rows(0, 1).shape[-2:])
 
 
-def check_size(size: Size, reference: Reference) -> None:
-    """Raises ValueError for samples of another (H, W) than the reference's."""
-    if reference.size is not None and size != reference.size:
-        shapes = [f"{width}x{height}" for height, width in (size, reference.size)]
-        raise ValueError(f"samples are {shapes[0]} pixels, the reference {reference.name} {shapes[1]}; both must agree")
-
-
 def open_reference(value: str) -> Reference:
-    """What the config key `reference` names; ValueError for what is none, and for a damaged file."""
+    """Open what the config key `reference` names; ValueError for what is none, and for a damaged file."""
     if value in DIGITS and not Path(value).exists():
         return DigitsReference(DIGITS[value])
     path = Path(value).expanduser()

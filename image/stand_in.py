@@ -1,4 +1,4 @@
-"""What the default run measures: Fréchet distance and class accuracy in the eyes of a small digit classifier.
+"""What the default run measures: Fréchet distance and class accuracy by a small classifier of handwritten digits.
 
 A stand-in for ImageNet's protocol on images that need no download; its numbers compare runs on digits and nothing else.
 
@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from core.draws import StepRandom
 from eval.measure.stand_in import (
     Classifier,
-    ClassifierEvaluator,
     ClassifierOptions,
-    Fit,
     NoEvaluationConfig,
-    StandIn,
-    fit_classifier,
+    StandInEvaluator,
+    StandInExtractor,
 )
-from image.data import DigitsConfig, build_dataset
+from image.datasets.digits import DigitsConfig
+from image.extractors import as_channels_first
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,9 @@ class DigitsEvaluationConfig(ClassifierOptions):
 
     classifier_steps: int = 600
 
-    def build(self, cache: Path, device: torch.device) -> DigitsEvaluator:
+    def build(self, cache: Path, device: torch.device) -> StandInEvaluator:
         """The evaluator with its classifier, from the cache or trained now (seconds)."""
-        return DigitsEvaluator(self, cache, device)
+        return StandInEvaluator(DigitFeatures(self, cache, device))
 
 
 EVALUATIONS = {"digits": DigitsEvaluationConfig, "none": NoEvaluationConfig}
@@ -57,33 +56,35 @@ class DigitClassifier(Classifier):
         return F.gelu(self.hidden(x.flatten(1)))
 
 
-def train_classifier(images: Tensor, labels: Tensor, steps: int, seed: int) -> DigitClassifier:
-    """Train on images (n, 1, 8, 8) and labels (n,) with shifts of up to one pixel; the same for the same seed."""
-    return fit_classifier(DigitClassifier, images, labels, Fit("digit classifier", steps, seed), shifted)
+class DigitFeatures(StandInExtractor):
+    """The classifier of digits: hidden (B, 64), and logits (B, 10), of uint8 images or of floats in [-1, 1]."""
+
+    name, title, plural, shape = "digits", "digit classifier", "images", (1, 8, 8)
+    preprocessing = "grey 8 x 8 in [-1, 1]; uint8 as x / 127.5 - 1"
+    evaluate_rows = None  # 1797 tiny images
+
+    def split(self, name: str) -> tuple[Tensor, Tensor]:
+        """Digits (n, 1, 8, 8) of scikit-learn and their labels."""
+        digits = DigitsConfig(split=name).build()
+        return digits.images, digits.labels
+
+    def network(self) -> DigitClassifier:
+        """An untrained classifier."""
+        return DigitClassifier()
+
+    def augment(self, media: Tensor, random: StepRandom) -> Tensor:
+        """Images (B, 1, 8, 8) moved by the same -1, 0 or 1 pixels along each axis, black where nothing was."""
+        down, right = ((random.uniform(axis, (1,)) * 3).long().item() for axis in ("down", "right"))
+        return F.pad(media, (1, 1, 1, 1), value=-1.0)[:, :, down : down + 8, right : right + 8]
+
+    def prepare(self, rows: Tensor) -> Tensor:
+        """Floats as they are, uint8 images in [-1, 1]; ValueError for colours."""
+        return rows if rows.is_floating_point() else as_grey(rows).float() / 127.5 - 1
 
 
-def shifted(images: Tensor, random: StepRandom) -> Tensor:
-    """Images (B, 1, 8, 8) moved by the same -1, 0 or 1 pixels along each axis, black where nothing was."""
-    down, right = ((random.uniform(axis, (1,)) * 3).long().item() for axis in ("down", "right"))
-    return F.pad(images, (1, 1, 1, 1), value=-1.0)[:, :, down : down + 8, right : right + 8]
-
-
-class DigitsEvaluator(ClassifierEvaluator):
-    """Fréchet distance to the training split, beside that of the held-out split (the floor), and class accuracy."""
-
-    def __init__(self, config: DigitsEvaluationConfig, cache: Path, device: torch.device):
-        steps, seed = config.classifier_steps, config.classifier_seed
-        splits = [build_dataset(DigitsConfig(split=split)) for split in ("train", "heldout")]
-        train, heldout = ((split.images, split.labels) for split in splits)
-        about = StandIn(
-            name="digits",
-            media="images",
-            title="digit classifier",
-            train=train,
-            heldout=heldout,
-            make=DigitClassifier,
-            fit=lambda images, labels: train_classifier(images, labels, steps, seed),
-            file=cache / f"digit_classifier-steps{steps}-seed{seed}.safetensors",
-            batch_size=None,  # 1797 tiny images
-        )
-        super().__init__(about, config.num_samples, device)
+def as_grey(images: Tensor) -> Tensor:
+    """uint8 images -> (B, 1, H, W); ValueError for colours."""
+    images = as_channels_first(images)
+    if (images != images[:, :1]).any():
+        raise ValueError("the images have colours; features=digits takes grey ones")
+    return images[:, :1]

@@ -7,18 +7,17 @@ Letters: B batch, C image channels, Z latent channels, H height, W width in pixe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from core.contracts import Tokenizer
 from core.draws import Random
 from core.latents.diffusers_files import DiffusersModel
 from core.latents.tokenizer import KLOptions, KLTokenizer, TokenizerConstants, weights_sha256
+from core.schema import FREE
 from image.codecs.autoencoder import KIND as CONV_KL
 from image.codecs.autoencoder import MAKE_COMMAND, latent_grid, load_autoencoder
 
@@ -28,6 +27,10 @@ PIXELS, AUTOENCODER_KL = "pixels", "autoencoder_kl"
 @dataclass(frozen=True)
 class PixelsConfig:
     """No tokenizer: the backbone sees pixels."""
+
+    def build(self, device: torch.device | str) -> Pixels:
+        """The identity."""
+        return Pixels()
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,23 @@ class AutoencoderKLConfig(KLOptions):
     Other keys: `core.latents.tokenizer.KLOptions`.
     """
 
-    path: str = "stabilityai/sd-vae-ft-ema"
+    path: str = field(default="stabilityai/sd-vae-ft-ema", metadata=FREE)
     subfolder: str = ""
+
+    def build(self, device: torch.device | str) -> KLTokenizer:
+        """The tokenizer; ValueError for files of another model, ImportError without the extra `vae`."""
+        source = DiffusersModel("AutoencoderKL", AUTOENCODER_KL, self.path, self.subfolder)
+        network = _DiffusersKL(source.load())
+        scale, shift = _scale_and_shift(network.model.config, self.path)
+        constants = TokenizerConstants(
+            AUTOENCODER_KL,
+            path=source.name,
+            scale=scale,
+            shift=shift,
+            downsample=network.downsample,
+            sha256=weights_sha256(network.model),
+        )
+        return KLTokenizer(network, constants, self).to(device)
 
 
 @dataclass(frozen=True)
@@ -51,27 +69,27 @@ class ConvKLConfig(KLOptions):
     path  directory with `config.json` and `model.safetensors`; the other keys: `core.latents.tokenizer.KLOptions`
     """
 
-    path: str = "runs/tokenizer/digits"
+    path: str = field(default="runs/tokenizer/digits", metadata=FREE)
+
+    def build(self, device: torch.device | str) -> KLTokenizer:
+        """The tokenizer; ValueError, naming the config key, for files that are missing or damaged."""
+        directory = Path(self.path).expanduser()
+        if not directory.is_dir():
+            raise ValueError(f"tokenizer.path is '{self.path}', which is no directory; `{MAKE_COMMAND}` makes one")
+        network, saved = load_autoencoder(directory)
+        constants = TokenizerConstants(
+            CONV_KL,
+            path=directory.resolve().name,
+            scale=1 / saved.latent_std,
+            shift=saved.latent_mean,
+            downsample=saved.autoencoder.downsample,
+            sha256=weights_sha256(network),
+        )
+        return KLTokenizer(network, constants, self).to(device)
 
 
 TOKENIZERS: dict[str, type] = {PIXELS: PixelsConfig, AUTOENCODER_KL: AutoencoderKLConfig, CONV_KL: ConvKLConfig}
 TokenizerConfig = PixelsConfig | AutoencoderKLConfig | ConvKLConfig
-
-
-def build_tokenizer(config: TokenizerConfig, device: torch.device | str) -> Tokenizer:
-    """The tokenizer that `config` describes, on `device`.
-
-    Raises ValueError, naming the config key, for files that are missing, damaged or of another model; ImportError for
-    an extra that is not installed.
-    """
-    builders: dict[type, Callable[[Any], Tokenizer]] = {
-        PixelsConfig: lambda _: Pixels(),
-        AutoencoderKLConfig: _build_autoencoder_kl,
-        ConvKLConfig: _build_conv_kl,
-    }
-    if type(config) not in builders:
-        raise ValueError(f"tokenizer is a {type(config).__name__}; allowed: {', '.join(TOKENIZERS)}")
-    return builders[type(config)](config).to(device)
 
 
 class Pixels:
@@ -98,22 +116,6 @@ class Pixels:
         return self
 
 
-def _build_conv_kl(config: ConvKLConfig) -> KLTokenizer:
-    directory = Path(config.path).expanduser()
-    if not directory.is_dir():
-        raise ValueError(f"tokenizer.path is '{config.path}', which is no directory; `{MAKE_COMMAND}` makes one")
-    network, saved = load_autoencoder(directory)
-    constants = TokenizerConstants(
-        CONV_KL,
-        path=directory.resolve().name,
-        scale=1 / saved.latent_std,
-        shift=saved.latent_mean,
-        downsample=saved.autoencoder.downsample,
-        sha256=weights_sha256(network),
-    )
-    return KLTokenizer(network, constants, config)
-
-
 class _DiffusersKL(nn.Module):
     """A diffusers AutoencoderKL as a `KLNetwork`."""
 
@@ -132,21 +134,6 @@ class _DiffusersKL(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.model.decode(latents).sample
-
-
-def _build_autoencoder_kl(config: AutoencoderKLConfig) -> KLTokenizer:
-    source = DiffusersModel("AutoencoderKL", AUTOENCODER_KL, config.path, config.subfolder)
-    network = _DiffusersKL(source.load())
-    scale, shift = _scale_and_shift(network.model.config, config.path)
-    constants = TokenizerConstants(
-        AUTOENCODER_KL,
-        path=source.name,
-        scale=scale,
-        shift=shift,
-        downsample=network.downsample,
-        sha256=weights_sha256(network.model),
-    )
-    return KLTokenizer(network, constants, config)
 
 
 def _scale_and_shift(model_config: Any, path: str) -> tuple[float, float]:

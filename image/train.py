@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from core.commands.entry import Entry
 from core.commands.train import closing_lines, run_training
-from core.conditioning.labels import LabelConditioning, LabelConfig
 from core.contracts import Domain
 from core.draws import seeded_weights
 from core.latents.tokenizer import FromMoments
@@ -17,10 +15,12 @@ from core.schema import choice
 from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
 from image.backbone import BACKBONES, SiTConfig
-from image.data import DATASETS, DigitsConfig, LatentsConfig, build_dataset
+from image.conditioning import LabelConditioning, LabelConfig
+from image.data import DATASETS, LatentsConfig
+from image.datasets.digits import DigitsConfig
 from image.preview import ImagePreview
 from image.stand_in import EVALUATIONS, DigitsEvaluationConfig, NoEvaluationConfig
-from image.tokenizer import TOKENIZERS, PixelsConfig, build_tokenizer
+from image.tokenizer import TOKENIZERS, PixelsConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +31,14 @@ class ImageConfig(RunConfig):
     tokenizer: object = choice(TOKENIZERS)
     backbone: SiTConfig = choice(BACKBONES)
     conditioning: LabelConfig
-    evaluation: DigitsEvaluationConfig | NoEvaluationConfig = choice(EVALUATIONS)
+    evaluation: DigitsEvaluationConfig | NoEvaluationConfig = choice(EVALUATIONS, free=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.data, LatentsConfig) and isinstance(self.tokenizer, PixelsConfig):
             kinds = ", ".join(sorted(set(TOKENIZERS) - {"pixels"}))
             raise ValueError(f"data is 'latents' but tokenizer is 'pixels'; allowed there: {kinds}, as in the cache")
-        self.check_guidance(self.conditioning.drop, self.backbone.null_label)
+        self.check_model(self.backbone, self.conditioning.drop)
         if isinstance(self.evaluation, DigitsEvaluationConfig) and not isinstance(self.data, DigitsConfig):
             data = next(name for name, schema in DATASETS.items() if type(self.data) is schema)
             raise ValueError(f"evaluation is 'digits' but data is {data!r}; allowed there: none")
@@ -45,8 +46,8 @@ class ImageConfig(RunConfig):
 
 def build_domain(config: ImageConfig, device: torch.device, *, evaluate: bool) -> Domain:
     """The components of an image run; the backbone's first weights are a function of the seed."""
-    dataset = build_dataset(config.data)
-    tokenizer = build_tokenizer(config.tokenizer, device)
+    dataset = config.data.build()
+    tokenizer = config.tokenizer.build(device)
     if isinstance(config.data, LatentsConfig):
         tokenizer = FromMoments(tokenizer, dataset.spec.tokenizer, config.data.root)
     num_classes = len(dataset.class_names)
@@ -60,7 +61,7 @@ def build_domain(config: ImageConfig, device: torch.device, *, evaluate: bool) -
         backbone=backbone,
         conditioning=LabelConditioning(config.conditioning, num_classes),
         preview=ImagePreview(),
-        evaluator=config.evaluation.build(Path(config.runs_dir) / "cache", device) if evaluate else None,
+        evaluator=config.evaluation.build(config.cache, device) if evaluate else None,
     )
 
 
@@ -71,7 +72,7 @@ def main(config: ImageConfig) -> None:
     run that was interrupted, or says that it is complete. experiment=NAME selects a row of the paper.
     torchrun --nproc-per-node=N -m image.train ... runs it on N GPUs, or N CPU processes.
     """
-    run_training(config, "image", build_domain, report, tell=print)
+    run_training(config, "image", build_domain, report, show=print)
 
 
 def report(run: RunDirectory, summary: dict) -> str:

@@ -31,7 +31,8 @@ from core.schema import choice, plain
 from core.storage.atomic import atomic_dir
 from core.storage.run_folder import RunDirectory
 from image.codecs.autoencoder import AutoencoderConfig, ConvKL, save_autoencoder
-from image.data import PIXEL_DATASETS, DigitsConfig, PixelsDataConfig, build_dataset
+from image.data import PIXEL_DATASETS, PixelsDataConfig
+from image.datasets.digits import DigitsConfig
 from image.preview import grid
 
 METRICS_FILE = "metrics.json"
@@ -98,9 +99,9 @@ def split_images(config: TrainTokenizerConfig) -> tuple[Rows, Rows]:
     The digits' train split is measured on their held-out split. Other data gives up `heldout_images` rows, at most a
     fifth, which do not depend on the seed.
     """
-    dataset = build_dataset(config.data)
+    dataset = config.data.build()
     if config.data == DigitsConfig(split="train"):
-        return all_rows(dataset), all_rows(build_dataset(replace(config.data, split="heldout")))
+        return all_rows(dataset), all_rows(replace(config.data, split="heldout").build())
     return split_by_chance(dataset, config.heldout_images, "image")
 
 

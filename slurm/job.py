@@ -58,7 +58,7 @@ class TrainingJob:
             raise
 
     def checkpoint(self) -> DelayedSubmission:
-        """What is queued again: the same; the run finds its own state."""
+        """The job that is queued again: the same; the run finds its own state."""
         return DelayedSubmission(self)
 
 

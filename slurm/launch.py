@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """What the options ask for."""
+    """Do what the options ask for."""
     sweep = load_sweep(options.sweep)
     if (options.local is not None or options.dry_run) and options.action not in ("submit", "resubmit"):
         raise ValueError(f"--local and --dry-run go with submit and resubmit, not with {options.action}")
@@ -151,7 +151,7 @@ def scancel(ids: Sequence[str]) -> None:
 
 
 def manifest_kind(manifest: Manifest, job_id: str) -> str | None:
-    """Where a job was submitted to."""
+    """The kind of place that a job was submitted to."""
     return next((r.last.kind for r in manifest.runs.values() if r.last is not None and r.last.job_id == job_id), None)
 
 

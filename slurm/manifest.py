@@ -31,7 +31,7 @@ class Attempt:
 
 
 @dataclass
-class Record:
+class SubmittedRun:
     """A run of the sweep: its command line and the attempts at it, the last one last."""
 
     arguments: list[str]
@@ -49,7 +49,7 @@ class Manifest:
 
     path: Path
     entry: str
-    runs: dict[str, Record] = field(default_factory=dict)
+    runs: dict[str, SubmittedRun] = field(default_factory=dict)
 
     @classmethod
     def load(cls, sweep: Sweep) -> Manifest:
@@ -62,7 +62,7 @@ class Manifest:
             version = content.get("schema_version")
             if version != SCHEMA_VERSION:
                 raise ValueError(f"{path} has schema_version {version!r}; this version reads {SCHEMA_VERSION}")
-            entry, runs = content["entry"], {name: _record(run) for name, run in content["runs"].items()}
+            entry, runs = content["entry"], {name: _submitted_run(run) for name, run in content["runs"].items()}
         except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged: {error!r}") from error
         if entry != sweep.entry:
@@ -92,7 +92,7 @@ class Manifest:
                     f"{sweep.run_path(case.name)} holds a run that does not belong to this sweep; choose another name"
                 )
         for case in cases:
-            self.runs.setdefault(case.name, Record(case.arguments(sweep.folder)))
+            self.runs.setdefault(case.name, SubmittedRun(case.arguments(sweep.folder)))
 
     def note(self, name: str, kind: Kind, job_id: str) -> None:
         """Remember an attempt, and write the manifest."""
@@ -101,8 +101,8 @@ class Manifest:
         self.save()
 
 
-def _record(run: dict) -> Record:
-    return Record(run["arguments"], [Attempt(**attempt) for attempt in run["attempts"]])
+def _submitted_run(run: dict) -> SubmittedRun:
+    return SubmittedRun(run["arguments"], [Attempt(**attempt) for attempt in run["attempts"]])
 
 
 @contextlib.contextmanager

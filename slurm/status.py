@@ -33,7 +33,7 @@ ACCOUNTED = datetime.timedelta(minutes=10)  # a job that was submitted a moment 
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run is: `state` is done, missing, stopped, or SLURM's word in lower case."""
+    """The state of a run: `state` is done, missing, stopped, or SLURM's word in lower case."""
 
     name: str
     state: str
@@ -46,7 +46,7 @@ class RunState:
 
     @property
     def active(self) -> bool:
-        """It waits for its turn or runs."""
+        """Whether it waits for its turn or runs."""
         return self.state.upper() in ACTIVE
 
 
@@ -120,7 +120,7 @@ def is_measure(key: str, value: Any) -> bool:
 
 
 def seconds_left(run: RunDirectory, step: int | None) -> float | None:
-    """From the newest speed that the run recorded."""
+    """The seconds left, from the newest speed that the run recorded."""
     speed = read_lines(run.path / SPEED)
     if not speed or step is None:
         return None
@@ -130,7 +130,7 @@ def seconds_left(run: RunDirectory, step: int | None) -> float | None:
 
 
 def last_error(sweep: Sweep, attempt: Attempt) -> str | None:
-    """What an attempt's logs tell last: an error of the run, in any of its processes, else any error, else any line."""
+    """The last word of an attempt's logs: an error of the run, in any process, else any error, else any line."""
     files = (JobPaths(logs(sweep), attempt.job_id, task).stdout for task in range(sweep.resources.processes))
     texts = [file.read_text(errors="replace") for file in files if file.exists()]
     lines = [line.strip() for text in reversed(texts) for line in text.splitlines() if line.strip()]

@@ -159,7 +159,7 @@ def check_machine(sweep: Sweep, parallel: int) -> None:
 
 
 def run_here(
-    sweep: Sweep, manifest: Manifest, cases: Sequence[Case], parallel: int, tell: Callable[[str], None]
+    sweep: Sweep, manifest: Manifest, cases: Sequence[Case], parallel: int, show: Callable[[str], None]
 ) -> list[str]:
     """Run the runs on this machine, `parallel` at a time, and wait for all; the names of those that did not end well.
 
@@ -174,13 +174,13 @@ def run_here(
                 slot, case = free.pop(0), waiting.pop(0)
                 running[slot] = case, _start_here(sweep, case, slot)
                 manifest.note(case.name, "local", running[slot][1].job_id)
-                tell(f"{case.name}: started")
+                show(f"{case.name}: started")
             for slot, (case, job) in list(running.items()):
                 if job.done():
                     del running[slot]
                     free.append(slot)
                     done = (sweep.run_path(case.name) / "summary.json").exists()
-                    tell(f"{case.name}: {'done' if done else f'stopped, see {job.paths.stdout}'}")
+                    show(f"{case.name}: {'done' if done else f'stopped, see {job.paths.stdout}'}")
                     stopped += [] if done else [case.name]
             time.sleep(POLL)
     except KeyboardInterrupt:
@@ -223,7 +223,7 @@ def _python(needs: Resources) -> str | None:
 
 @contextlib.contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """What is started inside does not get the terminal's Ctrl-C: it is stopped in order, by us."""
+    """Keep the terminal's Ctrl-C from what is started inside: it is stopped in order, by us."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield

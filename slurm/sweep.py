@@ -38,7 +38,7 @@ TAKEN |= {"account", "constraint", "ntasks", "output", "partition", "qos", "sign
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one run needs of the cluster; null leaves it to the cluster's defaults.
+    """The needs of one run; null leaves it to the cluster's defaults.
 
     profile         a file of slurm/profiles (without .yaml), or a path: its keys are the defaults of these
     nodes, gpus_per_node, tasks_per_node   a task for each GPU; without GPUs, tasks_per_node processes (1)
@@ -174,7 +174,7 @@ class Sweep:
 
     @property
     def folder(self) -> Path:
-        """Where the sweep's runs, logs and manifest are."""
+        """The folder of the sweep's runs, logs and manifest."""
         return Path(self.runs_dir) / "sweeps" / self.name
 
     def run_path(self, case: str) -> Path:

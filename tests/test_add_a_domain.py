@@ -14,16 +14,18 @@ from core.latents.cache import LatentShards
 from eval.measure.record import read_records
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "add_a_domain.md"
-COMPONENTS = {"data", "tokenizer", "conditioning", "backbone", "metrics", "preview"}
+COMPONENTS = {"data", "tokenizer", "conditioning", "backbone", "metrics", "stand_in", "preview"}
 COMMANDS = {"train", "sample", "cache", "evaluate"}
 RUN = Path("runs", "signals", "waves")
 
 
 def files() -> dict[str, str]:
-    """Path -> content of every Python and YAML block of the page, which begins with the path."""
-    blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", PAGE.read_text(), re.S)
-    assert len(blocks) == len(dict(blocks)) == len(re.findall(r"```(?:python|yaml)", PAGE.read_text()))
-    return dict(blocks)
+    """Path -> content of every file of the page's Python and YAML blocks; a line `# path` begins one."""
+    blocks = re.findall(r"```(?:python|yaml)\n(.*?)```", PAGE.read_text(), re.S)
+    parts = [part for block in blocks for part in re.split(r"^# (?=signals/)", block, flags=re.M)[1:]]
+    found = dict(part.split("\n", 1) for part in parts)
+    assert len(found) == len(parts) >= len(blocks)
+    return found
 
 
 def commands() -> list[list[str]]:
@@ -53,7 +55,7 @@ def place(tmp_path_factory):
             del sys.modules[name]
 
 
-def test_the_page_has_the_ten_files_of_a_domain():
+def test_the_page_has_the_files_of_a_domain():
     names = {Path(name).stem for name in files() if Path(name).parent.name == "signals"}
     assert names == COMPONENTS | COMMANDS
     assert {words[2] for words in commands()} >= {f"signals.{name}" for name in COMMANDS}
@@ -71,7 +73,7 @@ def test_the_toy_learns_its_shapes(place):
 def test_its_commands_leave_what_they_say(place):
     samples = np.load(place / RUN / "samples" / "ema_labels0-3_seed0" / "samples.npy")
     assert samples.shape == (6, 1, 64) and np.abs(samples).max() <= 1
-    assert len(LatentShards(place / "runs" / "latents" / "waves", flip=False, make_command="")) == 512
+    assert len(LatentShards(place / "runs" / "latents" / "waves", kind="signals", make_command="")) == 512
     assert json.loads((place / "runs" / "signals" / "cached" / "summary.json").read_text())["steps"] > 0
     probe = json.loads((place / RUN / "inside" / "probe.json").read_text())
     assert probe["results"]["linear"]["chance"] == pytest.approx(0.25, abs=0.01)

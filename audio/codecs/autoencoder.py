@@ -141,26 +141,24 @@ class SavedAutoencoder:
     latent_mean: list[float]
     latent_std: list[float]
 
+    def build(self) -> AudioAutoencoder:
+        """The network, its weights to be loaded."""
+        return AudioAutoencoder(self.autoencoder, self.in_channels, self.sample_rate)
 
-def _fault(saved: SavedAutoencoder) -> str | None:
-    channels = saved.autoencoder.latent_channels
-    fits = len(saved.latent_mean) == len(saved.latent_std) == channels
-    sound = all(map(math.isfinite, saved.latent_mean)) and all(0 < std < math.inf for std in saved.latent_std)
-    if saved.sample_rate >= 1 and saved.in_channels >= 1 and fits and sound:
-        return None
-    return (
-        f"needed are sample_rate and in_channels of 1 or more, and for each of the {channels} latent channels a finite "
-        "latent_mean and a latent_std above 0"
-    )
+    def fault(self) -> str | None:
+        """What is wrong with the numbers; None: nothing."""
+        channels = self.autoencoder.latent_channels
+        fits = len(self.latent_mean) == len(self.latent_std) == channels
+        sound = all(map(math.isfinite, self.latent_mean)) and all(0 < std < math.inf for std in self.latent_std)
+        if self.sample_rate >= 1 and self.in_channels >= 1 and fits and sound:
+            return None
+        return (
+            f"needed are sample_rate and in_channels of 1 or more, and for each of the {channels} latent channels a "
+            "finite latent_mean and a latent_std above 0"
+        )
 
 
-FILES = TokenizerFiles(
-    KIND,
-    SavedAutoencoder,
-    lambda saved: AudioAutoencoder(saved.autoencoder, saved.in_channels, saved.sample_rate),
-    _fault,
-    MAKE_COMMAND,
-)
+FILES = TokenizerFiles(KIND, SavedAutoencoder, MAKE_COMMAND)
 
 
 def save_autoencoder(

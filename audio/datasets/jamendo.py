@@ -11,17 +11,19 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from audio.datasets.windows import Collection, WindowDataset, WindowsConfig
+from audio.datasets.windows import WindowDataset, WindowsConfig
 from audio.sounds.sound import ClipFormat
+from core.data.collection import Collection
 from core.data.files import existing_folder
 from core.data.index import NUM_LISTED
+from core.schema import FREE
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ class JamendoConfig(WindowsConfig):
     `split` cuts a TSV further, by artist.
     """
 
-    tsv: str
+    tsv: str = field(metadata=FREE)
     tags: tuple[str, ...] = CATEGORIES
     vocabulary: str | None = None
     only: tuple[str, ...] = ()
@@ -58,6 +60,10 @@ class JamendoConfig(WindowsConfig):
         unknown = [name for name in self.tags if name not in CATEGORIES]
         if unknown or not self.tags:
             raise ValueError(f"data.tags is {list(self.tags)}; allowed: one or more of {list(CATEGORIES)}")
+
+    def build(self, clip: ClipFormat, patch_size: int) -> JamendoDataset:
+        """The data set of clips of that format, whatever the backbone's patch is."""
+        return JamendoDataset(self, clip)
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,10 @@ class NotesConfig:
         if self.channels not in (1, 2):
             raise ValueError(f"data.channels is {self.channels!r}; allowed: 1 (mono) or 2 (stereo)")
 
+    def build(self, clip: ClipFormat, patch_size: int) -> NotesDataset:
+        """The data set of clips of that format, whatever the backbone's patch is."""
+        return NotesDataset(self, clip)
+
 
 @dataclass(frozen=True)
 class NoteFacts:
@@ -132,6 +136,10 @@ class NotesDataset:
     def clip_at(self, index: int) -> Tensor:
         """Note `index`, a (C, L) copy."""
         return self.media[index].clone()
+
+    def mask(self, index: int) -> Tensor:
+        """(N,) bool, True: a note fills its clip."""
+        return torch.ones(self.clip.num_tokens, dtype=torch.bool)
 
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """`media` (C, L) float32 in (-1, 1) and `condition`; `rng` is not used."""

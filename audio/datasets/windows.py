@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,16 +21,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audio.sounds.files import AudioFacts, read_window
+from audio.sounds.files import AUDIO, AudioFacts, read_window
 from audio.sounds.loudness import SHORTEST, rms_db, to_loudness
 from audio.sounds.sound import ClipFormat
+from core.data.collection import SPLITS, Collection, split_rows
 from core.data.files import packed_paths
-from core.data.index import NUM_LISTED, index_audio
-from core.draws import fold_seed
+from core.data.index import index_media, refuse_lost_classes
+from core.schema import FREE
 
 log = logging.getLogger(__name__)
 
-CHANNELS, WINDOWS, SPLITS = (1, 2), ("random", "tiled"), ("train", "heldout", "all")
+CHANNELS, WINDOWS = (1, 2), ("random", "tiled")
+SPLIT_STREAM = "audio heldout"
 REDRAWS = 4  # further windows that a silent one may be replaced by
 
 
@@ -55,7 +56,7 @@ class WindowsConfig:
     cache_dir      keeps the index of the files; null: every run looks into each file
     """
 
-    root: str
+    root: str = field(metadata=FREE)
     seconds: float = 10.0
     sample_rate: int = 44100
     channels: Literal[1, 2] = 2
@@ -66,7 +67,7 @@ class WindowsConfig:
     split: Literal["train", "heldout", "all"] = "all"
     heldout_share: float = 0.05
     max_broken: int = 0
-    cache_dir: str | None = "runs/cache"
+    cache_dir: str | None = field(default="runs/cache", metadata=FREE)
 
     def __post_init__(self):
         if not self.root:
@@ -96,43 +97,6 @@ class WindowsConfig:
         return {name: getattr(self, name) for name in names}
 
 
-@dataclass(frozen=True)
-class Collection:
-    """The files of a collection before any is opened; a field that is None does not apply.
-
-    root         the folder
-    paths        of the f files below it
-    groups       f names; files of one name fall into the same split
-    class_names  of all classes, in the order of the labels
-    labels       (f,) int64
-    captions     f texts
-    tag_names    K
-    tag_sets     (f, K) uint8
-    """
-
-    root: Path
-    paths: list[str]
-    groups: list[str]
-    class_names: list[str] = field(default_factory=list)
-    labels: np.ndarray | None = None
-    captions: list[str] | None = None
-    tag_names: list[str] = field(default_factory=list)
-    tag_sets: np.ndarray | None = None
-
-    def rows(self, rows: Sequence[int]) -> Collection:
-        """The files `rows` alone."""
-        return Collection(
-            self.root,
-            [self.paths[row] for row in rows],
-            [self.groups[row] for row in rows],
-            self.class_names,
-            None if self.labels is None else self.labels[rows],
-            None if self.captions is None else [self.captions[row] for row in rows],
-            self.tag_names,
-            None if self.tag_sets is None else self.tag_sets[rows],
-        )
-
-
 class WindowDataset:
     """Windows of the files of a collection, read when they are asked for; fulfils `core.contracts.Dataset`.
 
@@ -149,8 +113,8 @@ class WindowDataset:
 
     def __init__(self, collection: Collection, config: WindowsConfig, clip: ClipFormat):
         self._config, self._clip = config, clip
-        collection = collection.rows(_split_rows(collection, config))
-        index = index_audio(collection.root, collection.paths, config.cache_dir, config.max_broken)
+        collection = collection.rows(split_rows(collection, config.split, config.heldout_share, SPLIT_STREAM))
+        index = index_media(collection.root, collection.paths, AUDIO, config.cache_dir, config.max_broken)
         self.num_broken = len(index.broken)
         rows = self._long_enough(collection, index.facts)
         self._keep(collection.rows(rows), [index.facts[collection.paths[row]] for row in rows])
@@ -175,10 +139,9 @@ class WindowDataset:
         if max(seconds.values()) * self._clip.sample_rate < self._clip.num_samples:
             log.warning("every file is shorter than a clip of data.seconds=%g and is padded", self._config.seconds)
         if collection.labels is not None:
-            lost = set(collection.labels.tolist()) - set(collection.labels[rows].tolist())
-            if lost:
-                names = [collection.class_names[label] for label in sorted(lost)][:NUM_LISTED]
-                raise ValueError(f"every file is broken or shorter than {shortest} s in the classes {names}")
+            why = f"every file is broken or shorter than {shortest} s"
+            labels = collection.labels
+            refuse_lost_classes(labels.tolist(), labels[rows].tolist(), collection.class_names, why)
         return rows
 
     def _keep(self, files: Collection, facts: list[AudioFacts]) -> None:
@@ -272,17 +235,3 @@ class WindowDataset:
         if self._config.loudness is not None:
             clip = to_loudness(clip, self._clip.sample_rate, self._config.loudness)
         return clip
-
-
-def _split_rows(collection: Collection, config: WindowsConfig) -> list[int]:
-    """Rows of the files of a split; ValueError for none."""
-    rows = list(range(len(collection.paths)))
-    if config.split != "all":
-        threshold, wanted = config.heldout_share * 2**63, config.split == "heldout"
-        rows = [row for row in rows if (fold_seed("audio heldout", collection.groups[row]) < threshold) == wanted]
-    if not rows:
-        raise ValueError(
-            f"data.split is {config.split!r}, data.heldout_share {config.heldout_share}: none of the "
-            f"{len(collection.paths)} files of {collection.root} falls into it"
-        )
-    return rows

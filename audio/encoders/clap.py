@@ -8,7 +8,6 @@ Letters: B clips, W windows of all of them together, L samples, D features (512 
 
 from __future__ import annotations
 
-import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from audio.encoders.clap_keys import (
 )
 from audio.encoders.protocols import ONE_WINDOW, WindowProtocol, laion_int16
 from audio.sounds.sound import Sound
+from core.extras import extra
 from core.storage.atomic import sha256_file
 from core.storage.provenance import json_sha256
 from eval.measure.extractor import Extractor
@@ -106,7 +106,7 @@ class ClapSource:
 
 
 class ClapFeatures(Extractor):
-    """CLAP as an ear: embedding (W, D), of length 1, one row for each window that the protocol cuts."""
+    """CLAP as an extractor: embedding (W, D), of length 1, one row for each window that the protocol cuts."""
 
     main = "embedding"
 
@@ -117,7 +117,7 @@ class ClapFeatures(Extractor):
         device: torch.device | str = "cpu",
     ):
         self.name, self.protocol, self.device = source.name, protocol, torch.device(device)
-        self.transformers = extra("transformers", source.name)
+        self.transformers = import_transformers(source.name)
         place, self.weights_sha256 = source.place()
         self.laion = not place.is_dir()
         reader = self._from_laion if self.laion else self._from_directory
@@ -160,10 +160,10 @@ class ClapFeatures(Extractor):
         return self.protocol.windows(waveform, self.mel.sampling_rate)
 
     def _embed(self, windows: list[Tensor]) -> Tensor:
-        heard = self.mel(
+        inputs = self.mel(
             [window.numpy() for window in windows], sampling_rate=self.mel.sampling_rate, return_tensors="np"
         )
-        spectrograms = torch.from_numpy(np.stack(heard["input_features"])).float().to(self.device)
+        spectrograms = torch.from_numpy(np.stack(inputs["input_features"])).float().to(self.device)
         return self.network.get_audio_features(input_features=spectrograms).pooler_output.float().cpu()
 
     @torch.no_grad()
@@ -178,8 +178,8 @@ class ClapFeatures(Extractor):
         for start in range(0, len(texts), MAX_WINDOWS):
             part = list(texts[start : start + MAX_WINDOWS])
             tokens = tokenizer(part, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-            heard = {name: tokens[name].to(self.device) for name in ("input_ids", "attention_mask")}
-            found.append(self.network.get_text_features(**heard).pooler_output.float().cpu())
+            inputs = {name: tokens[name].to(self.device) for name in ("input_ids", "attention_mask")}
+            found.append(self.network.get_text_features(**inputs).pooler_output.float().cpu())
         return torch.cat(found)
 
     def tokenizer(self) -> Any:
@@ -282,11 +282,8 @@ def read_pretrained(kind: Any, folder: Path, name: str) -> nn.Module:
     return network
 
 
-def extra(module: str, name: str, group: str = "eval") -> ModuleType:
-    """The module of an extra; ImportError that says how to get it."""
-    try:
-        found = importlib.import_module(module)
-    except ImportError:
-        raise ImportError(f"{name} needs the extra '{group}': pip install 'layersync[{group}]'") from None
-    found.utils.logging.disable_progress_bar()
-    return found
+def import_transformers(name: str, group: str = "eval") -> ModuleType:
+    """transformers without its progress bars; ImportError naming the extra `group` that `name` needs."""
+    transformers = extra("transformers", name, group)
+    transformers.utils.logging.disable_progress_bar()
+    return transformers

@@ -1,4 +1,4 @@
-"""Any audio classifier of transformers as an ear: the logits of its classes, for KL divergences.
+"""Any audio classifier of transformers as an extractor: the logits of its classes, for KL divergences.
 
 AST on AudioSet is such a one: a directory with config.json, preprocessor_config.json and model.safetensors.
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audio.encoders.clap import CONFIG, PREPROCESSOR, extra, read_pretrained
+from audio.encoders.clap import CONFIG, PREPROCESSOR, import_transformers, read_pretrained
 from audio.encoders.protocols import ONE_WINDOW, WindowProtocol
 from audio.sounds.sound import Sound
 from core.storage.atomic import sha256_file
@@ -36,7 +36,7 @@ class ClassifierFeatures(Extractor):
         self.device = torch.device(device)
         self.front = read_front(folder)
         files = [folder / CONFIG, folder / PREPROCESSOR, *sorted(folder.glob("*.safetensors"))]
-        kind = extra("transformers", NAME).AutoModelForAudioClassification
+        kind = import_transformers(NAME).AutoModelForAudioClassification
         self.network = read_pretrained(kind, folder, NAME).float().eval().requires_grad_(False).to(self.device)
         self.weights_sha256 = json_sha256({file.name: sha256_file(file) for file in files})
         self.protocol = WindowProtocol(seconds=window_seconds(self.front), resampling=ONE_WINDOW.resampling)
@@ -76,7 +76,7 @@ def read_front(folder: Path) -> Any:
     if missing or not list(folder.glob("*.safetensors")):
         lacking = ", ".join([*missing, *["weights (.safetensors)"] * (not list(folder.glob("*.safetensors")))])
         raise ValueError(f"{NAME} is {str(folder)!r}, which lacks {lacking}; needed: a directory of transformers")
-    transformers = extra("transformers", NAME)
+    transformers = import_transformers(NAME)
     try:
         return transformers.AutoFeatureExtractor.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # a damaged file fails in ways that transformers does not name

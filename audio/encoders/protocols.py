@@ -1,4 +1,4 @@
-"""What is done to a clip before a network hears it, under a name that a record keeps; and measures of pairs of clips.
+"""What is done to a clip before a network gets it, under a name that a record keeps; and measures of pairs of clips.
 
 Numbers of different protocols are never compared: one window of 10 s and ten of them, most of them part silence, are
 different populations.
@@ -13,9 +13,9 @@ from math import gcd
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 import torchaudio
-from scipy.special import log_softmax, logsumexp
 from torch import Tensor
 
 from audio.sounds.sound import Sound
@@ -58,7 +58,7 @@ class Resampling:
 
 @dataclass(frozen=True)
 class WindowProtocol:
-    """How a clip becomes what a network is shown.
+    """The way from a clip to the windows that a network is given.
 
     name         under which a record knows it
     seconds      length of a window
@@ -208,7 +208,7 @@ def kl_of_mean_classes(logits_generated: Features, logits_reference: Features) -
     """
     generated, reference = _log_classes(logits_generated, "generated"), _log_classes(logits_reference, "reference")
     check_width(generated, reference)
-    means = [logsumexp(rows, axis=0) - np.log(len(rows)) for rows in (reference, generated)]
+    means = [scipy.special.logsumexp(rows, axis=0) - np.log(len(rows)) for rows in (reference, generated)]
     return Estimate(float(_kl(*means)), len(generated), parameters=_kl_parameters("mean class probabilities"))
 
 
@@ -221,7 +221,7 @@ def _kl(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
 
 
 def _log_classes(logits: Features, name: str) -> np.ndarray:
-    return log_softmax(_rows(logits, f"logits of {name} clips"), axis=1)
+    return scipy.special.log_softmax(_rows(logits, f"logits of {name} clips"), axis=1)
 
 
 def _rows(features: Features, name: str) -> np.ndarray:

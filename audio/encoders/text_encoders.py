@@ -5,19 +5,17 @@ Both come from a local directory; nothing is downloaded. Letters: n texts, N tok
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from audio.encoders.clap import MAX_TOKENS, PREPROCESSOR, ClapFeatures, ClapSource, extra, read_pretrained
-from core.storage.atomic import sha256_file, write_atomic
+from audio.encoders.clap import MAX_TOKENS, PREPROCESSOR, ClapFeatures, ClapSource, import_transformers, read_pretrained
+from core.conditioning.embeddings import cached_embeddings
+from core.storage.atomic import sha256_file
 from core.storage.provenance import json_sha256
 
 log = logging.getLogger(__name__)
@@ -26,7 +24,6 @@ Kind = Literal["clap", "t5"]
 T5_TOKENS = 128
 T5_BATCH = 32
 READ = (".json", ".safetensors", ".txt", ".model")  # what of a directory decides the embeddings
-NAME = "embeddings"
 # What a cached file is a function of, besides encoder and texts; a change here makes new files.
 RECIPES = {
     "clap": f"text branch, projected, length 1, at most {MAX_TOKENS} tokens",
@@ -49,19 +46,9 @@ def embed_texts(
     """
     if kind not in RECIPES:
         raise ValueError(f"the text encoder is {kind!r}; allowed: {', '.join(RECIPES)}")
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"the text encoder needs a list of texts, at least one; got {texts!r:.80}")
-    place = Path(path).expanduser()
-    key = json_sha256({"recipe": RECIPES[kind], "encoder": _encoder_sha256(kind, place), "texts": texts})
-    file = None if cache is None else Path(cache) / f"{kind}-{key[:32]}.safetensors"
-    if file is not None and file.exists():
-        return _read(file, key, len(texts))
-    embedded = (_clap if kind == "clap" else _t5)(place, list(texts), torch.device(device))
-    if not embedded.isfinite().all():
-        raise ValueError(f"the text encoder at {place} gives NaN or infinity")
-    if file is not None:
-        _write(file, key, embedded)
-    return embedded
+    place, embed = Path(path).expanduser(), _clap if kind == "clap" else _t5
+    made_by = {"recipe": RECIPES[kind], "encoder": _encoder_sha256(kind, place)}
+    return cached_embeddings(kind, made_by, texts, cache, lambda texts: embed(place, texts, torch.device(device)))
 
 
 def _clap(place: Path, texts: list[str], device: torch.device) -> Tensor:
@@ -72,7 +59,7 @@ def _clap(place: Path, texts: list[str], device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def _t5(place: Path, texts: list[str], device: torch.device) -> Tensor:
-    transformers = extra("transformers", "the text encoder t5", "text")
+    transformers = import_transformers("the text encoder t5", "text")
     network = read_pretrained(transformers.T5EncoderModel, place, "t5").float().eval().to(device)
     tokenizer, found = _tokenizer(transformers.AutoTokenizer, place), []
     if len(tokenizer) > network.config.vocab_size:
@@ -118,29 +105,3 @@ def _encoder_sha256(kind: Kind, place: Path) -> str:
     if not place.is_dir():
         files = {file for file in files if file.suffix != ".safetensors"} | {place}
     return json_sha256({file.name: sha256_file(file) for file in sorted(files) if file.is_file()})
-
-
-def _write(file: Path, key: str, embedded: Tensor) -> None:
-    embedded = embedded.contiguous()
-    write_atomic(file, save({NAME: embedded}, metadata={"key": key, "sha256": _sha256(embedded)}))
-
-
-def _read(file: Path, key: str, count: int) -> Tensor:
-    advice = "remove it, and it is made again"
-    try:
-        with safe_open(file, framework="pt") as opened:
-            said, embedded = opened.metadata() or {}, opened.get_tensor(NAME)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"the cached embeddings {file} are damaged ({error}); {advice}") from error
-    if (
-        said.get("key") != key
-        or embedded.ndim != 2
-        or len(embedded) != count
-        or said.get("sha256") != _sha256(embedded)
-    ):
-        raise ValueError(f"the cached embeddings {file} are not what was written; {advice}")
-    return embedded
-
-
-def _sha256(embedded: Tensor) -> str:
-    return hashlib.sha256(embedded.numpy().tobytes()).hexdigest()

@@ -14,9 +14,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import av
 import numpy as np
+
+if TYPE_CHECKING:
+    import av
 
 LEAD_IN = 1.0  # seconds
 TAIL = 2.0  # seconds before the announced end from which `end_of_stream` decodes
@@ -40,6 +43,8 @@ class Block:
 @contextlib.contextmanager
 def open_stream(path: Path) -> Iterator[tuple[av.container.InputContainer, av.AudioStream]]:
     """The container at `path` and its first audio stream; ValueError, without the path, for what is none."""
+    import av  # all of FFmpeg, which most sound files do not need
+
     try:
         with av.open(str(path)) as container:
             if not container.streams.audio:
@@ -51,6 +56,8 @@ def open_stream(path: Path) -> Iterator[tuple[av.container.InputContainer, av.Au
 
 def end_of_stream(path: Path) -> tuple[int, int, int]:
     """Samples, sample rate and channels; only the last seconds are decoded. ValueError, without the path, for none."""
+    import av
+
     with open_stream(path) as (container, stream):
         seconds = (container.duration or 0) / av.time_base if _is_indexed(container) else _count(container, stream)
     last = None
@@ -85,6 +92,8 @@ def blocks_from(container: av.container.InputContainer, stream: av.AudioStream, 
     The first block's position is its time stamp, which MP4, ADTS and MP3 give to the sample and Matroska to the
     millisecond; the others follow without a gap. ValueError where the rate or the channels change on the way.
     """
+    import av
+
     entry = _stamp(stream, max(0.0, seconds - LEAD_IN))
     indexed = _is_indexed(container)
     if indexed and seconds > LEAD_IN:

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from audio.sounds.containers import end_of_stream, read_stream
 from audio.sounds.sound import Sound
+from core.data.index import MediaKind
 
 SOUNDFILE_SUFFIXES = (".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 CONTAINER_SUFFIXES = (".aac", ".m4a", ".mka", ".mp4", ".webm")
@@ -255,3 +256,6 @@ def read_window(path: Path | str, facts: AudioFacts, span: tuple[int, int], rate
             raise ValueError(f"it has changed; it had {facts.channels} channels of {facts.sample_rate} samples/s")
         samples = resample(to_channels(sound, channels), rate).samples
     return samples[:, first - block * new : last - block * new].clone()
+
+
+AUDIO = MediaKind("audio", AUDIO_SUFFIXES, AudioFacts, probe)

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
-from scipy import signal
+import scipy  # scipy.signal, most of a second, is imported by its first use
 
 USABLE = 0.48  # of the sample rate: partials above are left out, so that an onset does not push them over Nyquist
 RMS = 0.1  # of a note at full velocity, unless its peak would pass the ceiling
@@ -22,9 +23,6 @@ VELOCITY_DB = 18.0  # from the softest to the loudest note
 SUSTAINED = 0.75  # share of a note for which its key is held, where the timbre sounds on
 FADE_SECONDS = 0.03  # at the end of every note
 DC_CORNER_HZ = 20.0
-HALVING = signal.firwin(
-    127, 0.47, window=("kaiser", 6.0)
-)  # low-pass before every second sample is left: -60 dB at R / 2
 MIDDLE = 293.66  # Hz, D4, in the middle of the keys
 
 
@@ -86,7 +84,13 @@ def phase_modulation(note: Note, carrier: float, modulator: float, index: Callab
     most = max(0.0, (1.5 * note.sample_rate - carrier) / modulator - 2)
     depth = np.minimum(index(time), most)
     wave = np.sin(2 * np.pi * carrier * time + depth * np.sin(2 * np.pi * modulator * time))
-    return signal.resample_poly(wave, 1, 2, window=HALVING)
+    return scipy.signal.resample_poly(wave, 1, 2, window=halving_filter())
+
+
+@cache
+def halving_filter() -> np.ndarray:
+    """The low-pass before every second sample is left, 127 taps: -60 dB at R / 2."""
+    return scipy.signal.firwin(127, 0.47, window=("kaiser", 6.0))
 
 
 def biquad(samples: np.ndarray, kind: str, frequency: float, q: float, sample_rate: int) -> np.ndarray:
@@ -95,7 +99,7 @@ def biquad(samples: np.ndarray, kind: str, frequency: float, q: float, sample_ra
     cosine, alpha = np.cos(omega), np.sin(omega) / (2 * q)
     half = {"low": (1 - cosine) / 2, "high": (1 + cosine) / 2, "band": alpha}[kind]
     numerator = {"low": [half, 2 * half, half], "high": [half, -2 * half, half], "band": [half, 0.0, -half]}[kind]
-    return signal.lfilter(numerator, [1 + alpha, -2 * cosine, 1 - alpha], samples)
+    return scipy.signal.lfilter(numerator, [1 + alpha, -2 * cosine, 1 - alpha], samples)
 
 
 def attack(note: Note, seconds: float) -> np.ndarray:
@@ -183,7 +187,7 @@ def plucked_string(note: Note, rng: np.random.Generator) -> np.ndarray:
     pluck[: len(burst)] = burst - burst.mean()
     pluck = biquad(pluck, "low", note.f0 * (4 + 14 * note.velocity), 0.7, note.sample_rate)
     loop = np.concatenate([[1.0], np.zeros(whole - 1), -gain * taps])
-    return signal.lfilter([1.0], loop, pluck)
+    return scipy.signal.lfilter([1.0], loop, pluck)
 
 
 def synth_bass(note: Note, rng: np.random.Generator) -> np.ndarray:
@@ -279,7 +283,7 @@ def render(timbre: str, note: Note, rng: np.random.Generator) -> np.ndarray:
     samples = TIMBRES[timbre].make(note, rng)
     pole = 1 - 2 * np.pi * DC_CORNER_HZ / note.sample_rate
     fade = _fade(note)
-    samples = signal.lfilter([1, -1], [1, -pole], samples) * fade
+    samples = scipy.signal.lfilter([1, -1], [1, -pole], samples) * fade
     samples -= samples.mean() / fade.mean() * fade  # what the fade brought back
     gain = min(RMS / np.sqrt(np.mean(samples**2)), PEAK_CEILING / np.abs(samples).max())
     return samples * gain * 10 ** (VELOCITY_DB * (note.velocity - 1) / 20)

@@ -11,7 +11,6 @@ One extra loss term: no parameters, no second forward, no external model. Letter
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,8 +18,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from core.alignment.contract import TIME_WEIGHTS, AlignmentTerms, NoAlignmentConfig, TimeWeight, WeightSchedule
+from core.alignment.contract import (
+    TIME_WEIGHTS,
+    Alignment,
+    AlignmentTerms,
+    Forward,
+    Needs,
+    TimeWeight,
+    WeightSchedule,
+    check_pairs,
+    check_weight,
+)
 from core.alignment.hooks import Layer, LayerHooks
+from core.alignment.teacher import Teacher
 from core.alignment.tokens import hide_padding, masked_token_mean, token_cosine
 
 log = logging.getLogger(__name__)
@@ -36,9 +46,23 @@ class LayerSyncConfig:
     time_weight: TimeWeight = "uniform"
     stop_gradient: bool = True
 
-    def build(self, model: nn.Module) -> LayerSync:
+    def __post_init__(self) -> None:
+        check_pairs(self.pairs)
+        check_weight(self.weight)
+
+    @property
+    def layers(self) -> list[Layer]:
+        """Of both sides."""
+        return [layer for pair in self.pairs for layer in pair]
+
+    @property
+    def needs(self) -> Needs:
+        """Nothing that a run has not."""
+        return Needs()
+
+    def build(self, model: nn.Module) -> LayerSyncAlignment:
         """LayerSync installed on `model`."""
-        return LayerSync(
+        sync = LayerSync(
             model,
             pairs=self.pairs,
             weight=self.weight,
@@ -46,9 +70,7 @@ class LayerSyncConfig:
             time_weight=TIME_WEIGHTS[self.time_weight],
             stop_gradient=self.stop_gradient,
         )
-
-
-ALIGNMENTS = {"none": NoAlignmentConfig, "layersync": LayerSyncConfig}
+        return LayerSyncAlignment(sync)
 
 
 class LayerSync:
@@ -76,12 +98,8 @@ class LayerSync:
         blocks: str | None = None,
         stop_gradient: bool = True,
     ):
-        if not pairs:
-            raise ValueError("alignment.pairs is empty; give at least one (weak, strong) pair of layers")
-        if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
-            raise ValueError(f"alignment.pairs is {pairs!r}; it holds (weak, strong) pairs of layers: [(8, 16)]")
-        if not (math.isfinite(weight) and weight > 0):
-            raise ValueError(f"alignment.weight is {weight}; it must be above 0 (alignment=none is the baseline)")
+        check_pairs(pairs)
+        check_weight(weight)
         self.model, self.weight, self.stop_gradient = model, weight, stop_gradient
         self.schedule = schedule if schedule is not None else WeightSchedule()
         self.time_weight, self.cosine = time_weight, token_cosine
@@ -169,3 +187,19 @@ class LayerSync:
     def remove(self) -> None:
         """Take the hooks off the model."""
         self.hooks.remove()
+
+
+class LayerSyncAlignment(Alignment):
+    """LayerSync as the alignment method of a training run."""
+
+    def __init__(self, sync: LayerSync):
+        super().__init__(sync.hooks)
+        self.sync = sync
+
+    def terms(self, forward: Forward, teacher: Teacher | None) -> AlignmentTerms:
+        """LayerSync's loss at the step and times of the forward pass."""
+        return self.sync.terms(forward.step, forward.t, forward.batch.mask)
+
+    def compile(self, **options: str) -> None:
+        """Fuse LayerSync's cosine."""
+        self.sync.compile(**options)

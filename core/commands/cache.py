@@ -1,6 +1,6 @@
 """The command that encodes a data set into a latent cache, for every domain (`core.latents.cache` has the files).
 
-A domain hands in a `CacheJob`: the data set, how a row is read, and which views of it are encoded.
+A domain's `Caching` says which rows are encoded by what, how one is read, and which views of it are kept.
 
 Letters: B batch, M mirrors, n rows.
 """
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from core.storage.run_folder import RunDirectory
 
 MAX_WORKERS = 8
 MAX_LISTED = 5  # damaged files in an error
+OTHERS = "shards: other processes write them, or the same command does"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,53 +55,66 @@ class CacheOptions:
                 raise ValueError(f"{key} is {value!r}; allowed: {least} or more")
 
 
-@dataclass(frozen=True)
-class CacheJob:
-    """What is encoded.
+class Caching(ABC):
+    """A data set that is encoded; a domain's constructor opens it, its methods say how a row is read and used.
 
-    kind        what an item is; the domain's word
+    kind        what an item is, the domain's word
     unit        what a person calls one
+    config      what the command line says
     dataset     its length, names, classes and labels
-    conditions  (n, ...) of its rows
     tokenizer   whose moments are kept
-    read        row -> media, not augmented; runs in worker processes
+    conditions  (n, ...) of the rows
     transform   what decides the media of a given file, as JSON
-    views       media (B, ...) -> the M versions of them that are encoded, such as both mirrors
-    mirrors     M
+    mirrors     M, how many views of a row are encoded
     lengths     (n,) real frames of each row's latent, where the ends of some are padding
     notes       what a person may want to know and no one compares: paths
-    use         root of the cache -> the command that trains on it
     """
 
-    kind: str
-    unit: str
-    dataset: Dataset
-    conditions: np.ndarray
-    tokenizer: KLTokenizer
-    read: Callable[[int], Tensor]
-    transform: dict[str, Any]
-    use: Callable[[Path], str]
-    views: Callable[[Tensor], Sequence[Tensor]] = lambda media: (media,)
+    kind: ClassVar[str]
+    unit: ClassVar[str]
     mirrors: int = 1
     lengths: np.ndarray | None = None
-    notes: dict[str, Any] = field(default_factory=dict)
 
-    def spec(self, options: CacheOptions) -> CacheSpec:
+    def __init__(
+        self,
+        config: CacheOptions,
+        dataset: Dataset,
+        tokenizer: KLTokenizer,
+        conditions: np.ndarray,
+        transform: dict[str, Any],
+    ):
+        self.config, self.dataset, self.tokenizer = config, dataset, tokenizer
+        self.conditions, self.transform = conditions, transform
+        self.notes: dict[str, Any] = {}
+
+    @abstractmethod
+    def read(self, row: int) -> Tensor:
+        """The media of a row, not augmented; runs in worker processes."""
+
+    @abstractmethod
+    def use_command(self, root: Path) -> str:
+        """The command that trains on the cache."""
+
+    def views(self, media: Tensor) -> Sequence[Tensor]:
+        """The M versions of media (B, ...) that are encoded, such as both mirrors."""
+        return (media,)
+
+    def spec(self) -> CacheSpec:
         """What the cache will hold; ValueError for media that the tokenizer does not take."""
-        dataset = self.dataset
+        dataset, tokenizer = self.dataset, self.tokenizer
         return CacheSpec(
             kind=self.kind,
             rows=len(dataset),
-            rows_per_shard=options.rows_per_shard,
+            rows_per_shard=self.config.rows_per_shard,
             mirrors=self.mirrors,
-            latent_shape=tuple(self.tokenizer.latent_shape(dataset.media_shape)),
+            latent_shape=tuple(tokenizer.latent_shape(dataset.media_shape)),
             media_shape=tuple(dataset.media_shape),
-            dtype=options.dtype,
+            dtype=self.config.dtype,
             class_names=list(dataset.class_names),
             conditions=array_facts(self.conditions),
             data=fingerprint(dataset),
             transform={**self.transform, "sha256": json_sha256(self.transform)},
-            tokenizer={**cache_constants(self.tokenizer.constants()), "precision": self.tokenizer.precision},
+            tokenizer={**cache_constants(tokenizer.constants()), "precision": tokenizer.precision},
             lengths=None if self.lengths is None else array_facts(self.lengths),
         )
 
@@ -108,26 +123,43 @@ class CacheJob:
         moments = [torch.stack(self.tokenizer.moments(view), dim=1) for view in self.views(media)]
         return torch.stack(moments, dim=1)
 
+    def report(self, writer: LatentWriter, rows: int, seconds: float) -> str:
+        """What an encoding prints at its end: what was written, how large, how fast, and how to use it."""
+        spec, root = writer.spec, writer.root
+        left = len(missing_shards(root, spec))
+        size = sum(file.stat().st_size for file in root.glob("*.npy")) / 1e6
+        mirrored = " and their mirrors" if spec.mirrors == 2 else ""
+        speed = f", {rows / seconds:.0f} {self.unit}s/s" if rows else ""
+        lines = [
+            f"encoded           {rows} {self.unit}s{speed}",
+            f"cache             {RunDirectory(root).shown()}: {spec.rows} {self.unit}s{mirrored}, "
+            f"{spec.num_shards - left} of {spec.num_shards} shards, {size:.1f} MB of {spec.dtype}",
+        ]
+        use = f"use               {self.use_command(root)}"
+        return "\n".join([*lines, f"left              {left} {OTHERS}" if left else use])
 
-def run_cache(options: CacheOptions, build: Callable[[torch.device], CacheJob], tell: Callable[[str], None]) -> None:
-    """Encode what is missing of a cache, or read it again (verify); `tell` takes what a person is to read.
 
-    `build` makes the job on a device.
+def run_cache(
+    config: CacheOptions, open_caching: Callable[[Any, torch.device], Caching], show: Callable[[str], None]
+) -> None:
+    """Encode what is missing of a cache, or read it again (verify); `show` takes what a person is to read.
+
+    open_caching  a domain's class: what is encoded, on a device
     """
     place = Place.from_environment()
-    if options.verify:
-        tell(verify(Path(options.out).expanduser(), place))
+    if config.verify:
+        show(verify(Path(config.out).expanduser(), place))
         return
-    job = build(pick_device(options.device, place.local_rank))
-    arrays = {"conditions": job.conditions, "lengths": job.lengths}
-    writer = LatentWriter(options.out, job.spec(options), arrays, job.notes, (place.rank, place.size))
+    caching = open_caching(config, pick_device(config.device, place.local_rank))
+    arrays = {"conditions": caching.conditions, "lengths": caching.lengths}
+    writer = LatentWriter(config.out, caching.spec(), arrays, caching.notes, (place.rank, place.size))
     shards, started = writer.missing(), time.perf_counter()
     rows = sum(last - first for first, last in map(writer.spec.shard_rows, shards))
-    source = Source(job.read, job.encode, job.dataset.name)
-    with tqdm(total=rows, desc="encoding", unit=job.unit, disable=True if place.rank else None) as bar:
-        for count in encode_shards(writer, shards, source, options.batch_size, workers(options.num_workers)):
+    source = Source(caching.read, caching.encode, caching.dataset.name)
+    with tqdm(total=rows, desc="encoding", unit=caching.unit, disable=True if place.rank else None) as bar:
+        for count in encode_shards(writer, shards, source, config.batch_size, workers(config.num_workers)):
             bar.update(count)
-    tell(report(job, writer, rows, time.perf_counter() - started))
+    show(caching.report(writer, rows, time.perf_counter() - started))
 
 
 def workers(wanted: int | None) -> int:
@@ -154,22 +186,3 @@ def verify(root: Path, place: Place) -> str:
         )
     missing = len(set(missing_shards(root, spec)) & set(own))
     return f"verified          {len(own) - missing} shards of {root} are as they were written, {missing} are missing"
-
-
-def report(job: CacheJob, writer: LatentWriter, rows: int, seconds: float) -> str:
-    """What an encoding prints at its end: what was written, how large, how fast, and how to use it."""
-    spec, root = writer.spec, writer.root
-    left = len(missing_shards(root, spec))
-    size = sum(file.stat().st_size for file in root.glob("*.npy")) / 1e6
-    mirrored = " and their mirrors" if spec.mirrors == 2 else ""
-    speed = f", {rows / seconds:.0f} {job.unit}s/s" if rows else ""
-    lines = [
-        f"encoded           {rows} {job.unit}s{speed}",
-        f"cache             {RunDirectory(root).shown()}: {spec.rows} {job.unit}s{mirrored}, "
-        f"{spec.num_shards - left} of {spec.num_shards} shards, {size:.1f} MB of {spec.dtype}",
-    ]
-    if left:
-        return "\n".join(
-            [*lines, f"left              {left} shards: other processes write them, or the same command does"]
-        )
-    return "\n".join([*lines, f"use               {job.use(root)}"])

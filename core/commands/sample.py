@@ -1,17 +1,19 @@
 """The command that samples, for every domain: which weights, under which config, into which folder.
 
-A domain hands in a `SamplingDomain`: how its model is built without training data, what it can be asked for, and how
-its samples are written. B batch.
+A domain's `Sampling` says how its model is built without training data, what it can be asked for, and how its samples
+are written. B batch.
 """
 
 from __future__ import annotations
 
 import collections
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import yaml
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from core.commands.entry import Entry, compose_config, override
-from core.contracts import Conditioning, Tokenizer
+from core.contracts import Condition, Conditioning, Requests, Tokenizer
 from core.generate import Generator, make_generator
 from core.latents.tokenizer import cache_constants
 from core.precision import Precision, allow_tf32
@@ -30,11 +32,10 @@ from core.storage.atomic import atomic_dir
 from core.storage.checkpoint import CheckpointStore, State, follow_latest
 from core.storage.run_folder import RunDirectory
 from core.storage.weights import load_into, load_weights
-from core.train.config import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleConfig:
+class SamplingOptions:
     """What to sample, from a run or from published weights; a domain adds what its samples can be asked for.
 
     run           the run's folder: its config says what the model is
@@ -88,39 +89,128 @@ class ModelParts:
     latent_shape: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class SamplingDomain:
-    """What a domain hands to the command.
+class Sampling(ABC):
+    """Samples from a run or from published weights; a domain says what its model is, and asks and writes.
 
-    train    the training command, whose schema and YAML files the model's config has
-    parts    (config, model config, saved weights, where they are, device) -> the model
-    asked    config -> the conditions' part of the folder's name
-    request  (config, conditioning) -> conditions (num, ...); ValueError for what the model does not know
-    told     (config, model config) -> what the protocol says of conditions and of how media are stored
-    write    (config, generator, batches, conditions, folder): writes the samples, holding one batch in memory
-    unit     what a sample is called
-    files    what `write` writes, for the last line on the screen
+    train   the training command, whose schema and YAML files the model's config has
+    unit    what a sample is called
+    files   what `write` writes, for the last line on the screen
+    config  what the command line says
     """
 
-    train: Entry
-    parts: Callable[[Any, Any, State, Path, torch.device], ModelParts]
-    asked: Callable[[Any], str]
-    request: Callable[[Any, Any], Tensor]
-    told: Callable[[Any, Any], dict[str, Any]]
-    write: Callable[[Any, Generator, Iterable[Tensor], Tensor, Path], None]
-    unit: str
-    files: str
+    train: ClassVar[Entry]
+    unit: ClassVar[str]
+    files: ClassVar[str]
 
+    def __init__(self, config: SamplingOptions):
+        self.config = config
 
-def model_config(config: SampleConfig, train: Entry) -> Any:
-    """The training config that says what the model is, with the keys of its sampler changed that are not null."""
-    if config.run is not None:
-        values = RunDirectory.find(config.run).config()
-    else:  # what samples do not need, such as the data's folder, may stay open
-        overrides = [f"experiment={config.architecture}", *dotted(config.overrides)]
-        values = compose_config(train.config_module, train.config_name, overrides, complete=False)
-    values["sampler"] |= {key: value for key, value in config.sampler.items() if value is not None}
-    return strict(train.schema, values)
+    @abstractmethod
+    def build_model(self, state: State, source: Path, device: torch.device) -> ModelParts:
+        """The model of `model_config` for the weights `state`, which were read from `source`."""
+
+    @abstractmethod
+    def condition_name(self) -> str:
+        """What is asked for in a word, a part of the folder's name."""
+
+    @abstractmethod
+    def requests(self, conditioning: Any) -> Condition | Requests:
+        """What the `num` samples are asked to be, with masks where they are of a given length.
+
+        Raises ValueError for what the model does not know.
+        """
+
+    @abstractmethod
+    def protocol_entries(self) -> dict[str, Any]:
+        """What the protocol says of conditions and of how media are stored."""
+
+    @abstractmethod
+    def write(
+        self, generator: Generator, batches: Iterable[Tensor], requests: Condition | Requests, folder: Path
+    ) -> None:
+        """Write the samples into `folder`, holding one batch in memory."""
+
+    @cached_property
+    def model_config(self) -> Any:
+        """The training config that says what the model is, with the keys of its sampler changed that are not null."""
+        config = self.config
+        if config.run is not None:
+            values = RunDirectory.find(config.run).config()
+        else:  # what samples do not need, such as the data's folder, may stay open
+            overrides = [f"experiment={config.architecture}", *dotted(config.overrides)]
+            values = compose_config(self.train.config_module, self.train.config_name, overrides, complete=False)
+        values["sampler"] |= {key: value for key, value in config.sampler.items() if value is not None}
+        return strict(self.train.schema, values)
+
+    def weights_file(self) -> Path:
+        """The checkpoint asked for, or the run's newest whose weights are not damaged."""
+        if self.config.checkpoint is not None:
+            return follow_latest(Path(self.config.checkpoint))
+        run = RunDirectory.find(self.config.run)
+        newest = CheckpointStore(run.checkpoints).newest_intact(only=(self.config.weights,))
+        if newest is None:
+            raise ValueError(f"the run {run.path} has no checkpoint yet; checkpoint=... takes one from elsewhere")
+        return newest
+
+    def output_folder(self) -> Path:
+        """Where the samples go; an existing folder is kept unless overwrite=true."""
+        config = self.config
+        parent = Path(config.run) / "samples" if config.run is not None else Path("samples") / config.architecture
+        name = f"{config.weights}_{self.condition_name()}_seed{config.seed}"
+        out = Path(config.out) if config.out else parent / name
+        if out.exists() and not config.overwrite:
+            raise ValueError(f"{out} exists; out=... names another folder, overwrite=true replaces it")
+        return out
+
+    def load_generator(self, source: Path, world: World) -> Generator:
+        """The model with the weights in `source`: the training data is not needed."""
+        config = self.config
+        check_weights(source, config.weights)
+        state = load_weights(source, prefer=config.weights)
+        parts = self.build_model(state, source, world.device)
+        load_into(parts.backbone, state, str(source))
+        allow_tf32(config.tf32)
+        backbone = parts.backbone.to(world.device)
+        own = (parts.tokenizer, backbone, parts.conditioning, parts.latent_shape)
+        generator = make_generator(self.model_config, *own, world)
+        network = spread(backbone, ParallelConfig(), config.compile, World())  # each process has all of it
+        return replace(generator, network=network, precision=config.precision)
+
+    def protocol(self, tokenizer: Tokenizer) -> dict[str, Any]:
+        """How samples are made, all that must be equal for the numbers of two models to be comparable."""
+        return {
+            "sampler": plain(self.model_config.sampler),
+            "weights": self.config.weights,
+            "precision": self.config.precision,
+            "tf32": self.config.tf32,
+            "num": self.config.num,
+            "seed": self.config.seed,
+            "decoder": cache_constants(tokenizer.constants()),
+            **self.protocol_entries(),
+        }
+
+    def run(self, show: Callable[[str], None]) -> None:
+        """Sample, and write the samples with the protocol that made them; `show` takes what a person is to read.
+
+        Sample i depends on (seed, i), its condition and the weights only, never on num, batch_size or the device count.
+        """
+        config = self.config
+        with joined(config.device) as world:
+            world.first_on_main(lambda: self.model_config)
+            out, source = world.on_main(lambda: (self.output_folder(), self.weights_file()))
+            generator = self.load_generator(source, world)
+            requests = self.requests(generator.conditioning)
+            batches = generator.batches(requests, config.seed, config.batch_size)
+            if not world.is_main:
+                collections.deque(batches, maxlen=0)  # takes its turns; what it makes goes to the main process
+                return
+            protocol = self.protocol(generator.tokenizer)
+            made_from = {"checkpoint": str(source), "sampler": plain(self.model_config.sampler), "protocol": protocol}
+            with atomic_dir(out) as folder:  # which appears when all is there
+                self.write(generator, _counted(batches, config.num, self.unit), requests, folder)
+                text = yaml.safe_dump({**plain(config), **made_from}, sort_keys=False)
+                (folder / "protocol.yaml").write_text(text)
+            show(f"{config.num} {self.unit}s: {RunDirectory(out).shown()} ({self.files}, protocol.yaml)")
 
 
 def dotted(values: dict, key: str = "") -> list[str]:
@@ -131,17 +221,6 @@ def dotted(values: dict, key: str = "") -> list[str]:
     return parts
 
 
-def weights_file(config: SampleConfig) -> Path:
-    """The checkpoint asked for, or the run's newest whose weights are not damaged."""
-    if config.checkpoint is not None:
-        return follow_latest(Path(config.checkpoint))
-    run = RunDirectory.find(config.run)
-    newest = CheckpointStore(run.checkpoints).newest_sound(only=(config.weights,))
-    if newest is None:
-        raise ValueError(f"the run {run.path} has no checkpoint yet; checkpoint=... takes one from elsewhere")
-    return newest
-
-
 def check_weights(source: Path, weights: str) -> None:
     """Raises ValueError for weights that the checkpoint does not hold; a single file is asked for ema or model only."""
     held = ["ema", "model"]
@@ -149,72 +228,6 @@ def check_weights(source: Path, weights: str) -> None:
         held = sorted(file.stem for file in source.glob("*.safetensors") if re.fullmatch("ema.*|model", file.stem))
     if held and weights not in held:
         raise ValueError(f"config key 'weights' is {weights!r}; {source} holds: {', '.join(held)}")
-
-
-def output_folder(config: SampleConfig, asked: str) -> Path:
-    """Where the samples go; an existing folder is kept unless overwrite=true."""
-    parent = Path(config.run) / "samples" if config.run is not None else Path("samples") / config.architecture
-    out = Path(config.out) if config.out else parent / f"{config.weights}_{asked}_seed{config.seed}"
-    if out.exists() and not config.overwrite:
-        raise ValueError(f"{out} exists; out=... names another folder, overwrite=true replaces it")
-    return out
-
-
-def load_generator(
-    config: SampleConfig, domain: SamplingDomain, model: RunConfig, source: Path, world: World
-) -> Generator:
-    """The model with the weights in `source`: the training data is not needed."""
-    check_weights(source, config.weights)
-    state = load_weights(source, prefer=config.weights)
-    parts = domain.parts(config, model, state, source, world.device)
-    load_into(parts.backbone, state, str(source))
-    allow_tf32(config.tf32)
-    backbone = parts.backbone.to(world.device)
-    generator = make_generator(model, parts.tokenizer, backbone, parts.conditioning, parts.latent_shape, world)
-    network = spread(backbone, ParallelConfig(), config.compile, World())  # each process has all of it
-    return replace(generator, network=network, precision=config.precision)
-
-
-def protocol_of(config: SampleConfig, model: RunConfig, tokenizer: Tokenizer, told: dict[str, Any]) -> dict[str, Any]:
-    """How samples are made, all that must be equal for the numbers of two models to be comparable."""
-    return {
-        "sampler": plain(model.sampler),
-        "weights": config.weights,
-        "precision": config.precision,
-        "tf32": config.tf32,
-        "num": config.num,
-        "seed": config.seed,
-        "decoder": cache_constants(tokenizer.constants()),
-        **told,
-    }
-
-
-def run_sampling(config: SampleConfig, domain: SamplingDomain, tell: Callable[[str], None]) -> None:
-    """Sample, and write the samples with the protocol that made them; `tell` takes what a person is to read.
-
-    Sample i depends on (seed, i), its condition and the weights only, never on num, batch_size or the device count.
-    """
-    with joined(config.device) as world:
-        model, out, source = world.on_main(
-            lambda: (
-                model_config(config, domain.train),
-                output_folder(config, domain.asked(config)),
-                weights_file(config),
-            )
-        )
-        generator = load_generator(config, domain, model, source, world)
-        conditions = domain.request(config, generator.conditioning)
-        batches = generator.batches(conditions, config.seed, config.batch_size)
-        if not world.is_main:
-            collections.deque(batches, maxlen=0)  # takes its turns; what it makes goes to the main process
-            return
-        protocol = protocol_of(config, model, generator.tokenizer, domain.told(config, model))
-        made_from = {"checkpoint": str(source), "sampler": plain(model.sampler), "protocol": protocol}
-        with atomic_dir(out) as folder:  # which appears when all is there
-            domain.write(config, generator, _counted(batches, config.num, domain.unit), conditions, folder)
-            text = yaml.safe_dump({**plain(config), **made_from}, sort_keys=False)
-            (folder / "protocol.yaml").write_text(text)
-        tell(f"{config.num} {domain.unit}s: {RunDirectory(out).shown()} ({domain.files}, protocol.yaml)")
 
 
 def _counted(batches: Iterable[Tensor], total: int, unit: str) -> Iterator[Tensor]:

@@ -30,23 +30,23 @@ def run_training(
     domain: str,
     build: BuildDomain,
     report: Callable[[RunDirectory, dict[str, Any]], str],
-    tell: Callable[[str], None],
+    show: Callable[[str], None],
 ) -> None:
     """Train, sample and measure the run that `config` describes, or go on with it, or say that it is complete.
 
     domain  the first folder below runs_dir
     report  what is told of a complete run and its summary
-    tell    takes what a person is to read, in the main process
+    show    takes what a person is to read, in the main process
 
     Exits with 128 + the signal's number when a signal stopped it; its state is saved.
     """
     started = time.perf_counter()
     with joined(config.device) as world, _claimed(config, domain, world) as run:
-        speak = tell if world.is_main else lambda text: None
+        print_line = show if world.is_main else lambda text: None
         summary = world.on_main(run.summary)
         if summary is not None and summary["steps"] == config.trainer.steps:
-            speak(f"{run.shown()} is complete after {summary['steps']} steps; name=... starts another run")
-            speak(report(run, summary))
+            print_line(f"{run.shown()} is complete after {summary['steps']} steps; name=... starts another run")
+            print_line(report(run, summary))
             return
         parts = world.first_on_main(lambda: build(config, world.device, evaluate=world.is_main))
         trainer = Trainer(config, parts, run, world, started)
@@ -57,9 +57,9 @@ def run_training(
                     summary, done = trainer.finish(stop), True
         if not done:
             where = f"after step {trainer.step} of {config.trainer.steps}"
-            speak(f"stopped {where}; the same command continues {run.shown()}")
+            print_line(f"stopped {where}; the same command continues {run.shown()}")
             raise SystemExit(stop.exit_code)
-        speak(report(run, summary))
+        print_line(report(run, summary))
 
 
 def closing_lines(run: RunDirectory, summary: dict[str, Any], unit: str, asked: str) -> list[str]:
@@ -86,7 +86,7 @@ def _claimed(config: RunConfig, domain: str, world: World) -> Iterator[RunDirect
             run = RunDirectory.create(config.runs_dir, domain, config.name)
             held.enter_context(run.locked())
             run.clean()
-            run.claim(plain(config), config.allow_changes)
+            run.claim(plain(config), config.free_keys(), config.allow_changes)
             return run
 
         yield world.on_main(claim)

@@ -1,50 +1,70 @@
-"""What the files of a collection hold: found once, kept in a cache, looked at again only where a file has changed."""
+"""What the media files of a collection hold: found once, kept in a cache, looked at again where a file has changed.
+
+A domain says what its files are, a `MediaKind`: their name endings, and how one is probed.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any, TypeVar
 
-from audio.sounds.files import AUDIO_SUFFIXES, AudioFacts, probe
 from core.data.files import files_under
 from core.storage.atomic import write_atomic
 
 log = logging.getLogger(__name__)
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 SCHEMA_VERSION = 1
 NUM_LISTED = 5  # how many offenders an error message lists
-CHUNK = 4096  # files between two looks at the number of broken ones
-Entry = list[int]  # size, mtime_ns, frames, sample_rate, channels
+CHUNK = 4096  # calls queued at once: a million of them take a gigabyte
+Entry = list[int]  # size, mtime_ns, and the facts
+
+
+@dataclass(frozen=True)
+class MediaKind:
+    """One kind of media files.
+
+    name      the word for them in messages and in the name of the index
+    suffixes  the endings of their names, in lower case
+    facts     dataclass of integers: what is known of a file
+    probe     path -> its facts, without decoding it; ValueError, naming the file, for a broken one
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    facts: type
+    probe: Callable[[Path], Any]
 
 
 @dataclass(frozen=True)
 class Index:
     """Facts of the files of a collection, by their paths below its root, and what is wrong with the broken ones."""
 
-    facts: dict[str, AudioFacts]
+    facts: dict[str, Any]
     broken: dict[str, str]
 
 
-def find_audio(root: Path) -> list[str]:
-    """Sorted paths below `root` of the audio files there, links followed, hidden ones left out; ValueError for none."""
-    found = [str(path.relative_to(root)) for path in files_under(root, AUDIO_SUFFIXES)]
+def find_media(root: Path, kind: MediaKind) -> list[str]:
+    """Sorted paths below `root` of the files of a kind, links followed, hidden ones left out; ValueError for none."""
+    found = [str(path.relative_to(root)) for path in files_under(root, kind.suffixes)]
     if not found:
-        raise ValueError(f"data.root is {str(root)!r}: no audio file there ({', '.join(AUDIO_SUFFIXES)})")
+        raise ValueError(f"data.root is {str(root)!r}: no {kind.name} file there ({', '.join(kind.suffixes)})")
     return found
 
 
-def index_file(root: Path, cache_dir: str) -> Path:
+def index_file(root: Path, kind: MediaKind, cache_dir: str) -> Path:
     """Where the index of a collection is kept: named by a hash of the root's absolute path."""
     digest = hashlib.sha256(str(root.resolve()).encode(errors="surrogateescape")).hexdigest()
-    return Path(cache_dir).expanduser() / f"audio_index_{digest[:16]}.json"
+    return Path(cache_dir).expanduser() / f"{kind.name}_index_{digest[:16]}.json"
 
 
-def index_audio(root: Path, paths: Sequence[str], cache_dir: str | None, max_broken: int = 0) -> Index:
+def index_media(root: Path, paths: Sequence[str], kind: MediaKind, cache_dir: str | None, max_broken: int = 0) -> Index:
     """Facts of the files `paths` below `root`; those with the size and time of the cached index are not opened.
 
     cache_dir   holds the index; None: nothing is cached
@@ -53,67 +73,81 @@ def index_audio(root: Path, paths: Sequence[str], cache_dir: str | None, max_bro
 
     Raises ValueError, listing the first, for more broken files; OSError for a file that cannot be read.
     """
-    file = None if cache_dir is None else index_file(root, cache_dir)
-    old = _load(file) if file else {}
+    file = None if cache_dir is None else index_file(root, kind, cache_dir)
+    old = _load(file, kind) if file else {}
     new: dict[str, Entry] = {}
     broken: dict[str, str] = {}
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(paths), CHUNK):
-            chunk = paths[start : start + CHUNK]
-            for path, seen in zip(chunk, pool.map(lambda path: _look(root, path, old.get(path)), chunk), strict=True):
-                (broken if isinstance(seen, str) else new)[path] = seen
-            if len(broken) > max_broken:
-                break
+    for path, seen in in_threads(lambda path: _look(root, path, kind, old.get(path)), paths):
+        (broken if isinstance(seen, str) else new)[path] = seen
+        if len(broken) > max_broken and (len(new) + len(broken)) % CHUNK == 0:
+            break
     if file and any(old.get(path) != entry for path, entry in new.items()):
-        _save(file, root, old | new)
-    _judge(broken, max_broken)
-    return Index({path: AudioFacts(*entry[2:]) for path, entry in new.items()}, broken)
+        _save(file, root, kind, old | new)
+    leave_out(broken, max_broken, f"{kind.name} files")
+    return Index({path: kind.facts(*entry[2:]) for path, entry in new.items()}, broken)
 
 
-def _look(root: Path, path: str, old: Entry | None) -> Entry | str:
-    """The entry of a file, or what is wrong with it."""
-    try:
-        status = (root / path).stat()
-        seen = [status.st_size, status.st_mtime_ns]
-        return old if old and old[:2] == seen else [*seen, *astuple(probe(root / path))]
-    except FileNotFoundError:
-        return f"audio file {root / path} is not there"
-    except ValueError as error:
-        return str(error)
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[Item, Result]]:
+    """Each item with what `function` makes of it, in order, on all cores."""
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(items), CHUNK):
+            chunk = items[start : start + CHUNK]
+            yield from zip(chunk, pool.map(function, chunk), strict=True)
 
 
-def _judge(broken: dict[str, str], max_broken: int) -> None:
+def leave_out(broken: Mapping[Any, str], max_broken: int, noun: str) -> None:
+    """Log what is wrong with each of the broken files that are left out.
+
+    Raises ValueError, listing the first, for more of them than data.max_broken.
+    """
     if len(broken) > max_broken:
         first = "; ".join(list(broken.values())[:NUM_LISTED])
-        raise ValueError(f"broken audio files: {len(broken)}, data.max_broken is {max_broken}; the first: {first}")
+        raise ValueError(f"broken {noun}: {len(broken)}, data.max_broken is {max_broken}; the first: {first}")
     for why in broken.values():
         log.warning("left out: %s", why)
 
 
-def _load(file: Path) -> dict[str, Entry]:
+def refuse_lost_classes(before: Sequence[int], after: Sequence[int], names: Sequence[str], why: str) -> None:
+    """Raises ValueError where labels that were there `before` files were left out are not there `after` it."""
+    lost = sorted(set(before) - set(after))
+    if lost:
+        raise ValueError(f"{why} in the classes {[names[label] for label in lost][:NUM_LISTED]}")
+
+
+def _look(root: Path, path: str, kind: MediaKind, old: Entry | None) -> Entry | str:
+    """The entry of a file, or what is wrong with it."""
+    try:
+        status = (root / path).stat()
+        seen = [status.st_size, status.st_mtime_ns]
+        return old if old and old[:2] == seen else [*seen, *astuple(kind.probe(root / path))]
+    except FileNotFoundError:
+        return f"{kind.name} file {root / path} is not there"
+    except ValueError as error:
+        return str(error)
+
+
+def _load(file: Path, kind: MediaKind) -> dict[str, Entry]:
     """The cached entries by path; none where there is no index, or, with a warning, where it is damaged."""
     try:
-        content = json.loads(file.read_bytes())
-        return _checked(content)
+        return _checked(json.loads(file.read_bytes()), 2 + len(fields(kind.facts)))
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        log.warning("the audio index %s is damaged (%s); it is made anew", file, error)
+        log.warning("the %s index %s is damaged (%s); it is made anew", kind.name, file, error)
         return {}
 
 
-def _checked(content: object) -> dict[str, Entry]:
+def _checked(content: object, width: int) -> dict[str, Entry]:
     if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(f"needed: schema_version {SCHEMA_VERSION}")
     files = content.get("files")
-    width = 2 + len(AudioFacts.__dataclass_fields__)
     entries = files.values() if isinstance(files, dict) else [None]
     if not all(isinstance(entry, list) and [type(n) for n in entry] == [int] * width for entry in entries):
         raise ValueError(f"needed: {width} integers for each file")
     return files
 
 
-def _save(file: Path, root: Path, entries: dict[str, Entry]) -> None:
+def _save(file: Path, root: Path, kind: MediaKind, entries: dict[str, Entry]) -> None:
     content = {"schema_version": SCHEMA_VERSION, "root": str(root.resolve()), "files": dict(sorted(entries.items()))}
     write_atomic(file, json.dumps(content))
-    log.info("audio index of %d files written to %s", len(entries), file)
+    log.info("%s index of %d files written to %s", kind.name, len(entries), file)

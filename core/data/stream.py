@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from core.contracts import Batch, Dataset
+from core.contracts import Batch, Dataset, stack
 from core.draws import numpy_rng
 from core.processes.failures import undo_worker_wrapping
 from core.processes.signals import WorkerShield
@@ -90,12 +90,11 @@ def collate(items: list[dict[str, Any]] | Batch) -> Batch:
 
 
 def _stack(items: list[dict[str, Any]]) -> Batch:
-    masks = [item.get("mask") for item in items]
     return Batch(
-        media=torch.stack([item["media"] for item in items]),
-        condition=torch.stack([torch.as_tensor(item["condition"]) for item in items]),
-        index=torch.tensor([item["index"] for item in items]),
-        mask=None if masks[0] is None else torch.stack(masks),
+        media=stack([item["media"] for item in items]),
+        condition=stack([item["condition"] for item in items]),
+        index=stack([item["index"] for item in items]),
+        mask=stack([item.get("mask") for item in items]),
     )
 
 

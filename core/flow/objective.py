@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from core.draws import Random
-from core.flow.path import Interpolant, PathName, Prediction, broadcast_time, check_choice
+from core.flow.path import CosineConfig, Interpolant, PathName, Prediction, broadcast_time, build_path, check_choice
 
 Weighting = Literal["none", "velocity", "likelihood"]
 TimeDistribution = Literal["uniform", "logit_normal", "shifted"]
@@ -24,13 +24,14 @@ TimePer = Literal["sample", "token"]
 class ObjectiveConfig:
     """What is predicted, how errors are weighted, and which times are trained.
 
-    time: uniform; logit_normal: sigmoid of N(time_mean, time_std) (Stable Diffusion 3, arXiv 2403.03206, section 3.1);
-    shifted: uniform u moved towards noise, t = u / (u + time_shift (1 - u)) (the same paper, equation 23, in our
-    direction of time). time_per: one time for a sample, or one for each token. margin: distance kept from a singular
-    end of the time axis; null takes the path's own.
+    path: linear, gvp or vp; or {name: cosine, steps: T}, the noise levels of a diffusion, where the network returns
+    noise or data, and errors have no weighting. time: uniform; logit_normal: sigmoid of N(time_mean, time_std) (Stable
+    Diffusion 3, arXiv 2403.03206, section 3.1); shifted: uniform u moved to noise, t = u / (u + time_shift (1 - u))
+    (the same paper, equation 23, in our direction of time). time_per: one time for a sample, or one for each token.
+    margin: distance kept from a singular end of the time axis; null takes the path's own.
     """
 
-    path: PathName = "linear"
+    path: PathName | CosineConfig = "linear"
     prediction: Prediction = "velocity"
     weighting: Weighting = "none"
     time: TimeDistribution = "uniform"
@@ -50,6 +51,12 @@ class ObjectiveConfig:
             raise ValueError(f"objective.time_shift is {self.time_shift}; it must be positive")
         if self.margin is not None and not 0 <= self.margin < 0.5:
             raise ValueError(f"objective.margin is {self.margin}; it must lie in [0, 0.5)")
+        path = build_path(self.path)
+        path.training_interval(self.prediction, self.margin)  # refuses what the path has not
+        if path.steps is not None and self.weighting != "none":  # the others are made of derivatives
+            raise ValueError(
+                f"objective.weighting is {self.weighting!r}; allowed: none with objective.path {path.name}"
+            )
 
 
 @dataclass(frozen=True)
@@ -67,15 +74,12 @@ class FlowMatching:
     """The training objective of SiT (arXiv 2401.08740) and, with the other predictions, of diffusion models."""
 
     def __init__(self, config: ObjectiveConfig, expand: Callable[[Tensor, Tensor], Tensor] = broadcast_time):
-        self.config = config
-        self.interpolant = Interpolant(config.path, expand)
-        margin = config.margin
-        if margin is None:
-            margin = self.interpolant.default_margin(config.prediction, training=True)
-        self.interval = self.interpolant.time_interval(config.prediction, margin)
+        self.config, self.path = config, build_path(config.path)
+        self.interpolant = Interpolant(self.path, expand)
+        self.interval = self.path.training_interval(config.prediction, config.margin)
 
     def draw_time(self, random: Random, shape: tuple[int, ...]) -> Tensor:
-        """Times of `shape`, (B,) or (B, N), inside the valid interval of the path and the prediction."""
+        """Times of `shape`, (B,) or (B, N), valid for the path and the prediction."""
         config = self.config
         if config.time == "logit_normal":
             unit = torch.sigmoid(config.time_mean + config.time_std * random.normal("time", shape))
@@ -83,8 +87,7 @@ class FlowMatching:
             unit = random.uniform("time", shape)
             if config.time == "shifted":
                 unit = unit / (unit + config.time_shift * (1 - unit))
-        low, high = self.interval
-        return low + (high - low) * unit
+        return self.path.times(unit, config.prediction, config.margin)
 
     def __call__(
         self,
@@ -94,14 +97,14 @@ class FlowMatching:
         t: Tensor,
         mask: Tensor | None = None,
     ) -> FlowMatchingResult:
-        """Evaluate `network(x_t, t)` against its target at t.
+        """Evaluate `network(x_t, path.network_time(t))` against its target at t.
 
         data, noise (B, ...); t (B,) or (B, N); mask broadcasts over data, true where an element counts. The loss of a
         sample is the mean over its elements that count.
         """
         x_t = self.interpolant.point(data, noise, t)
         target = self.target(data, noise, t)
-        prediction = network(x_t, t)
+        prediction = network(x_t, self.path.network_time(t))
         if prediction.shape != target.shape:
             raise ValueError(f"network returned {tuple(prediction.shape)} for an input of {tuple(x_t.shape)}")
         sides = (prediction, target)

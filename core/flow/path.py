@@ -5,10 +5,11 @@ THE time convention of this repository: t = 0 is pure noise, t = 1 is data.
     x_t = alpha(t) x1 + sigma(t) x0        x1 data, x0 standard normal noise
     v_t = alpha'(t) x1 + sigma'(t) x0      the velocity (SiT, arXiv 2401.08740, equations 2 and 4)
 
-Paths: linear (alpha = t, sigma = 1 - t), GVP (sine and cosine of pi t / 2), VP (variance preserving diffusion with beta
-from 0.1 to 20). Velocity, noise, score and data predictions are linear functions of each other given x_t and t.
+Continuous paths: linear (alpha = t, sigma = 1 - t), GVP (sine and cosine of pi t / 2), VP (variance preserving
+diffusion with beta from 0.1 to 20). Velocity, noise, score and data predictions are linear functions of each other
+given x_t and t. A table: cosine, the T noise levels of a Gaussian diffusion, which has no derivatives and no velocity.
 
-Letters: B batch, N tokens. A time is (B,) or, per token, (B, N); every coefficient has the shape of t.
+Letters: B batch, N tokens, T noise levels. A time is (B,) or, per token, (B, N); every coefficient has the shape of t.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -30,7 +31,10 @@ VP_BETA_MIN, VP_BETA_MAX = 0.1, 20.0
 
 @dataclass(frozen=True)
 class Coefficients:
-    """alpha, sigma and their time derivatives at t, and d(log alpha)/dt in a form exact where alpha is small."""
+    """alpha, sigma and their time derivatives at t, and d(log alpha)/dt in a form exact where alpha is small.
+
+    The derivatives of a table are NaN.
+    """
 
     alpha: Tensor
     sigma: Tensor
@@ -48,31 +52,226 @@ class Coefficients:
         return Coefficients(*(function(getattr(self, name)) for name in self.__dataclass_fields__))
 
 
-def linear(t: Tensor) -> Coefficients:
+class Path(Protocol):
+    """A way from noise to data: which times there are, and what x_t is made of at each of them.
+
+    name         as objective.path says it
+    steps        None where time is continuous; T where it is one of the T noise levels of a diffusion
+    predictions  what a network may be trained to return on it
+    """
+
+    name: str
+    steps: int | None
+    predictions: tuple[Prediction, ...]
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        """Coefficients of t's shape."""
+        ...
+
+    def training_interval(self, prediction: Prediction, margin: float | None = None) -> tuple[float, float]:
+        """(t0, t1) within which times are trained, `margin` away from a singular end; None takes the path's own."""
+        ...
+
+    def times(self, unit: Tensor, prediction: Prediction, margin: float | None = None) -> Tensor:
+        """Valid training times for numbers in [0, 1], in their order: uniform numbers give uniform times."""
+        ...
+
+    def network_time(self, t: Tensor) -> Tensor:
+        """What the network is given for the time t: t itself, or the number of the noise level, int64."""
+        ...
+
+
+def check_prediction(path: Path, prediction: str) -> None:
+    """Raises ValueError for a prediction that there is not, or not on this path."""
+    if prediction not in path.predictions:
+        raise ValueError(
+            f"objective.prediction is {prediction!r}; allowed: {list(path.predictions)} with objective.path {path.name}"
+        )
+
+
+class ContinuousPath:
+    """What the paths in continuous time share: times fill an interval without its singular ends.
+
+    starts_at_noise  alpha is 0 at t = 0, where a conversion divides by it; otherwise that end is not singular
+    finite_velocity  the velocity is finite at both ends, so that a network of it needs no margin
+    """
+
+    name: str
+    steps = None
+    predictions: tuple[Prediction, ...] = get_args(Prediction)
+    starts_at_noise = True
+    finite_velocity = True
+    training_margin, sampling_margin = 1e-3, 1e-3
+
+    def default_margin(self, prediction: Prediction, *, training: bool, form: DiffusionForm | None = None) -> float:
+        """How far a run keeps from a singular end of the time axis when the user does not say.
+
+        A velocity network on the linear or GVP path has no singular end, unless an SDE of form sbdm is solved.
+        """
+        if self.finite_velocity and prediction == "velocity" and form != "sbdm":
+            return 0.0
+        return self.training_margin if training else self.sampling_margin
+
+    def time_interval(
+        self, prediction: Prediction, margin: float, *, form: DiffusionForm | None = None, last_step_size: float = 0.0
+    ) -> tuple[float, float]:
+        """(t0, t1) within which times are drawn or a solver runs; `form` is None for training and for an ODE.
+
+        The noise end is left out where a conversion divides by alpha, the data end where one divides by sigma. An SDE
+        stops `last_step_size` before the data end and makes one last step from there.
+        """
+        check_prediction(self, prediction)
+        sde = form is not None
+        if self.finite_velocity and prediction == "velocity" and not sde:
+            return 0.0, 1.0
+        singular_noise_end = self.starts_at_noise and (form == "sbdm" or prediction != "velocity")
+        t1 = 1 - last_step_size if sde and last_step_size else 1 - margin
+        return (margin if singular_noise_end else 0.0), t1
+
+    def training_interval(self, prediction: Prediction, margin: float | None = None) -> tuple[float, float]:
+        """(t0, t1) within which times are trained; margin None takes the path's own."""
+        if margin is None:
+            margin = self.default_margin(prediction, training=True)
+        return self.time_interval(prediction, margin)
+
+    def times(self, unit: Tensor, prediction: Prediction, margin: float | None = None) -> Tensor:
+        """[0, 1] stretched over the training interval."""
+        low, high = self.training_interval(prediction, margin)
+        return low + (high - low) * unit
+
+    def network_time(self, t: Tensor) -> Tensor:
+        """t itself."""
+        return t
+
+
+class Linear(ContinuousPath):
     """alpha = t, sigma = 1 - t."""
-    one = torch.ones_like(t)
-    return Coefficients(t, 1 - t, one, -one, 1 / t)
+
+    name = "linear"
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        """Coefficients of t's shape."""
+        one = torch.ones_like(t)
+        return Coefficients(t, 1 - t, one, -one, 1 / t)
 
 
-def gvp(t: Tensor) -> Coefficients:
+class GVP(ContinuousPath):
     """alpha = sin(pi t / 2), sigma = cos(pi t / 2)."""
-    half_pi = math.pi / 2
-    sine, cosine = torch.sin(half_pi * t), torch.cos(half_pi * t)
-    return Coefficients(sine, cosine, half_pi * cosine, -half_pi * sine, half_pi / torch.tan(half_pi * t))
+
+    name = "gvp"
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        """Coefficients of t's shape."""
+        half_pi = math.pi / 2
+        sine, cosine = torch.sin(half_pi * t), torch.cos(half_pi * t)
+        return Coefficients(sine, cosine, half_pi * cosine, -half_pi * sine, half_pi / torch.tan(half_pi * t))
 
 
-def vp(t: Tensor) -> Coefficients:
-    """log alpha = -(1 - t)^2 (beta_max - beta_min) / 4 - (1 - t) beta_min / 2, sigma^2 = 1 - alpha^2."""
-    span = VP_BETA_MAX - VP_BETA_MIN
-    log_alpha = -0.25 * (1 - t) ** 2 * span - 0.5 * (1 - t) * VP_BETA_MIN
-    d_log_alpha = 0.5 * (1 - t) * span + 0.5 * VP_BETA_MIN
-    alpha = torch.exp(log_alpha)
-    sigma = torch.sqrt(-torch.expm1(2 * log_alpha))
-    d_alpha = alpha * d_log_alpha
-    return Coefficients(alpha, sigma, d_alpha, -alpha * d_alpha / sigma, d_log_alpha)
+class VP(ContinuousPath):
+    """log alpha = -(1 - t)^2 (beta_max - beta_min) / 4 - (1 - t) beta_min / 2, sigma^2 = 1 - alpha^2.
+
+    At t = 0 a little of the data is left, and at t = 1 the velocity is infinite.
+    """
+
+    name = "vp"
+    starts_at_noise = False
+    finite_velocity = False
+    training_margin = 1e-5
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        """Coefficients of t's shape."""
+        span = VP_BETA_MAX - VP_BETA_MIN
+        log_alpha = -0.25 * (1 - t) ** 2 * span - 0.5 * (1 - t) * VP_BETA_MIN
+        d_log_alpha = 0.5 * (1 - t) * span + 0.5 * VP_BETA_MIN
+        alpha = torch.exp(log_alpha)
+        sigma = torch.sqrt(-torch.expm1(2 * log_alpha))
+        d_alpha = alpha * d_log_alpha
+        return Coefficients(alpha, sigma, d_alpha, -alpha * d_alpha / sigma, d_log_alpha)
 
 
-PATHS: dict[str, Callable[[Tensor], Coefficients]] = {"linear": linear, "gvp": gvp, "vp": vp}
+class Cosine:
+    """The T noise levels of a Gaussian diffusion under the cosine schedule (arXiv 2102.09672, equation 17).
+
+    Level i, 0 the least noisy and T - 1 the noisiest, has the time t = 1 - (i + 1) / T; at t = 1 is the data itself. A
+    time between two levels is taken for the nearer one. alpha^2 = prod(1 - beta), sigma^2 = 1 - alpha^2.
+    """
+
+    name = "cosine"
+    predictions: tuple[Prediction, ...] = ("noise", "data")
+
+    def __init__(self, steps: int):
+        if steps < 1:
+            raise ValueError(f"objective.path.steps is {steps}; it must be at least 1")
+        self.steps = steps
+        remaining = torch.cos((torch.arange(steps + 1).double() / steps + 0.008) / 1.008 * math.pi / 2) ** 2
+        betas = (1 - remaining[1:] / remaining[:-1]).clamp(max=0.999)
+        self._alpha_squared = torch.cat(
+            [torch.ones(1).double(), torch.cumprod(1 - betas, 0)]
+        )  # of the data, then levels
+
+    def _position(self, t: Tensor) -> Tensor:
+        """0 for the data, i + 1 for level i."""
+        return torch.round((1 - t) * self.steps).long().clamp(0, self.steps)
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        """Coefficients of t's shape, without derivatives."""
+        alpha_squared = self._alpha_squared.to(t.device)[self._position(t)]
+        alpha, sigma = alpha_squared.sqrt().to(t.dtype), (1 - alpha_squared).sqrt().to(t.dtype)
+        none = torch.full_like(t, math.nan)
+        return Coefficients(alpha, sigma, none, none, none)
+
+    def training_interval(self, prediction: Prediction, margin: float | None = None) -> tuple[float, float]:
+        """The times of the noisiest and of the least noisy level; no margin is needed, and none allowed."""
+        check_prediction(self, prediction)
+        if margin is not None:
+            raise ValueError(f"objective.margin is {margin}; allowed: null with objective.path {self.name}")
+        return 0.0, 1 - 1 / self.steps
+
+    def times(self, unit: Tensor, prediction: Prediction, margin: float | None = None) -> Tensor:
+        """[0, 1] in T equal parts, each the time of one level."""
+        self.training_interval(prediction, margin)
+        return torch.floor(unit * self.steps).clamp(max=self.steps - 1) / self.steps
+
+    def network_time(self, t: Tensor) -> Tensor:
+        """The level's number; clean data are given as level 0."""
+        return (self._position(t) - 1).clamp(min=0)
+
+    def respaced(self, num_steps: int) -> Tensor:
+        """Times (num_steps,) float64 of levels at an even stride from level 0, the noisiest first.
+
+        The "linear" choice of DDIM (arXiv 2010.02502, appendix D.2): level floor(T k / num_steps) for k = 0, 1, ...
+        """
+        if not 1 <= num_steps <= self.steps:
+            raise ValueError(f"sampler.num_steps is {num_steps}; allowed: 1 to objective.path.steps, {self.steps}")
+        levels = torch.arange(num_steps) * self.steps // num_steps
+        return (1 - (levels + 1).double() / self.steps).flip(0)
+
+
+@dataclass(frozen=True)
+class CosineConfig:
+    """objective.path as a mapping: the table `Cosine` with `steps` noise levels."""
+
+    name: Literal["cosine"]
+    steps: int
+
+    def __post_init__(self) -> None:
+        self.build()
+
+    def build(self) -> Cosine:
+        """The path."""
+        return Cosine(self.steps)
+
+
+PATHS: dict[str, Path] = {"linear": Linear(), "gvp": GVP(), "vp": VP()}
+
+
+def build_path(config: PathName | CosineConfig) -> Path:
+    """The path that objective.path names or describes."""
+    if isinstance(config, CosineConfig):
+        return config.build()
+    if config not in PATHS:
+        raise ValueError(f"objective.path is {config!r}; allowed: {list(PATHS)} or {{name: cosine, steps: T}}")
+    return PATHS[config]
 
 
 def broadcast_time(t: Tensor, x: Tensor) -> Tensor:
@@ -93,20 +292,18 @@ class Estimates:
 
 
 class Interpolant:
-    """One path by name: points on it, targets and conversions.
+    """A path over tensors: points on it, targets and conversions.
 
     `expand` lays a time out over x; the default fits (B,) with any x and (B, N) with x (B, N, ...). A backbone whose
     tokens are patches hands in its own (`Backbone.expand`).
     """
 
-    def __init__(self, path: PathName = "linear", expand: Callable[[Tensor, Tensor], Tensor] = broadcast_time):
-        if path not in PATHS:
-            raise ValueError(f"objective.path is {path!r}; allowed: {list(PATHS)}")
+    def __init__(self, path: Path, expand: Callable[[Tensor, Tensor], Tensor] = broadcast_time):
         self.path, self.expand = path, expand
 
     def coefficients(self, t: Tensor) -> Coefficients:
         """Coefficients of t's shape."""
-        return PATHS[self.path](t)
+        return self.path.coefficients(t)
 
     def over(self, t: Tensor, x: Tensor) -> Coefficients:
         """Coefficients that broadcast over x."""
@@ -126,9 +323,9 @@ class Interpolant:
         """Read a network `output` (B, ...) at (x, t) as `prediction` and convert it to every other kind.
 
         Singular where the path itself is: velocity from noise or score needs t > 0, velocity from data and any score
-        need t < 1 (`time_interval` keeps a solver away from these ends).
+        need t < 1 (`time_interval` keeps a solver away from these ends). On a table there is no velocity: NaN.
         """
-        check_choice("objective.prediction", prediction, Prediction)
+        check_prediction(self.path, prediction)
         return getattr(self, f"_from_{prediction}")(output, x, self.over(t, x))
 
     def to_velocity(self, output: Tensor, x: Tensor, t: Tensor, prediction: Prediction) -> Tensor:
@@ -175,31 +372,6 @@ class Interpolant:
             case "increasing-decreasing":
                 return norm * torch.sin(math.pi * t) ** 2
         raise ValueError(f"sampler.diffusion_form is {form!r}; allowed: {list(get_args(DiffusionForm))}")
-
-    def default_margin(self, prediction: Prediction, *, training: bool, form: DiffusionForm | None = None) -> float:
-        """How far a run keeps from a singular end of the time axis when the user does not say.
-
-        A velocity network on the linear or GVP path has no singular end, unless an SDE of form sbdm is solved.
-        """
-        if self.path == "vp":
-            return 1e-5 if training else 1e-3
-        return 0.0 if prediction == "velocity" and form != "sbdm" else 1e-3
-
-    def time_interval(
-        self, prediction: Prediction, margin: float, *, form: DiffusionForm | None = None, last_step_size: float = 0.0
-    ) -> tuple[float, float]:
-        """(t0, t1) within which times are drawn or a solver runs; `form` is None for training and for an ODE.
-
-        The noise end is left out where a conversion divides by alpha, the data end where one divides by sigma. An SDE
-        stops `last_step_size` before the data end and makes one last step from there.
-        """
-        check_choice("objective.prediction", prediction, Prediction)
-        sde = form is not None
-        if self.path != "vp" and prediction == "velocity" and not sde:
-            return 0.0, 1.0
-        singular_noise_end = self.path != "vp" and (form == "sbdm" or prediction != "velocity")
-        t1 = 1 - last_step_size if sde and last_step_size else 1 - margin
-        return (margin if singular_noise_end else 0.0), t1
 
 
 def check_choice(key: str, value: str, allowed: Any) -> None:

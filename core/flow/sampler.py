@@ -7,26 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from core.contracts import AnyRows, concatenate
 from core.draws import Random
-from core.flow.path import DiffusionForm, Interpolant, Prediction, check_choice
+from core.flow.path import DiffusionForm, Interpolant, Path, Prediction, check_choice, check_prediction
 from core.flow.solvers import (
     SDE,
+    AncestralConfig,
     Callback,
     LastStep,
     Velocity,
+    ancestral,
     choose_rows,
     dopri5,
     euler_maruyama,
     heun_maruyama,
     runge_kutta,
+    transitions,
 )
 
-Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+Network = Callable[[Tensor, Tensor, Any], Tensor]  # x, t and the rows that were asked for
 Solver = Literal["euler", "midpoint", "heun", "heun3", "rk4", "dopri5", "euler_maruyama", "heun_maruyama"]
 
 SDE_SOLVERS = ("euler_maruyama", "heun_maruyama")
@@ -36,6 +40,7 @@ SDE_SOLVERS = ("euler_maruyama", "heun_maruyama")
 class SamplerConfig:
     """How samples are made; all of it belongs in a reported number's protocol.
 
+    solver      of the ODE or SDE of a continuous path; {name: ancestral, eta: ...} for the noise levels of a diffusion
     num_steps   steps of the solver; an SDE's last step is one of them. The published SiT numbers name grid points:
                 250 of them are 249 steps of an ODE, and 249 steps plus the last one of an SDE.
     margin      distance kept from a singular end of the time axis; null takes the path's own
@@ -43,7 +48,7 @@ class SamplerConfig:
                 guidance_channels channels (null: all; published SiT numbers guide 3 of 4)
     """
 
-    solver: Solver = "heun"
+    solver: Solver | AncestralConfig = "heun"
     num_steps: int = 50
     atol: float = 1e-6
     rtol: float = 1e-3
@@ -57,7 +62,8 @@ class SamplerConfig:
     guidance_channels: int | None = None
 
     def __post_init__(self) -> None:
-        check_choice("sampler.solver", self.solver, Solver)
+        if not isinstance(self.solver, AncestralConfig):
+            check_choice("sampler.solver", self.solver, Solver)
         check_choice("sampler.diffusion_form", self.diffusion_form, DiffusionForm)
         check_choice("sampler.last_step", self.last_step, LastStep)
         if self.num_steps < 1 + (self.solver in SDE_SOLVERS and self.last_step != "none"):
@@ -79,10 +85,24 @@ class SamplerConfig:
             raise ValueError(f"sampler.guidance_channels is {self.guidance_channels}; it must be at least 1 or null")
 
 
+def check_solver(config: SamplerConfig, path: Path) -> None:
+    """Raises ValueError for a solver that cannot go along the path, or for more steps than the path has levels."""
+    if isinstance(config.solver, AncestralConfig):
+        if path.steps is None:
+            raise ValueError(
+                f"sampler.solver is 'ancestral'; allowed: {', '.join(get_args(Solver))} with objective.path {path.name}"
+            )
+        path.respaced(config.num_steps)
+    elif path.steps is not None:
+        raise ValueError(
+            f"sampler.solver is {config.solver!r}; allowed: {{name: ancestral, ...}} with objective.path {path.name}"
+        )
+
+
 def guide(
     network: Network,
-    condition: Tensor,
-    null: Tensor,
+    condition: AnyRows,
+    null: AnyRows,
     scale: float,
     *,
     interval: tuple[float, float] = (0.0, 1.0),
@@ -90,9 +110,9 @@ def guide(
 ) -> Velocity:
     """Classifier-free guidance (arXiv 2207.12598): (x, t) -> u + scale (c - u), for t inside `interval`.
 
-    condition, null (B, ...); `channels`: guide only the first ones of x (B, C, ...), the others stay conditional. Works
-    on any prediction, since the conversions between them are affine. Scale 1, and every time outside the interval, cost
-    a single evaluation.
+    condition, null: tensors (B, ...) or `core.contracts.Rows`. channels: guide only the first ones of x (B, C, ...);
+    the others stay conditional. Works on any prediction, since the conversions between them are affine. Scale 1, and
+    every time outside the interval, cost a single evaluation.
     """
     low, high = interval
     always = low <= 0 and high >= 1  # spares a device synchronisation at every evaluation
@@ -101,7 +121,7 @@ def guide(
         inside = (t >= low) & (t <= high)
         if scale == 1 or not (always or bool(inside.any())):
             return network(x, t, condition)
-        both = network(torch.cat([x, x]), torch.cat([t, t]), torch.cat([condition, null]))
+        both = network(torch.cat([x, x]), torch.cat([t, t]), concatenate(condition, null))
         conditional, unconditional = both.chunk(2)
         mixed = unconditional + scale * (conditional - unconditional)
         if channels is not None:
@@ -112,36 +132,67 @@ def guide(
 
 
 class Sampler:
-    """A `SamplerConfig` bound to a path and a prediction: noise and conditions in, latents out."""
+    """A `SamplerConfig` bound to a path and a prediction: noise and conditions in, latents out.
+
+    `interval` is what a solver of a continuous path goes through, within the singular ends.
+    """
 
     def __init__(self, config: SamplerConfig, interpolant: Interpolant, prediction: Prediction):
+        check_prediction(interpolant.path, prediction)
+        check_solver(config, interpolant.path)
         self.config, self.interpolant, self.prediction = config, interpolant, prediction
-        self.sde = SDE(interpolant, config.diffusion_form, config.diffusion_norm)
+        if interpolant.path.steps is None:
+            self.sde = SDE(interpolant, config.diffusion_form, config.diffusion_norm)
+            self.interval = self._interval()
+
+    def _interval(self) -> tuple[float, float]:
+        config, path = self.config, self.interpolant.path
         form = config.diffusion_form if config.solver in SDE_SOLVERS else None
         last = config.last_step_size if config.last_step != "none" else 0.0
         margin = config.margin
         if margin is None:  # without a last step, Heun's second slope takes the score at the end of the interval
-            needed = "score" if config.solver == "heun_maruyama" and not last else prediction
-            margin = interpolant.default_margin(needed, training=False, form=form)
-        self.interval = interpolant.time_interval(prediction, margin, form=form, last_step_size=last)
-        if self.interval[0] >= self.interval[1]:
+            needed = "score" if config.solver == "heun_maruyama" and not last else self.prediction
+            margin = path.default_margin(needed, training=False, form=form)
+        interval = path.time_interval(self.prediction, margin, form=form, last_step_size=last)
+        if interval[0] >= interval[1]:
             raise ValueError(f"sampler.margin {margin} and sampler.last_step_size {last} leave no time between them")
+        return interval
 
     @torch.no_grad()
     def __call__(
         self,
         network: Network,
         shape: tuple[int, ...],
-        condition: Tensor,
-        null: Tensor,
+        condition: AnyRows,
+        null: AnyRows,
         random: Random,
         callback: Callback | None = None,
     ) -> Tensor:
         """Latents of `shape` (B, ...) under `condition`; noise from the streams "start" and "sde" of `random`."""
-        config, (t0, t1) = self.config, self.interval
+        config, path = self.config, self.interpolant.path
         x = random.normal("start", shape)
         options = {"interval": config.guidance_interval, "channels": self._guided_channels(shape)}
-        guided = guide(network, condition, null, config.guidance_scale, **options)
+
+        def timed(x: Tensor, t: Tensor, condition: AnyRows) -> Tensor:
+            return network(x, path.network_time(t), condition)
+
+        guided = guide(timed, condition, null, config.guidance_scale, **options)
+
+        def draw() -> Tensor:
+            return random.normal("sde", shape)
+
+        if path.steps is None:
+            return self._solve(guided, x, draw, callback)
+
+        def data(x: Tensor, t: Tensor) -> Tensor:
+            return self.interpolant.estimates(guided(x, t), x, t, self.prediction).data
+
+        steps = transitions(path, path.respaced(config.num_steps), config.solver)
+        return ancestral(data, x, steps, draw, clip=config.solver.clip, callback=callback)
+
+    def _solve(self, guided: Velocity, x: Tensor, draw: Callable[[], Tensor], callback: Callback | None) -> Tensor:
+        """The ODE or SDE of a continuous path, from noise x (B, ...)."""
+        config, (t0, t1) = self.config, self.interval
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
             return self.interpolant.to_velocity(guided(x, t), x, t, self.prediction)
@@ -153,7 +204,7 @@ class Sampler:
         if config.solver not in SDE_SOLVERS:
             return runge_kutta(velocity, x, times, config.solver, callback)
         solve = euler_maruyama if config.solver == "euler_maruyama" else heun_maruyama
-        x = solve(velocity, x, times, self.sde, lambda: random.normal("sde", shape), callback)
+        x = solve(velocity, x, times, self.sde, draw, callback)
         return self.sde.last_step(config.last_step, velocity, x, times[-1].expand(len(x)), config.last_step_size)
 
     def _guided_channels(self, shape: tuple[int, ...]) -> int | None:

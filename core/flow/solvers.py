@@ -1,7 +1,8 @@
 """Solvers as pure functions of a velocity callable: Runge-Kutta rules, Dormand-Prince with step control, SDE steps.
 
 A velocity is `v(x, t)` with x (B, ...) and t (B,). Every row of a batch is integrated as if it were alone: the adaptive
-solver chooses its steps row by row, so a sample does not depend on the batch it was made in.
+solver chooses its steps row by row, so a sample does not depend on the batch it was made in. The levels of a diffusion
+have no velocity: they are gone down one by one, from an estimate of the data to the next level (`ancestral`).
 
 Letters: B batch, K stages of a Runge-Kutta rule.
 """
@@ -9,7 +10,7 @@ Letters: B batch, K stages of a Runge-Kutta rule.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -17,11 +18,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from core.flow.path import DiffusionForm, Interpolant, broadcast_time
+from core.flow.path import DiffusionForm, Interpolant, Path, broadcast_time, check_choice
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 Callback = Callable[[int, Tensor], None]
 LastStep = Literal["mean", "euler", "tweedie", "none"]
+Variance = Literal["small", "large"]
 
 
 @dataclass(frozen=True)
@@ -210,4 +212,81 @@ def heun_maruyama(
         x = x + 0.5 * dt * (slope + sde.drift(velocity(ahead, rows_next), ahead, rows_next))
         if callback is not None:
             callback(step + 1, x)
+    return x
+
+
+@dataclass(frozen=True)
+class AncestralConfig:
+    """sampler.solver as a mapping: how the levels of a diffusion are gone down.
+
+    eta       1: DDPM (arXiv 2006.11239), every step draws the noise of the posterior; 0: DDIM (arXiv 2010.02502), no
+              step draws any; between them: equation 16 of the latter
+    variance  of a step with eta 1: small, the posterior's for known data; large, beta (DDPM, section 3.2)
+    clip      estimates of the data are clipped to [-1, 1]
+    """
+
+    name: Literal["ancestral"]
+    eta: float = 1.0
+    variance: Variance = "small"
+    clip: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("sampler.solver.variance", self.variance, Variance)
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"sampler.solver.eta is {self.eta}; it must lie in [0, 1]")
+        if self.variance == "large" and self.eta != 1:
+            raise ValueError("sampler.solver.variance is 'large'; allowed: small where sampler.solver.eta is not 1")
+
+
+@dataclass(frozen=True)
+class Transition:
+    """From the level at time t to the next: `of_data` times the estimate of the data, `of_x` x_t, `spread` noise."""
+
+    t: float
+    of_data: float
+    of_x: float
+    spread: float
+
+
+def transitions(path: Path, times: Tensor, config: AncestralConfig) -> list[Transition]:
+    """The steps along the levels at `times` (K,), the noisiest first, and to the data; the last one adds no noise.
+
+    A step over several levels is one of the diffusion that has only the levels at `times`. Computed in float64.
+    """
+    if path.steps is None:
+        raise ValueError(f"objective.path is {path.name!r}; allowed: a path with noise levels for an ancestral solver")
+    kept = path.coefficients(times.double()).alpha ** 2  # of the variance of the data
+    after = torch.cat([kept[1:], kept.new_ones(1)])
+    beta = 1 - kept / after
+    variance = config.eta**2 * beta * (1 - after) / (1 - kept)
+    of_x = ((1 - after - variance) / (1 - kept)).sqrt()
+    of_data = after.sqrt() - of_x * kept.sqrt()
+    if config.variance == "large":
+        variance = torch.cat([beta[:-1], beta.new_zeros(1)])
+    table = torch.stack([times.double(), of_data, of_x, variance.sqrt()], dim=1)
+    return [Transition(*row) for row in table.tolist()]
+
+
+def ancestral(
+    data: Velocity,
+    x: Tensor,
+    steps: Sequence[Transition],
+    draw: Callable[[], Tensor],
+    *,
+    clip: bool = False,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Go down the levels of a diffusion from x (B, ...) to the data; `data(x, t)` estimates the data (B, ...).
+
+    Each step with a spread takes the noise that `draw()` returns, of x's shape.
+    """
+    for number, step in enumerate(steps):
+        estimate = data(x, torch.full((len(x),), step.t, device=x.device, dtype=x.dtype))
+        if clip:
+            estimate = estimate.clamp(-1, 1)
+        x = step.of_data * estimate + step.of_x * x
+        if step.spread:
+            x = x + step.spread * draw()
+        if callback is not None:
+            callback(number + 1, x)
     return x

@@ -168,11 +168,11 @@ class LatentShards:
 
     The constructor looks at names and sizes only. Shards are mapped when first read, in each process by itself; a
     process that reads them all keeps as many files open. Raises ValueError, naming the config key `data.root`, for a
-    folder that holds no cache or not all of one; `make_command` is what makes it. `patch`: latent frames of a token of
-    the backbone, for the masks of a cache with lengths.
+    folder that holds no cache, not all of one, or one of another `kind` of media; `make_command` makes one. `patch`:
+    latent frames of a token of the backbone, for the masks of a cache with lengths.
     """
 
-    def __init__(self, root: Path | str, *, flip: bool, make_command: str, patch: int = 1):
+    def __init__(self, root: Path | str, *, kind: str, make_command: str, flip: bool = False, patch: int = 1):
         self.root = Path(root).expanduser()
         try:
             self.spec = read_spec(self.root)
@@ -180,6 +180,8 @@ class LatentShards:
             raise ValueError(
                 f"data.root is {str(root)!r}, which holds no latent cache ({MANIFEST}); `{make_command}` makes one"
             ) from None
+        if self.spec.kind != kind:
+            raise ValueError(f"data.root is {str(root)!r}, a cache of kind {self.spec.kind!r}; allowed: {kind!r}")
         _check_complete(self.root, self.spec, make_command)
         if flip and self.spec.mirrors < 2:
             raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import warnings
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from core.extras import extra
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model"
@@ -73,12 +74,7 @@ class DiffusersModel:
         return model
 
     def _class(self) -> Any:
-        try:
-            return getattr(importlib.import_module("diffusers"), self.model)
-        except ModuleNotFoundError:
-            raise ImportError(
-                f"tokenizer.name={self.choice} needs the extra 'vae': pip install 'layersync[vae]'"
-            ) from None
+        return getattr(extra("diffusers", f"tokenizer.name={self.choice}", "vae"), self.model)
 
     def _check_directory(self, directory: Path) -> None:
         missing = [] if (directory / CONFIG).is_file() else [CONFIG]

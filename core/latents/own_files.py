@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -15,24 +14,34 @@ from torch import nn
 from core.schema import plain, strict
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-Saved = TypeVar("Saved")
+Saved = TypeVar("Saved", bound="Description")
+
+
+class Description(Protocol):
+    """What `config.json` says of a network: a dataclass with the field `kind`."""
+
+    kind: str
+
+    def build(self) -> nn.Module:
+        """A network of the described size, its weights to be loaded."""
+        ...
+
+    def fault(self) -> str | None:
+        """What is wrong with its numbers, in words; None: nothing."""
+        ...
 
 
 @dataclass(frozen=True)
 class TokenizerFiles(Generic[Saved]):
-    """How the files of one kind of network are read and written.
+    """The files of one kind of network.
 
-    kind          as its description says it, in the field `kind`
+    kind          as its description says it
     schema        dataclass of the description
-    build         a network of the described size, its weights to be loaded
-    fault         what is wrong with the numbers of a description, in words; None: nothing
     make_command  what makes such files
     """
 
     kind: str
     schema: type[Saved]
-    build: Callable[[Saved], nn.Module]
-    fault: Callable[[Saved], str | None]
     make_command: str
 
     def write(self, directory: Path, network: nn.Module, saved: Saved) -> None:
@@ -41,7 +50,7 @@ class TokenizerFiles(Generic[Saved]):
         state = {name: value.detach().contiguous().cpu() for name, value in network.state_dict().items()}
         (directory / WEIGHTS_FILE).write_bytes(save(state))  # save_file would make it unreadable for the group
 
-    def read(self, directory: Path) -> tuple[Any, Saved]:
+    def read(self, directory: Path) -> tuple[nn.Module, Saved]:
         """The network, on the CPU, and its description.
 
         Raises ValueError, naming the file, for one that is missing, damaged or of another kind of network.
@@ -52,7 +61,7 @@ class TokenizerFiles(Generic[Saved]):
                 f"tokenizer.path '{directory}' lacks {' and '.join(missing)}; `{self.make_command}` makes them"
             )
         saved = self._describe(directory / CONFIG_FILE)
-        network = self.build(saved)
+        network = saved.build()
         try:
             network.load_state_dict(load_file(directory / WEIGHTS_FILE))
         except (SafetensorError, RuntimeError) as error:
@@ -69,7 +78,7 @@ class TokenizerFiles(Generic[Saved]):
         if not isinstance(content, dict) or content.get("kind") != self.kind:
             raise ValueError(f"{file} does not describe a '{self.kind}' autoencoder; `{self.make_command}` makes one")
         saved = strict(self.schema, content, str(file))
-        fault = self.fault(saved)
+        fault = saved.fault()
         if fault is not None:
             raise ValueError(f"{file} is damaged: {fault}")
         return saved

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from core.contracts import Tokenizer
 from core.draws import Random
+from core.schema import FREE
 
 PosteriorUse = Literal["sample", "mean"]
-Precision = Literal["float32", "bfloat16"]
+NetworkDtype = Literal["float32", "bfloat16"]
 Normal = float | list[float]  # one number, or one for each latent channel
 
 
@@ -38,12 +39,12 @@ class CodingOptions:
     """
 
     posterior: PosteriorUse = "sample"
-    dtype: Precision = "float32"
-    encode_batch: int = 32
-    decode_batch: int = 16
+    dtype: NetworkDtype = "float32"
+    encode_batch: int = field(default=32, metadata=FREE)
+    decode_batch: int = field(default=16, metadata=FREE)
 
     def __post_init__(self):
-        for name, allowed in (("posterior", get_args(PosteriorUse)), ("dtype", get_args(Precision))):
+        for name, allowed in (("posterior", get_args(PosteriorUse)), ("dtype", get_args(NetworkDtype))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"tokenizer.{name} is {getattr(self, name)!r}; allowed: {list(allowed)}")
         for name in ("encode_batch", "decode_batch"):
@@ -55,7 +56,7 @@ class CodingOptions:
 class KLOptions(CodingOptions):
     """A KL autoencoder whose files are at `path`."""
 
-    path: str
+    path: str = field(metadata=FREE)
 
     def __post_init__(self):
         super().__post_init__()

@@ -71,6 +71,11 @@ class SiTConfig:
         return (self.depth, self.hidden_size, self.num_heads) if self.size is None else SIZES[self.size]
 
     @property
+    def num_blocks(self) -> int:
+        """Blocks that an alignment can name, from 1."""
+        return self.dimensions[0]
+
+    @property
     def recipe(self) -> Recipe:
         """What a network is built from."""
         depth, width, heads = self.dimensions
@@ -107,7 +112,8 @@ class SiT(nn.Module):
             raise ValueError(f"latent size {tuple(size)} does not divide by backbone.patch_size {patch}")
         self.input_size, self.patch_size, self.in_channels = tuple(size), patch, channels
         self.grid = tuple(side // patch for side in size)
-        self.num_tokens = math.prod(self.grid)
+        self.num_tokens, self.width = math.prod(self.grid), width
+        self.token_size = channels * patch ** len(size)
         self.out_channels = channels * (2 if recipe.learn_sigma else 1)
         self.x_embedder = PatchEmbed(channels, width, patch, len(size))
         self.t_embedder = TimestepEmbedder(width)
@@ -142,6 +148,12 @@ class SiT(nn.Module):
         if values.ndim == 1:
             return values.reshape(-1, *[1] * (x.ndim - 1))
         return repeat(values, self._layout.expand, **self._sizes(x))
+
+    def patches(self, x: Tensor) -> Tensor:
+        """x (B, C, *grid) -> the numbers of each token's patch (B, N, P^axes C), as the last layer orders them."""
+        return rearrange(
+            x, self._layout.patch, **{name: side for name, side in self._sizes(x).items() if name[0] == "p"}
+        )
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, C, *grid), t (B,) or (B, N), condition (B, ...), mask (B, N) -> (B, C, *grid)."""
@@ -185,12 +197,14 @@ class _Layout:
 
     expand: str
     unpatch: str
+    patch: str
 
     @classmethod
     def of(cls, axes: int) -> _Layout:
         grid, patch = (" ".join(f"{letter}{axis}" for axis in range(axes)) for letter in "gp")
         sides = " ".join(f"(g{axis} p{axis})" for axis in range(axes))
-        return cls(f"b ({grid}) -> b 1 {sides}", f"b ({grid}) ({patch} c) -> b c {sides}")
+        tokens, latents = f"b ({grid}) ({patch} c)", f"b c {sides}"
+        return cls(f"b ({grid}) -> b 1 {sides}", f"{tokens} -> {latents}", f"{latents} -> {tokens}")
 
 
 class PatchEmbed(nn.Module):

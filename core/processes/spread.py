@@ -32,8 +32,12 @@ class ParallelConfig:
     strategy: Literal["ddp", "fsdp2"] = "ddp"
 
 
-def spread(model: nn.Module, config: ParallelConfig, compile_: Compile, world: World) -> nn.Module:
+def spread(
+    model: nn.Module, config: ParallelConfig, compile_: Compile, world: World, *, trained: bool = True
+) -> nn.Module:
     """What the training step calls: `model` compiled, and wrapped or sharded if there are several processes.
+
+    trained=False is for a model that has forward passes only: sharded like the other, but nothing is exchanged.
 
     The model's parameters stay in `model`, under the same names; FSDP2 replaces them by sharded ones, so it comes
     before the optimizer and the average are built.
@@ -47,11 +51,12 @@ def spread(model: nn.Module, config: ParallelConfig, compile_: Compile, world: W
         from torch.distributed.fsdp import fully_shard
 
         mesh = init_device_mesh(world.device.type, (world.size,))
+        reshard = None if trained else True  # without a backward pass nothing lets go of the outermost weights
         for block in model.blocks:
-            fully_shard(block, mesh=mesh)
-        return _compiled(fully_shard(model, mesh=mesh), compile_)
+            fully_shard(block, mesh=mesh, reshard_after_forward=reshard)
+        return _compiled(fully_shard(model, mesh=mesh, reshard_after_forward=reshard), compile_)
     network = _compiled(model, compile_)
-    if world.size == 1:
+    if world.size == 1 or not trained:
         return network
     devices = [world.device] if world.device.type == "cuda" else None
     return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
@@ -86,3 +91,15 @@ def gathered(model: nn.Module) -> Iterator[None]:
         for module in parts:
             module.set_reshard_after_forward(module is not model, recurse=False)
             module.reshard()
+
+
+def average_gradients(module: nn.Module, world: World) -> None:
+    """Average over processes the gradients of a small module that each has whole, as DDP does. A collective."""
+    gradients = [each.grad for each in module.parameters() if each.grad is not None]
+    if world.size == 1 or not gradients:
+        return
+    flat = torch.cat([each.flatten() for each in gradients])
+    torch.distributed.all_reduce(flat)
+    parts = flat.div_(world.size).split([each.numel() for each in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))

@@ -70,7 +70,7 @@ class CheckpointStore:
         paths = self.paths()
         return paths[-1] if paths else None
 
-    def newest_sound(self, only: tuple[str, ...] | None = None, *, set_aside: bool = False) -> Path | None:
+    def newest_intact(self, only: tuple[str, ...] | None = None, *, set_aside: bool = False) -> Path | None:
         """The newest checkpoint whose files (all, or the groups `only`) are what was written; None if there is none.
 
         A damaged one is reported; with set_aside its folder is renamed to step_..., .damaged, so that it no longer

@@ -29,40 +29,6 @@ from core.storage.atomic import write_atomic
 
 log = logging.getLogger(__name__)
 
-# Keys that say where and how fast a run is made, not what it computes: it may be continued with other values. What is
-# behind data.root, data.tsv, conditioning.path and tokenizer.path is compared by itself, with what the checkpoint
-# remembers of it.
-FREE_KEYS = (
-    "allow_changes",
-    "conditioning.cache_dir",
-    "conditioning.path",
-    "data.cache_dir",
-    "data.root",
-    "data.tsv",
-    "device",
-    "ema.device",
-    "ema.snapshot_every",
-    "evaluation",
-    "name",
-    "parallel",
-    "runs_dir",
-    "sample_batch_size",
-    "sampler",
-    "tokenizer.decode_batch",
-    "tokenizer.encode_batch",
-    "tokenizer.path",
-    "tracking",
-    "trainer.accumulate",
-    "trainer.checkpoint_blocks",
-    "trainer.checkpoint_every",
-    "trainer.compile",
-    "trainer.evaluate_every",
-    "trainer.keep_checkpoints",
-    "trainer.keep_every",
-    "trainer.num_previews",
-    "trainer.num_workers",
-    "trainer.preview_every",
-)
 _HELD: set[Path] = set()  # run directories that this process has locked
 
 
@@ -158,8 +124,10 @@ class RunDirectory:
             for temporary in [*folder.glob(".*.tmp"), *folder.glob(".tmp*")]:  # ours, and those of safetensors
                 temporary.unlink(missing_ok=True)
 
-    def claim(self, config: dict[str, Any], allowed: Sequence[str] = ()) -> list[str]:
+    def claim(self, config: dict[str, Any], free: Sequence[str] = (), allowed: Sequence[str] = ()) -> list[str]:
         """Write the config of a new run, or check that a continued one has not changed what it computes.
+
+        `free` are keys (or groups of keys) that do not say what the run computes.
 
         Returns the keys, of those `allowed` to change (or groups of keys), that did. Raises ValueError naming the
         others. A run that left no checkpoint has computed nothing: its config, of a first try with a wrong value
@@ -171,14 +139,14 @@ class RunDirectory:
         if begun and file.exists():
             before = self.config()
             changes = changed_keys(before, config)
-            refused = [key for key in changes if not _is_free(key, config) and not _is_in(key, allowed)]
+            refused = [key for key in changes if not _is_in(key, [*free, *allowed])]
             if refused:
                 differences = ", ".join(_change(key, before, config) for key in refused)
                 raise ValueError(
                     f"{self.path} holds a run with another {differences}; choose another name=..., "
                     f"the same values to continue it, or allow_changes=[{','.join(refused)}] to go on with the new ones"
                 )
-            told = [key for key in changes if not _is_free(key, config)]
+            told = [key for key in changes if not _is_in(key, free)]
             for key in changes:
                 log.info("goes on with another %s", _change(key, before, config))
         write_atomic(file, yaml.safe_dump(config, sort_keys=False))
@@ -205,12 +173,6 @@ def _lock(file: TextIO, after: float = 0.0) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     return True
-
-
-def _is_free(key: str, config: dict[str, Any]) -> bool:
-    if key == "trainer.steps":  # a cosine schedule depends on the number of steps, a constant one does not
-        return config["optimizer"]["schedule"] == "constant"
-    return _is_in(key, FREE_KEYS)
 
 
 def _is_in(key: str, keys: Sequence[str]) -> bool:

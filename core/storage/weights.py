@@ -70,12 +70,23 @@ def _is_named_tensor(item: tuple[Any, Any]) -> bool:
     return isinstance(item[0], str) and isinstance(item[1], Tensor)
 
 
+def frozen_names(model: nn.Module) -> set[str]:
+    """Names of the parameters that are not trained; a checkpoint does not hold them."""
+    return {name for name, each in model.named_parameters(remove_duplicate=False) if not each.requires_grad}
+
+
+def trained_state(model: nn.Module) -> State:
+    """The state dict of a model without the parameters that are not trained."""
+    frozen = frozen_names(model)
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
+
+
 def load_into(model: nn.Module, state: State, source: str) -> None:
-    """Copy `state`, whole tensors, into `model`, which may be sharded.
+    """Copy `state`, whole tensors, into the trained weights and buffers of `model`, which may be sharded.
 
     Raises ValueError that tells another architecture's checkpoint by its differences.
     """
-    own = model.state_dict()
+    own = trained_state(model)
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [
         f"{name} is {tuple(state[name].shape)}, the model has {tuple(own[name].shape)}"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from core.alignment.contract import NoAlignmentConfig
-from core.alignment.layersync import ALIGNMENTS, LayerSyncConfig
+from core.alignment.contract import check_layers
+from core.alignment.methods import ALIGNMENTS, AnyAlignmentConfig
 from core.flow.objective import ObjectiveConfig
-from core.flow.sampler import SamplerConfig
+from core.flow.path import build_path
+from core.flow.sampler import SamplerConfig, check_solver
 from core.precision import Precision
 from core.processes.spread import Compile, ParallelConfig
-from core.schema import choice
+from core.schema import FREE, choice, free_keys
 from core.train.ema import EMAConfig
 from core.train.optimizer import OptimizerConfig
 from core.train.tracking import TrackingConfig
@@ -34,17 +37,17 @@ class TrainerConfig:
 
     steps: int
     batch_size: int
-    accumulate: int = 1
+    accumulate: int = field(default=1, metadata=FREE)
     log_every: int = 10
-    preview_every: int = 0
-    num_previews: int = 40
-    evaluate_every: int = 0
-    checkpoint_every: int = 1000
-    keep_checkpoints: int = 2
-    keep_every: int = 0
-    num_workers: int = 0
-    compile: Compile = "none"
-    checkpoint_blocks: bool = False
+    preview_every: int = field(default=0, metadata=FREE)
+    num_previews: int = field(default=40, metadata=FREE)
+    evaluate_every: int = field(default=0, metadata=FREE)
+    checkpoint_every: int = field(default=1000, metadata=FREE)
+    keep_checkpoints: int = field(default=2, metadata=FREE)
+    keep_every: int = field(default=0, metadata=FREE)
+    num_workers: int = field(default=0, metadata=FREE)
+    compile: Compile = field(default="none", metadata=FREE)
+    checkpoint_blocks: bool = field(default=False, metadata=FREE)
     precision: Precision = "fp32"
     tf32: bool = False
 
@@ -73,23 +76,63 @@ class RunConfig:
     allow_changes  keys (or groups of keys) that a continued run may have changed although they change what it computes
     """
 
-    name: str
+    name: str = field(metadata=FREE)
     trainer: TrainerConfig
-    runs_dir: str = "runs"
+    runs_dir: str = field(default="runs", metadata=FREE)
     seed: int = 0
-    device: str = "auto"
-    sample_batch_size: int = 256
-    allow_changes: list[str] = field(default_factory=list)
-    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    device: str = field(default="auto", metadata=FREE)
+    sample_batch_size: int = field(default=256, metadata=FREE)
+    allow_changes: list[str] = field(default_factory=list, metadata=FREE)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig, metadata=FREE)
     optimizer: OptimizerConfig
     ema: EMAConfig
     objective: ObjectiveConfig
-    alignment: LayerSyncConfig | NoAlignmentConfig = choice(ALIGNMENTS)
-    sampler: SamplerConfig
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    alignment: AnyAlignmentConfig = choice(ALIGNMENTS)
+    sampler: SamplerConfig = field(metadata=FREE)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=FREE)
+
+    def __post_init__(self) -> None:
+        check_solver(self.sampler, build_path(self.objective.path))
+        self._check_needs()
+
+    def _check_needs(self) -> None:
+        """Raises ValueError where the alignment asks for what other keys do not give."""
+        needs = self.alignment.needs
+        name = next(name for name, schema in ALIGNMENTS.items() if type(self.alignment) is schema)
+        if needs.couples_rows and self.trainer.accumulate > 1:
+            raise ValueError(
+                f"trainer.accumulate is {self.trainer.accumulate}, but alignment {name!r} compares the samples of a "
+                "batch with each other: its loss differs on parts of the batch; allowed with it: 1"
+            )
+        if needs.teacher and self.ema.device != "model":
+            raise ValueError(
+                f"ema.device is {self.ema.device!r}, but the average is the teacher of alignment {name!r}; allowed "
+                "with it: model"
+            )
+
+    def free_keys(self) -> list[str]:
+        """Keys, or groups of keys, that a continued run may have changed: they do not say what it computes.
+
+        The number of steps is one of them unless the learning rate depends on it.
+        """
+        steps = ["trainer.steps"] if self.optimizer.schedule == "constant" else []
+        return [*free_keys(type(self)), *steps]
+
+    @property
+    def cache(self) -> Path:
+        """Where what was measured or trained once is kept for other runs."""
+        return Path(self.runs_dir) / "cache"
+
+    def check_model(self, backbone: Any, drop: float) -> None:
+        """Raises ValueError where alignment or guidance ask for what the model does not have; a domain calls it.
+
+        backbone  its config, with `num_blocks` and `null_label`; drop: conditioning.drop
+        """
+        check_layers(self.alignment, backbone.num_blocks)
+        self.check_guidance(drop, backbone.null_label)
 
     def check_guidance(self, drop: float, null: bool) -> None:
-        """Raises ValueError where there is no unconditional model for what is asked; a domain calls it.
+        """Raises ValueError where there is no unconditional model for what is asked.
 
         drop  conditioning.drop; null: backbone.null_label
         """

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from core.processes.sharding import copy_whole_, laid_out_as, local
+from core.schema import FREE
+from core.storage.weights import trained_state
 
 PRIMARY = "ema"
 MAX_WIDTH = 0.28  # at 1 / sqrt(12) = 0.2887 the profile is flat, the mean of all steps
@@ -40,8 +42,8 @@ class EMAConfig:
 
     decays: list[float] = field(default_factory=lambda: [0.9999])
     widths: list[float] = field(default_factory=list)
-    device: Literal["model", "cpu"] = "model"
-    snapshot_every: int = 0
+    device: Literal["model", "cpu"] = field(default="model", metadata=FREE)
+    snapshot_every: int = field(default=0, metadata=FREE)
 
     def __post_init__(self) -> None:
         for decay in self.decays:
@@ -129,19 +131,22 @@ def rules(config: EMAConfig) -> dict[str, ConstantDecay | PowerFunction]:
 
 
 class EMA:
-    """Averages of every parameter of `model`; each starts as a copy of the weights.
+    """Averages of every trained parameter of `model`; each starts as a copy of the weights.
 
     Buffers are not averaged, a fixed table has nothing to average: they are read from the model. Of parameters that
     several processes share (FSDP2), each process averages its part; build the averages after the model was sharded.
+
+    teacher  a copy of the model, or of its first blocks, whose weights become the primary average itself, in its memory
     """
 
-    def __init__(self, model: nn.Module, config: EMAConfig):
+    def __init__(self, model: nn.Module, config: EMAConfig, teacher: nn.Module | None = None):
         self.model, self.config, self.rules = model, config, rules(config)
         numbers: dict[nn.Parameter, int] = {}
         # Tied parameters have several names and one average.
         self._slots = {
             name: numbers.setdefault(parameter, len(numbers))
             for name, parameter in model.named_parameters(remove_duplicate=False)
+            if parameter.requires_grad
         }
         self._parameters = list(numbers)
         parts = self._parts()
@@ -149,10 +154,18 @@ class EMA:
         self._averages = {
             name: [part.to(place, copy=True) for part, place in zip(parts, places, strict=True)] for name in self.rules
         }
+        if teacher is not None:
+            self._share_with(teacher)
         self._staging = None  # the copy of the weights from which averages on the CPU are updated
         if config.device == "cpu" and any(part.device.type != "cpu" for part in parts):
             pin = any(part.device.type == "cuda" for part in parts)
             self._staging = [torch.empty_like(part, device="cpu", pin_memory=pin) for part in parts]
+
+    def _share_with(self, teacher: nn.Module) -> None:
+        """Keep the primary average in the parameters of `teacher`, which has those of the model or some of them."""
+        for name, parameter in teacher.named_parameters(remove_duplicate=False):
+            if name in self._slots:
+                self._averages[PRIMARY][self._slots[name]] = local(parameter).detach()
 
     @property
     def names(self) -> list[str]:
@@ -166,7 +179,7 @@ class EMA:
 
     @property
     def averaged(self) -> list[str]:
-        """The names in the model's state dict that are averaged; the others are buffers."""
+        """The names in the model's state dict that are averaged; the others are buffers, or not trained."""
         return list(self._slots)
 
     def snapshot_due(self, step: int) -> bool:
@@ -202,7 +215,7 @@ class EMA:
 
         The tensors share the memory of the averages; those of a sharded model are DTensors.
         """
-        own = self.model.state_dict()
+        own = trained_state(self.model)
         return {name: {key: self._averaged(name, key, value) for key, value in own.items()} for name in self.rules}
 
     def _averaged(self, name: str, key: str, value: Tensor) -> Tensor:

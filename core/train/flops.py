@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+
+from core.contracts import Condition
 
 TRAINING_FACTOR = 3  # the backward pass multiplies twice for each multiplication of the forward pass
 LONG_ENOUGH = 0.02  # seconds that one matrix product should take
@@ -20,7 +21,7 @@ LARGEST_SIDE = {"cpu": 4096, "cuda": 8192}
 
 
 @torch.no_grad()
-def forward_flops(network: nn.Module, latent_shape: tuple[int, ...], condition: Tensor) -> int:
+def forward_flops(network: nn.Module, latent_shape: tuple[int, ...], condition: Condition) -> int:
     """FLOPs of all matrix products and convolutions of one sample's forward pass; nothing element by element.
 
     network: a `core.contracts.Backbone` as it was built, before compile and wrapping, with its hooks paused; on the
@@ -29,6 +30,8 @@ def forward_flops(network: nn.Module, latent_shape: tuple[int, ...], condition: 
     The network runs once, on its own device. Its weights, buffers, gradients, training flag and the generators of
     random numbers stay as they are.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # brings Triton, which only a run needs
+
     first = next(network.parameters())
     x = torch.zeros((1, *latent_shape), device=first.device, dtype=first.dtype)
     t = torch.full((1,), 0.5, device=first.device)
@@ -39,7 +42,7 @@ def forward_flops(network: nn.Module, latent_shape: tuple[int, ...], condition: 
     return counter.get_total_flops()
 
 
-def training_flops(network: nn.Module, latent_shape: tuple[int, ...], condition: Tensor) -> int:
+def training_flops(network: nn.Module, latent_shape: tuple[int, ...], condition: Condition) -> int:
     """FLOPs of one sample's forward and backward pass, three times the forward; recomputation does not count."""
     return TRAINING_FACTOR * forward_flops(network, latent_shape, condition)
 

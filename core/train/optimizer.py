@@ -44,24 +44,37 @@ class OptimizerConfig:
 
 
 class Optimizer:
-    """Fused AdamW over the trainable parameters of a model, with gradient norm and clipping."""
+    """Fused AdamW over the trained parameters of a model, with gradient norm and clipping.
 
-    def __init__(self, model: nn.Module, config: OptimizerConfig):
+    heads  modules that are trained beside it, whole in every process; their parameters are called `alignment.NAME`
+    """
+
+    def __init__(self, model: nn.Module, config: OptimizerConfig, heads: nn.Module | None = None):
         self.config = config
-        self.named = {name: each for name, each in model.named_parameters() if each.requires_grad}
+        self.groups = [{name: each for name, each in model.named_parameters() if each.requires_grad}]
+        if not self.groups[0]:
+            raise ValueError("the backbone has no trained parameter: all of them are frozen")
+        trained = {} if heads is None else {f"alignment.{name}": each for name, each in heads.named_parameters()}
+        self.groups += [trained] * bool(trained)  # apart: sharded and whole parameters do not go into one fused call
+        self.named = {name: each for group in self.groups for name, each in group.items()}
         options = {"betas": config.betas, "eps": config.eps, "weight_decay": config.weight_decay}
-        self.adamw = torch.optim.AdamW(list(self.named.values()), lr=config.lr, fused=True, **options)
+        groups = [{"params": list(group.values())} for group in self.groups]
+        self.adamw = torch.optim.AdamW(groups, lr=config.lr, fused=True, **options)
 
     def gradient_norm(self) -> Tensor:
         """Global L2 norm of the gradients, before clipping; gradients above `clip_norm` are scaled to it.
 
         Of a sharded model's gradients too, the same in every process.
         """
-        parameters = list(self.named.values())
-        gradients = [each.grad for each in parameters if each.grad is not None]
-        norm = whole(torch.nn.utils.get_total_norm(gradients, foreach=True))
+        norms = []
+        for group in self.groups:
+            gradients = [each.grad for each in group.values() if each.grad is not None]
+            norms.append(whole(torch.nn.utils.get_total_norm(gradients, foreach=True)))
+        norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
         if self.config.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, norm, foreach=True)
+            for group in self.groups:
+                clip = torch.nn.utils.clip_grads_with_norm_
+                clip(list(group.values()), self.config.clip_norm, norm, foreach=True)
         return norm
 
     def step(self, lr: float) -> None:

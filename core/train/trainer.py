@@ -11,33 +11,37 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from core.contracts import Batch, Domain
+from core.alignment.teacher import Teacher
+from core.contracts import Batch, Domain, Requests
 from core.data.stream import StepPositions, step_batches
-from core.draws import StepRandom
+from core.draws import StepRandom, seeded_weights
 from core.flow.objective import FlowMatching
 from core.generate import Generator, make_generator
 from core.precision import DTYPES, allow_tf32
-from core.processes.failures import LoaderError, MemoryExhaustedError, NonFiniteError, is_dead_worker, is_out_of_memory
+from core.processes.failures import NonFiniteError, is_dead_worker, is_out_of_memory
 from core.processes.signals import StopRequest
-from core.processes.spread import gathered, gradients_stay, spread
+from core.processes.spread import average_gradients, gathered, gradients_stay, spread
 from core.processes.world import PeerError, World, part
 from core.schema import plain
 from core.step import Losses, TrainingLoss
 from core.storage.atomic import write_atomic
-from core.storage.checkpoint import CheckpointStore
+from core.storage.checkpoint import Checkpoint, CheckpointStore
 from core.storage.lines import JsonLines
 from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
+from core.train.diagnoses import dead_worker, out_of_memory, write_not_finite
 from core.train.ema import EMA
-from core.train.flops import matmul_peak, training_flops
+from core.train.flops import TRAINING_FACTOR, matmul_peak, training_flops
+from core.train.notes import RunNotes, note_session
 from core.train.optimizer import Optimizer
-from core.train.posthoc import save_snapshot
+from core.train.posthoc import drop_snapshots, save_snapshot
 from core.train.progress import Progress
-from core.train.saved import SavedState, whole_groups
+from core.train.saved import ModelPart, Saved, StatePart, whole_groups
 from core.train.speed import Speedometer
 from core.train.tracking import EVALUATIONS, Tracker
 
@@ -56,10 +60,9 @@ class Trainer:
         allow_tf32(config.trainer.tf32)
         self.model = domain.backbone.to(world.device)
         self.model.checkpoint_blocks = config.trainer.checkpoint_blocks
-        self.flops = training_flops(self.model, domain.latent_shape, domain.conditioning.requests(1, config.seed))
-        self.alignment = config.alignment.build(self.model)  # before compile: later hooks would not be called
-        if config.trainer.compile != "none":
-            self.alignment.compile()
+        request = Requests.of(domain.conditioning.requests(1, config.seed))
+        self.flops = training_flops(self.model, domain.latent_shape, request.condition)
+        self._build_alignment()  # before compile: later hooks would not be called
         self.network = spread(self.model, config.parallel, config.trainer.compile, world)
         self.loss = TrainingLoss(
             tokenizer=domain.tokenizer.to(world.device),
@@ -69,12 +72,16 @@ class Trainer:
             objective=FlowMatching(config.objective, self.model.expand),
             alignment=self.alignment,
             precision=config.trainer.precision,
+            teacher=self.teacher,
+            needs=config.alignment.needs,
         )
-        self.optimizer = Optimizer(self.model, config.optimizer)
+        self.optimizer = Optimizer(self.model, config.optimizer, self.alignment.heads)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.trainer.precision == "fp16")
-        self.ema = EMA(self.model, config.ema)
+        self.ema = EMA(self.model, config.ema, self.teacher.model if self.teacher is not None else None)
         store = CheckpointStore(run.checkpoints, config.trainer.keep_checkpoints, config.trainer.keep_every)
-        self.saved = SavedState(self, store)
+        parts = [ModelPart("model", self.model), self.ema, StatePart("optimizer", self.optimizer)]
+        self.saved = Saved(store, world, [*parts, ModelPart("alignment", self.alignment.heads)])
+        self.notes = RunNotes(config, domain, world)
         self.step, self.skipped = 0, 0
         self.stop: StopRequest | None = None
         self.stopping = False  # once `stop` was asked for in any process
@@ -83,6 +90,21 @@ class Trainer:
         # before this one.
         self.seconds, self.wall_before = 0.0, 0.0
         self.tracker: Tracker | None = None
+
+    def _build_alignment(self) -> None:
+        """The alignment on the bare model, and the teacher that it may need, a copy of the model without its hooks."""
+        config, needs = self.config, self.config.alignment.needs
+        self.teacher = None
+        if needs.teacher:
+            self.teacher = Teacher(self.model, needs.teacher, config.trainer.precision)
+            spreading = (config.parallel, config.trainer.compile, self.world)
+            self.teacher.network = spread(self.teacher.model, *spreading, trained=False)
+        with seeded_weights(config.seed, "alignment heads"):
+            self.alignment = config.alignment.build(self.model)
+        self.alignment.heads.to(self.world.device)
+        self.flops += self.alignment.extra_flops(self.flops // TRAINING_FACTOR, self.model.num_tokens)
+        if config.trainer.compile != "none":
+            self.alignment.compile()
 
     @property
     def parameters(self) -> int:
@@ -100,7 +122,7 @@ class Trainer:
         An error of the data set, or a RunError for what ends a run in its middle (`core.processes.failures`), is raised
         after the state was saved; of several processes they go on from the last checkpoint, but for NonFiniteError.
         """
-        self.saved.restore()
+        self.restore()
         self.stop = stop
         config = self.config
         self.speed = Speedometer(self.domain.unit, self.world.device, self.flops, self._peak())
@@ -114,7 +136,7 @@ class Trainer:
             # The last good step is saved, unless other processes, who know of no error, would have to help.
             known_to_all = isinstance(error, NonFiniteError)
             if self.whole and (self.world.size == 1 or known_to_all):
-                self.saved.save()
+                self.save()
             if known_to_all and not self.world.is_main:
                 raise PeerError(str(error)) from error  # it is told once
             raise
@@ -122,8 +144,45 @@ class Trainer:
             self.progress.close()
             if self.tracker is not None:
                 self.tracker.close()
-        self.saved.save()
+        self.save()
         return self.step == config.trainer.steps
+
+    def save(self) -> None:
+        """Write a checkpoint of the present step, unless there is one; raises OSError when it cannot be written."""
+        self.saved.save(self.step, self._notes)
+
+    def _notes(self) -> dict[str, Any]:
+        """What the checkpoint remembers beside tensors, once the records of its steps are on the disk."""
+        if self.tracker is not None:
+            self.tracker.sync()  # lines of steps that will not be made again
+        counters = {
+            "seconds": self.seconds,
+            "wall_seconds": self.wall_seconds,
+            "loss_scale": self.scaler.state_dict(),
+            "skipped_steps": self.skipped,
+        }
+        return self.notes.written(counters)
+
+    def restore(self) -> None:
+        """Continue from the newest sound checkpoint, if there is one, and note that a session begins."""
+        saved = self.saved.restore(self._check)
+        if saved is not None:
+            notes = saved.notes
+            if notes["loss_scale"]:
+                self.scaler.load_state_dict(notes["loss_scale"])
+            self.step, self.skipped = saved.step, notes["skipped_steps"]
+            self.seconds, self.wall_before = notes["seconds"], notes["wall_seconds"]
+        self.world.on_main(self._begin)
+
+    def _check(self, path: Path, saved: Checkpoint) -> None:
+        if saved.step > self.config.trainer.steps:
+            raise ValueError(f"trainer.steps is {self.config.trainer.steps}, but {path} has made {saved.step} already")
+        self.notes.check(path, saved.notes)
+
+    def _begin(self) -> None:
+        """Forget what will be made again, and append a line to sessions.jsonl."""
+        drop_snapshots(self.run.snapshots, self.step)
+        note_session(self.run.path, self.step, self.config, self.world)
 
     def _peak(self) -> float:
         """FLOP/s of all processes' devices together, in the precision of the run, as measured now."""
@@ -145,7 +204,7 @@ class Trainer:
                     break
         except RuntimeError as error:
             if is_dead_worker(error):  # PyTorch raises it wherever the main process happens to be
-                raise self._dead_worker(error) from error
+                raise dead_worker(error, self.step, self.config.trainer.num_workers) from error
             raise
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -166,7 +225,7 @@ class Trainer:
             losses, norm = self.update(batch.to(self.world.device))
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
-                raise self._out_of_memory(error) from error
+                raise out_of_memory(self.config, self.domain, self.world, self.step) from error
             raise
         config, seconds = self.config.trainer, time.perf_counter() - begun
         self.seconds += seconds
@@ -184,7 +243,7 @@ class Trainer:
             self.progress.pause()
         self.whole = True
         if self.step % config.checkpoint_every == 0:
-            self.saved.save()
+            self.save()
             self.progress.pause()
 
     def update(self, batch: Batch) -> tuple[Losses, float]:
@@ -227,16 +286,18 @@ class Trainer:
             where = {"global_rows": config.batch_size, "first_row": first + begin}
             random = StepRandom(self.config.seed, self.step, world.device, **where)
             with gradients_stay(self.network) if end < last - first else contextlib.nullcontext():
-                losses = self.loss(batch.part(begin, end), random, self.step)
+                losses = self.loss(batch[begin:end], random, self.step)
                 share = (end - begin) * world.size / config.batch_size
                 self.scaler.scale(losses.total * share).backward()
             done.append(losses.detached())
+        average_gradients(self.alignment.heads, world)
         return Losses.joined(done)
 
     def _log(self, losses: Losses, norm: float) -> None:
         """Record the step: its numbers over the global batch, however many processes shared it."""
         own = {"flow_loss": float(losses.flow.mean()), "loss": float(losses.total)}
         own |= {f"similarity/{pair}": float(value) for pair, value in losses.similarity.items()}
+        own |= {name: float(value) for name, value in losses.values.items()}
         weight = len(losses.flow) / self.config.trainer.batch_size
         metrics = dict(zip(own, self.world.mean(list(own.values()), weight), strict=True))
         metrics |= {"gradient_norm": norm} if math.isfinite(norm) else {}
@@ -332,39 +393,6 @@ class Trainer:
         (total,) = self.world.mean([float(losses.total)], len(losses.flow) / self.config.trainer.batch_size)
 
         def written() -> str:
-            file = self.run.path / f"nonfinite_step_{self.step + 1:08d}.json"
-            samples = [sample for each in parts for sample in each]
-            facts = {"step": self.step + 1, "loss": f"{total:g}", "gradient_norm": f"{norm:g}", "samples": samples}
-            write_atomic(file, json.dumps(facts, indent=1) + "\n")
-            return (
-                f"step {self.step + 1}: loss {total:g}, gradient norm {norm:g}. Nothing was updated. Rows of the data "
-                f"set in this batch: {[each['index'] for each in samples[:16]]}; all of them, by name and loss, are "
-                f"in {file}"
-            )
+            return write_not_finite(self.run, self.step, {"loss": total, "gradient_norm": norm}, parts)
 
         return NonFiniteError(self.world.on_main(written))
-
-    def _out_of_memory(self, error: Exception) -> MemoryExhaustedError:
-        config, domain, device = self.config.trainer, self.domain, self.world.device
-        first, last = self.world.rows(config.batch_size)
-        rows = -(-(last - first) // config.accumulate)
-        advice = [
-            "trainer.batch_size",
-            f"the samples at once: trainer.accumulate={2 * config.accumulate}",
-        ]
-        advice += ["trainer.checkpoint_blocks=true"] * (not config.checkpoint_blocks)
-        advice += ["trainer.precision=bf16"] * (config.precision == "fp32")
-        advice += ["parallel.strategy=fsdp2"] * (self.world.size > 1 and self.config.parallel.strategy == "ddp")
-        advice += ["ema.device=cpu"] * (device.type == "cuda" and self.config.ema.device == "model")
-        return MemoryExhaustedError(
-            f"{device} ran out of memory in step {self.step + 1} with {rows} of trainer.batch_size {config.batch_size} "
-            f"samples at once, media {tuple(domain.dataset.media_shape)}, latents {domain.latent_shape}, "
-            f"{self.model.num_tokens} tokens. Turn down {advice[0]}, or {', or '.join(advice[1:])}"
-        )
-
-    def _dead_worker(self, error: Exception) -> LoaderError:
-        reason = str(error).splitlines()[0]
-        return LoaderError(
-            f"step {self.step + 1}: a worker process of the data loader died ({reason}). If the machine ran out of "
-            f"memory, turn down trainer.num_workers, now {self.config.trainer.num_workers}; 0 loads in the main process"
-        )

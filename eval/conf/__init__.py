@@ -1,1 +1,1 @@
-"""YAML files of the eval entries."""
+"""YAML files of the commands of eval, and the keys that every domain's evaluate command shares."""

@@ -1,1 +1,1 @@
-"""Looking into the blocks of a trained backbone: tokens, analyses, probes, figures."""
+"""The blocks of a trained backbone: tokens captured on real data, and what is computed and drawn of them."""

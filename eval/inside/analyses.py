@@ -16,40 +16,52 @@ import torch.nn.functional as F  # noqa: N812, the customary name
 from torch import Tensor, nn
 
 from core.alignment.contract import Alignment, NoAlignment
+from core.alignment.teacher import Teacher
 from core.precision import autocast
 from core.step import TrainingLoss
-from eval.inside.model import Heard, Inside, Reading, batches, check_times, conditions, listen, pool, real_tokens
+from core.storage.weights import load_into
+from eval.inside.model import (
+    CapturedTokens,
+    ForwardOptions,
+    TrainedModel,
+    batches,
+    capture_tokens,
+    check_times,
+    conditions,
+    pool,
+    real_tokens,
+)
 
 
 def pooled_tokens(
-    inside: Inside, rows: Sequence[int], times: Sequence[float], reading: Reading
+    model: TrainedModel, rows: Sequence[int], times: Sequence[float], forward: ForwardOptions
 ) -> dict[float, list[Tensor]]:
     """Mean-pooled tokens (n, D) of every block at every time, on the CPU; the data are read once."""
-    parts: dict[float, list[list[Tensor]]] = {float(t): [[] for _ in range(inside.depth)] for t in times}
-    for heard in listen(inside, rows, times, reading):
-        for kept, tokens in zip(parts[heard.t], heard.tokens, strict=True):
-            kept.append(pool(tokens, heard.batch.mask).cpu())
+    parts: dict[float, list[list[Tensor]]] = {float(t): [[] for _ in range(model.depth)] for t in times}
+    for captured in capture_tokens(model, rows, times, forward):
+        for kept, tokens in zip(parts[captured.t], captured.tokens, strict=True):
+            kept.append(pool(tokens, captured.batch.mask).cpu())
     return {t: [torch.cat(kept) for kept in blocks] for t, blocks in parts.items()}
 
 
 def cosine_matrices(
-    inside: Inside, rows: Sequence[int], times: Sequence[float], reading: Reading
+    model: TrainedModel, rows: Sequence[int], times: Sequence[float], forward: ForwardOptions
 ) -> dict[float, Tensor]:
     """Mean cosine (K, K) of the same token after two blocks, at every time: what LayerSync raises for its pair.
 
     Raises ValueError when blocks differ in width or in the number of their tokens.
     """
-    sums = {float(t): torch.zeros(inside.depth, inside.depth, dtype=torch.float64) for t in times}
+    sums = {float(t): torch.zeros(model.depth, model.depth, dtype=torch.float64) for t in times}
     count = dict.fromkeys(sums, 0)
-    for heard in listen(inside, rows, times, reading):
-        _check_same_shape(heard.tokens)
-        for first in range(0, len(heard.output), 8):  # normalised copies of a few rows at a time
-            part = [tokens[first : first + 8] for tokens in heard.tokens]
-            mask = None if heard.batch.mask is None else heard.batch.mask[first : first + 8]
+    for captured in capture_tokens(model, rows, times, forward):
+        _check_same_shape(captured.tokens)
+        for first in range(0, len(captured.output), 8):  # normalised copies of a few rows at a time
+            part = [tokens[first : first + 8] for tokens in captured.tokens]
+            mask = None if captured.batch.mask is None else captured.batch.mask[first : first + 8]
             real = real_tokens(part[0], mask)
             unit = torch.stack([F.normalize(tokens, dim=-1)[real].flatten() for tokens in part])
-            sums[heard.t] += (unit @ unit.T).double().cpu()
-            count[heard.t] += int(real.sum())
+            sums[captured.t] += (unit @ unit.T).double().cpu()
+            count[captured.t] += int(real.sum())
     return {t: (total / count[t]).clamp(-1, 1) for t, total in sums.items()}
 
 
@@ -60,25 +72,25 @@ def _check_same_shape(tokens: Sequence[Tensor]) -> None:
 
 
 def noise_robustness(
-    inside: Inside, rows: Sequence[int], times: Sequence[float], reading: Reading
+    model: TrainedModel, rows: Sequence[int], times: Sequence[float], forward: ForwardOptions
 ) -> dict[float, Tensor]:
     """Mean cosine (K,) of a block's tokens at each time with its tokens for the clean sample, at t = 1."""
-    sums = {float(t): torch.zeros(inside.depth, dtype=torch.float64) for t in times}
+    sums = {float(t): torch.zeros(model.depth, dtype=torch.float64) for t in times}
     clean: list[Tensor] = []
-    for heard in listen(inside, rows, [1.0, *(t for t in sums if t != 1)], reading):
-        clean = heard.tokens if heard.t == 1 else clean  # of this batch: t = 1 comes first
-        if heard.t in sums:
-            cosines = [_row_cosines(a, b, heard).sum() for a, b in zip(heard.tokens, clean, strict=True)]
-            sums[heard.t] += torch.stack(cosines).double().cpu()
+    for captured in capture_tokens(model, rows, [1.0, *(t for t in sums if t != 1)], forward):
+        clean = captured.tokens if captured.t == 1 else clean  # of this batch: t = 1 comes first
+        if captured.t in sums:
+            cosines = [_row_cosines(a, b, captured).sum() for a, b in zip(captured.tokens, clean, strict=True)]
+            sums[captured.t] += torch.stack(cosines).double().cpu()
     return {t: total / len(rows) for t, total in sums.items()}
 
 
-def _row_cosines(a: Tensor, b: Tensor, heard: Heard) -> Tensor:
+def _row_cosines(a: Tensor, b: Tensor, captured: CapturedTokens) -> Tensor:
     """Mean over a row's real tokens of their cosine, (B,)."""
-    return pool(F.cosine_similarity(a, b, dim=-1)[..., None], heard.batch.mask)[:, 0]
+    return pool(F.cosine_similarity(a, b, dim=-1)[..., None], captured.batch.mask)[:, 0]
 
 
-def gradient_norms(inside: Inside, rows: Sequence[int], step: int, reading: Reading) -> dict[str, Tensor]:
+def gradient_norms(model: TrainedModel, rows: Sequence[int], step: int, forward: ForwardOptions) -> dict[str, Tensor]:
     """L2 norm (K,) of the gradient of the training loss by each block's parameters.
 
     flow       of the flow-matching loss alone
@@ -86,17 +98,21 @@ def gradient_norms(inside: Inside, rows: Sequence[int], step: int, reading: Read
     total      of both; these two, and the next, are left out where the run has no alignment
     cosine     (K,) of the gradients of flow and alignment, 0 where one of them is 0
 
-    The loss is the run's own, its times, noise and dropped conditions drawn from (seed, row), its mean over the rows.
+    The loss is the run's own, its times, noise and dropped conditions drawn from (seed, row), its mean over the rows;
+    a teacher has the model's own weights. A term that compares the rows of a batch sees those that are read at once.
     """
-    flow = _gradients(inside, rows, step, reading, NoAlignment())
+    flow = _gradients(model, rows, step, forward, NoAlignment())
     norms = {"flow": torch.stack([each.norm() for each in flow])}
-    alignment = inside.alignment.build(inside.domain.backbone)
-    if isinstance(alignment, NoAlignment):
+    needs = model.alignment.needs
+    if not model.alignment.layers:
         return norms
+    teacher = Teacher(model.domain.backbone, needs.teacher, forward.precision) if needs.teacher else None
+    alignment = model.alignment.build(model.domain.backbone)
+    load_into(alignment.heads.to(model.device), model.heads, "group 'alignment'")
     try:
-        total = _gradients(inside, rows, step, reading, alignment)
+        total = _gradients(model, rows, step, forward, alignment, teacher)
     finally:
-        getattr(alignment, "remove", lambda: None)()
+        alignment.remove()
     rest = [a - b for a, b in zip(total, flow, strict=True)]
     norms["alignment"], norms["total"] = (torch.stack([each.norm() for each in part]) for part in (rest, total))
     norms["cosine"] = torch.stack([_cosine(a, b) for a, b in zip(flow, rest, strict=True)])
@@ -104,21 +120,28 @@ def gradient_norms(inside: Inside, rows: Sequence[int], step: int, reading: Read
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine of two gradients; 0 where one is nothing but the rounding of the other."""
+    """The cosine of two gradients; 0 where one is nothing but the rounding of the other."""
     small = min(a.norm(), b.norm()) <= 1e-6 * max(a.norm(), b.norm())
     return a.new_zeros(()) if small else F.cosine_similarity(a, b, dim=0)
 
 
-def _gradients(inside: Inside, rows: Sequence[int], step: int, reading: Reading, alignment: Alignment) -> list[Tensor]:
+def _gradients(
+    model: TrainedModel,
+    rows: Sequence[int],
+    step: int,
+    forward: ForwardOptions,
+    alignment: Alignment,
+    teacher: Teacher | None = None,
+) -> list[Tensor]:
     """The gradient of the mean loss by the parameters of each block, each a long vector on the CPU."""
-    domain = inside.domain
+    domain = model.domain
     backbone = domain.backbone
     loss = TrainingLoss(
-        domain.tokenizer, domain.conditioning, backbone, backbone, inside.flow(), alignment, reading.precision
+        domain.tokenizer, domain.conditioning, backbone, backbone, model.flow(), alignment, forward.precision, teacher
     )
     backbone.zero_grad(set_to_none=True)
     try:
-        for batch, (first, last), random in batches(inside, rows, reading):
+        for batch, (first, last), random in batches(model, rows, forward):
             (loss(batch, random, step).total * (last - first) / len(rows)).backward()
         return [_gradient(block) for block in backbone.blocks]
     finally:
@@ -131,8 +154,10 @@ def _gradient(module: nn.Module) -> Tensor:
 
 
 @torch.no_grad()
-def drop_effects(inside: Inside, rows: Sequence[int], times: Sequence[float], reading: Reading) -> dict[str, Any]:
-    """What it costs to leave one block out, its input handed on: at each time, for each block.
+def drop_effects(
+    model: TrainedModel, rows: Sequence[int], times: Sequence[float], forward: ForwardOptions
+) -> dict[str, Any]:
+    """Measure what it costs to leave one block out, its input handed on: at each time, for each block.
 
     loss         flow loss of the whole backbone, by time
     loss_change  (K,) by time: flow loss without the block, less that
@@ -142,13 +167,13 @@ def drop_effects(inside: Inside, rows: Sequence[int], times: Sequence[float], re
     another shape than its input.
     """
     check_times(times)
-    sums = {float(t): torch.zeros(inside.depth + 1, 2, dtype=torch.float64) for t in times}
-    for batch, position, random in batches(inside, rows, reading):
-        condition = conditions(inside, batch, position, len(rows), reading)
-        latents = inside.domain.tokenizer.encode(batch.media, random)
+    sums = {float(t): torch.zeros(model.depth + 1, 2, dtype=torch.float64) for t in times}
+    for batch, position, random in batches(model, rows, forward):
+        condition = conditions(model, batch, position, len(rows), forward)
+        latents = model.domain.tokenizer.encode(batch.media, random)
         noise = random.normal("noise", tuple(latents.shape))
         for t, total in sums.items():
-            total += _drop_each(inside, (latents, noise, t), condition, batch.mask, reading)
+            total += _drop_each(model, (latents, noise, t), condition, batch.mask, forward)
     means = {t: total / len(rows) for t, total in sums.items()}
     return {
         "loss": {t: float(mean[0, 0]) for t, mean in means.items()},
@@ -158,17 +183,21 @@ def drop_effects(inside: Inside, rows: Sequence[int], times: Sequence[float], re
 
 
 def _drop_each(
-    inside: Inside, point: tuple[Tensor, Tensor, float], condition: Tensor, mask: Tensor | None, reading: Reading
+    model: TrainedModel,
+    point: tuple[Tensor, Tensor, float],
+    condition: Tensor,
+    mask: Tensor | None,
+    forward: ForwardOptions,
 ) -> Tensor:
     """Sums over rows (K + 1, 2) of flow loss and relative change of the output; row 0 is the whole backbone."""
     latents, noise, time = point
-    flow, backbone = inside.flow(), inside.domain.backbone
+    flow, backbone = model.flow(), model.domain.backbone
     low, high = flow.interval
     t = torch.full((len(latents),), min(max(time, low), high), device=latents.device)
     counted = None if mask is None else backbone.expand(mask, latents)
 
     def network(x: Tensor, t: Tensor) -> Tensor:
-        with autocast(inside.device, reading.precision):
+        with autocast(model.device, forward.precision):
             return backbone(x, t, condition, mask).float()
 
     whole = flow(network, latents, noise, t, counted)
@@ -184,7 +213,7 @@ def _drop_each(
 
 @contextlib.contextmanager
 def left_out(block: nn.Module, number: int) -> Iterator[None]:
-    """Inside, the block hands on its first tensor input in place of the tokens it makes."""
+    """Make a block hand on its first tensor input in place of the tokens it makes, within the `with` statement."""
 
     def identity(module: nn.Module, inputs: tuple, named: dict[str, Any], output: Any) -> Any:
         made = output[0] if isinstance(output, tuple | list) else output

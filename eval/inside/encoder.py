@@ -14,14 +14,14 @@ import torch.nn.functional as F  # noqa: N812, the customary name
 from torch import Tensor, nn
 
 from eval.inside.masks import pixels
-from eval.inside.model import Inside, Reading
+from eval.inside.model import ForwardOptions, TrainedModel
 
 DINO = "dinov2:"
 DINO_SIZE = 224  # pixels of the side that an image is brought to
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of DINOv2's training
 
 
-def encoder_features(inside: Inside, rows: Sequence[int], source: str, reading: Reading) -> Tensor:
+def encoder_features(model: TrainedModel, rows: Sequence[int], source: str, forward: ForwardOptions) -> Tensor:
     """Features (n, D) float32 of rows.
 
     source  a .npy file (all rows of the data set, D), or a .npz with one such array (or several, one named `features`);
@@ -30,9 +30,9 @@ def encoder_features(inside: Inside, rows: Sequence[int], source: str, reading: 
     Raises ValueError for what does not fit, ImportError without transformers.
     """
     if source.startswith(DINO):
-        return dino_features(inside, rows, source.removeprefix(DINO), reading)
+        return dino_features(model, rows, source.removeprefix(DINO), forward)
     features = _load(Path(source).expanduser(), source)
-    total = len(inside.domain.dataset)
+    total = len(model.domain.dataset)
     if features.ndim != 2 or len(features) != total:
         raise ValueError(
             f"encoder is {source!r}, an array {features.shape}; needed: ({total}, D), a row for each of the data set"
@@ -61,13 +61,13 @@ def _load(path: Path, source: str) -> np.ndarray:
 
 
 @torch.no_grad()
-def dino_features(inside: Inside, rows: Sequence[int], folder: str, reading: Reading) -> Tensor:
+def dino_features(model: TrainedModel, rows: Sequence[int], folder: str, forward: ForwardOptions) -> Tensor:
     """Mean patch token (n, D) of the last layer, the whole image at 224 x 224; grey images three times over."""
-    model = _load_dino(folder).to(inside.device).eval()
+    network = _load_dino(folder).to(model.device).eval()
     parts = []
-    for images in pixels(inside, rows, reading):
-        tokens = model(pixel_values=prepare(images.to(inside.device))).last_hidden_state
-        first = 1 + getattr(model.config, "num_register_tokens", 0)  # the class token and registers are no patches
+    for images in pixels(model, rows, forward):
+        tokens = network(pixel_values=prepare(images.to(model.device))).last_hidden_state
+        first = 1 + getattr(network.config, "num_register_tokens", 0)  # the class token and registers are no patches
         parts.append(tokens[:, first:].mean(1).float().cpu())
     return torch.cat(parts)
 

@@ -9,13 +9,15 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from core.storage.atomic import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DPI = 120
 SEQUENTIAL, DIVERGING = "viridis", "coolwarm"
@@ -25,12 +27,19 @@ Pairs = Sequence[tuple[int, int]]
 
 @dataclass(frozen=True)
 class Range:
-    """What the colours of a heat map mean: a label, and the values at both ends (None: those of the data)."""
+    """The range of a heat map's colours: a label, and the values at both ends (None: those of the data)."""
 
     label: str
     low: float | None = None
     high: float | None = None
     colours: str = SEQUENTIAL
+
+
+def blank(width: float, height: float) -> Figure:
+    """An empty figure of that size in inches."""
+    from matplotlib.figure import Figure  # half a second to import, and only for pictures
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -46,7 +55,7 @@ def block_matrices(path: Path, title: str, matrices: Mapping[float, Tensor], sca
     columns = len(matrices) if len(matrices) <= 3 else -(-len(matrices) // 2)
     rows = -(-len(matrices) // columns)
     side = 2.2 + 0.22 * len(first)
-    figure = Figure(figsize=(side * columns + 1.2, side * rows + 0.6), layout="constrained")
+    figure = blank(side * columns + 1.2, side * rows + 0.6)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     low = scale.low if scale.low is not None else min(float(each.min()) for each in matrices.values())
     high = scale.high if scale.high is not None else max(float(each.max()) for each in matrices.values())
@@ -89,7 +98,7 @@ def blocks_by_time(
     matrix = np.array([list(each) for each in values.values()])
     depth = matrix.shape[1]
     width, height = 5.4 + 0.62 * min(depth, 2 * MAX_NUMBERED), max(3.4, 1.6 + 0.5 * len(matrix))
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = blank(width, height)
     left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
     image = left.imshow(matrix, aspect="auto", vmin=scale.low, vmax=scale.high, cmap=scale.colours, origin="lower")
     _number_blocks(left.xaxis, depth, left.set_xlabel)
@@ -132,7 +141,7 @@ def block_curves(
     path: Path, title: str, lines: Mapping[str, Sequence[float]], label: str, dashed: str | None = None
 ) -> Path:
     """Named curves over the blocks; `dashed` names one that may lie on another."""
-    figure = Figure(figsize=(6.5, 3.6), layout="constrained")
+    figure = blank(6.5, 3.6)
     axis = figure.subplots()
     _curves(axis, lines, {}, dashed)
     axis.set_ylabel(label)
@@ -150,7 +159,7 @@ def token_pictures(path: Path, title: str, inputs: Sequence[np.ndarray | None], 
     shown = inputs[0] is not None
     cell = 0.95 if depth <= 14 else 0.7
     flat = colours.shape[2] == 1  # a strip, drawn as high as it is wide
-    figure = Figure(figsize=(cell * (depth + shown) + 0.3, cell * count + 0.75), layout="constrained")
+    figure = blank(cell * (depth + shown) + 0.3, cell * count + 0.75)
     axes = figure.subplots(count, depth + shown, squeeze=False)
     for row in range(count):
         if shown:

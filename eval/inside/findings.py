@@ -13,14 +13,14 @@ from core.schema import plain
 from core.storage.atomic import write_atomic
 from core.storage.provenance import code_version
 from core.storage.run_folder import RunDirectory
-from eval.inside.model import Inside
+from eval.inside.model import TrainedModel
 
 SCHEMA_VERSION = 1
 FOLDER = "inside"
 
 
 def findings_folder(run: str, out: str | None, name: str, overwrite: bool) -> Path:
-    """Where `<name>.json` and its figures go, by default <run>/inside; ValueError for results that stand there."""
+    """The folder of `<name>.json` and its figures, by default <run>/inside; ValueError for results that stand there."""
     folder = Path(out) if out else RunDirectory.find(run).path / FOLDER
     file = folder / f"{name}.json"
     if file.exists() and not overwrite:
@@ -28,19 +28,19 @@ def findings_folder(run: str, out: str | None, name: str, overwrite: bool) -> Pa
     return folder
 
 
-def write_findings(folder: Path, name: str, inside: Inside, config: Any, results: dict[str, Any]) -> Path:
+def write_findings(folder: Path, name: str, model: TrainedModel, config: Any, results: dict[str, Any]) -> Path:
     """`<name>.json`, whole or not at all; tensors become lists. Raises ValueError for a number that is not finite."""
-    device = torch.cuda.get_device_name(inside.device) if inside.device.type == "cuda" else platform.machine()
+    device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else platform.machine()
     content = {
         "schema_version": SCHEMA_VERSION,
         "kind": name,
-        **inside.facts,
-        "depth": inside.depth,
-        "grid": list(inside.grid),
+        **model.facts,
+        "depth": model.depth,
+        "grid": list(model.grid),
         "settings": plain(config),
         "code": code_version(),
         "torch": torch.__version__,
-        "device": f"{inside.device.type} ({device})",
+        "device": f"{model.device.type} ({device})",
         "results": as_lists(results),
     }
     try:

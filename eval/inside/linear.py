@@ -22,7 +22,7 @@ CHUNK = 2**24  # logits of a pass over masks held at once
 
 @dataclass(frozen=True)
 class ProbeOptions:
-    """How a probe is fitted.
+    """Options of fitting a probe.
 
     l2          weight of half the squared norm of the map, beside the mean cross-entropy; the bias is free
     iterations  of LBFGS at most
@@ -47,7 +47,7 @@ class Standard:
 
     @classmethod
     def of(cls, features: Tensor) -> Standard:
-        """Of features (..., D); the deviation is over all leading axes."""
+        """The mean and scale of features (..., D), both over all leading axes."""
         flat = features.flatten(0, -2)
         std, mean = torch.std_mean(flat, dim=0, correction=0)
         varies = std > 1e-6 * mean.abs().clamp_min(1e-6)
@@ -117,9 +117,9 @@ def fit_segments(
     step = max(1, CHUNK // (num_classes * masks[0].numel()))
 
     def loss(weight: Tensor, bias: Tensor, backward: Callable[[Tensor], None]) -> None:
-        for some, wanted in zip(inputs.split(step), masks.split(step), strict=True):
+        for some, target in zip(inputs.split(step), masks.split(step), strict=True):
             logits = enlarge(F.linear(some, weight, bias), grid, tuple(masks.shape[1:]))
-            backward(F.cross_entropy(logits, wanted, ignore_index=IGNORED, reduction="sum") / pixels)
+            backward(F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum") / pixels)
 
     return LinearMap(*_minimise(loss, inputs, num_classes, options), standard)
 
@@ -136,15 +136,15 @@ def enlarge(logits: Tensor, grid: Sequence[int], size: tuple[int, int]) -> Tenso
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
-def mean_iou(predicted: Tensor, wanted: Tensor, num_classes: int) -> float:
+def mean_iou(predicted: Tensor, target: Tensor, num_classes: int) -> float:
     """Mean intersection over union of labels (n, Y, X) over the classes that either side has; pixels 255 are left out.
 
     Raises ValueError when no pixel counts.
     """
-    counted = wanted != IGNORED
+    counted = target != IGNORED
     if not counted.any():
         raise ValueError("no pixel of the masks counts, all are 255")
-    pairs = wanted[counted] * num_classes + predicted[counted]
+    pairs = target[counted] * num_classes + predicted[counted]
     confusion = torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes).double()
     both = confusion.diagonal()
     either = confusion.sum(0) + confusion.sum(1) - both

@@ -16,12 +16,14 @@ from torch import Tensor
 from core.contracts import Dataset, Tokenizer
 from core.draws import SampleRandom
 from eval.inside.linear import IGNORED
-from eval.inside.model import Inside, Reading, batches
+from eval.inside.model import ForwardOptions, TrainedModel, batches
 
 FOREGROUND = "foreground"
 
 
-def read_masks(inside: Inside, rows: Sequence[int], source: str, threshold: float, reading: Reading) -> Tensor:
+def read_masks(
+    model: TrainedModel, rows: Sequence[int], source: str, threshold: float, forward: ForwardOptions
+) -> Tensor:
     """Masks (n, Y, X) int64 of rows.
 
     source  "foreground": 1 where the mean of a pixel's channels, in [-1, 1], is above `threshold`, else 0. Otherwise a
@@ -30,29 +32,29 @@ def read_masks(inside: Inside, rows: Sequence[int], source: str, threshold: floa
     Raises ValueError for a data set that is not of images.
     """
     if source == FOREGROUND:
-        return torch.cat([(image.mean(1) > threshold).long() for image in pixels(inside, rows, reading)])
+        return torch.cat([(image.mean(1) > threshold).long() for image in pixels(model, rows, forward)])
     folder = Path(source).expanduser()
     if not folder.is_dir():
         raise ValueError(f"masks is {source!r}; allowed: {FOREGROUND}, a folder of PNG label maps, or null")
-    size = image_shape(inside)[1]
-    return torch.stack([label_map(folder, inside.domain.dataset, row, size) for row in rows])
+    size = image_shape(model)[1]
+    return torch.stack([label_map(folder, model.domain.dataset, row, size) for row in rows])
 
 
-def image_shape(inside: Inside) -> tuple[int, int, int]:
+def image_shape(model: TrainedModel) -> tuple[int, int, int]:
     """(C, Y, X) of the run's media; ValueError where they are no images."""
-    shape = tuple(inside.domain.dataset.media_shape)
+    shape = tuple(model.domain.dataset.media_shape)
     if len(shape) != 3 or shape[0] not in (1, 3):
-        name = inside.domain.name
+        name = model.domain.name
         raise ValueError(f"this is for images: the run's domain is {name!r}, its media are of shape {shape}")
     return shape
 
 
 @torch.no_grad()
-def pixels(inside: Inside, rows: Sequence[int], reading: Reading) -> Iterator[Tensor]:
+def pixels(model: TrainedModel, rows: Sequence[int], forward: ForwardOptions) -> Iterator[Tensor]:
     """Images (B, C, Y, X) in [-1, 1] of rows, a batch after the other; cached latents are decoded."""
-    shape = image_shape(inside)
-    for batch, _, random in batches(inside, rows, reading):
-        yield _as_images(inside.domain.tokenizer, batch.media, shape, random)
+    shape = image_shape(model)
+    for batch, _, random in batches(model, rows, forward):
+        yield _as_images(model.domain.tokenizer, batch.media, shape, random)
 
 
 def _as_images(tokenizer: Tokenizer, media: Tensor, shape: tuple[int, ...], random: SampleRandom) -> Tensor:

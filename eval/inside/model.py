@@ -1,4 +1,4 @@
-"""Looking inside a trained backbone: a run is opened, its data pass through, the tokens of every block are handed over.
+"""A trained model: a run is opened, its data pass through the backbone, the tokens of every block are captured.
 
 Works for any domain: its parts come from the module `<domain>.train` (ENTRY and build_domain), its blocks through
 `core.alignment.hooks`. Blocks are numbered from 1; flow time t = 0 is noise, t = 1 is data.
@@ -20,17 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.alignment.contract import NoAlignmentConfig
+from core.alignment.contract import AlignmentConfig
 from core.alignment.hooks import LayerHooks
-from core.alignment.layersync import LayerSyncConfig
-from core.contracts import Batch, Dataset, Domain
+from core.contracts import Batch, Dataset, Domain, Requests, TokenSequence
 from core.data.stream import collate
 from core.draws import SampleRandom, numpy_rng
 from core.flow.objective import FlowMatching, ObjectiveConfig
 from core.precision import Precision, autocast
 from core.processes.world import pick_device
 from core.schema import strict
-from core.storage.checkpoint import CheckpointStore, follow_latest, read_checkpoint
+from core.storage.checkpoint import CheckpointStore, State, follow_latest, read_checkpoint
 from core.storage.run_folder import RunDirectory
 from core.storage.weights import load_into, load_weights
 from core.train.config import RunConfig
@@ -39,8 +38,8 @@ Condition = Literal["unconditional", "own", "requested"]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How the data pass through the backbone.
+class ForwardOptions:
+    """Options of the forward passes of the data through the backbone.
 
     seed       of noise and posterior (functions of seed and row), and of requested conditions
     condition  unconditional: the null condition; own: each row's own; requested: as made up for sampling, which knows
@@ -58,20 +57,22 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Inside:
-    """A trained model, ready to be looked into.
+class TrainedModel:
+    """A trained model with the data set that it was trained on.
 
-    alignment     the run's config of it
+    alignment     its config in the run
     null_trained  the run dropped conditions, so that the null condition means something
+    heads         weights of the alignment's heads, empty where it has none
     facts         run, domain, checkpoint, step and weights, for records
-    config        of the run, None for a model that was made by hand
+    config        the run's; None for a model that was made by hand
     """
 
     domain: Domain
     objective: ObjectiveConfig
-    alignment: LayerSyncConfig | NoAlignmentConfig
+    alignment: AlignmentConfig
     device: torch.device
     null_trained: bool = True
+    heads: State = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     config: RunConfig | None = None
 
@@ -97,10 +98,10 @@ class Inside:
 
 
 @dataclass(frozen=True)
-class Heard:
-    """One forward pass: the rows of the data set, their noisy latents at `t`, tokens of every block, the output.
+class CapturedTokens:
+    """What one forward pass gave: rows of the data set, their noisy latents at `t`, tokens of every block, the output.
 
-    position  of the rows in what was asked for, (first, last)
+    position  the rows, (first, last), among those requested
     tokens    block 1 first, each (B, N, D); frames (B, F, N, D) are one long row of tokens
     """
 
@@ -120,7 +121,7 @@ def open_run(
     *,
     checkpoint: str | None = None,
     data: Mapping[str, Any] | None = None,
-) -> Inside:
+) -> TrainedModel:
     """The model of a run with the `weights` of its newest sound checkpoint, or of `checkpoint`, in eval mode.
 
     data  keys of the run's data node to change: another split, or another place. Random mirrors are always off
@@ -139,7 +140,8 @@ def open_run(
     facts = {"run": folder.shown(), "domain": name, "checkpoint": source.name, "weights": weights}
     facts["step"] = None if manifest is None else manifest.step
     trained = getattr(getattr(config, "conditioning", None), "drop", 1) > 0
-    return Inside(domain, config.objective, config.alignment, place, trained, facts, config)
+    heads = read_checkpoint(source, only=("alignment",)).groups.get("alignment", {}) if source.is_dir() else {}
+    return TrainedModel(domain, config.objective, config.alignment, place, trained, heads, facts, config)
 
 
 def domain_module(name: str) -> Any:
@@ -158,10 +160,10 @@ def domain_module(name: str) -> Any:
     return module
 
 
-def _checkpoint(folder: RunDirectory, weights: str, asked: str | None) -> Path:
-    if asked is not None:
-        return follow_latest(Path(asked))
-    newest = CheckpointStore(folder.checkpoints).newest_sound(only=(weights,))
+def _checkpoint(folder: RunDirectory, weights: str, requested: str | None) -> Path:
+    if requested is not None:
+        return follow_latest(Path(requested))
+    newest = CheckpointStore(folder.checkpoints).newest_intact(only=(weights,))
     if newest is None:
         raise ValueError(f"run is {str(folder.path)!r}, which has no checkpoint yet; checkpoint=... takes another")
     return newest
@@ -206,15 +208,17 @@ def read_rows(dataset: Dataset, rows: Sequence[int], seed: int) -> Batch:
     return collate([{**dataset.item(row, rng), "index": row} for row, rng in zip(rows, rngs, strict=True)])
 
 
-def conditions(inside: Inside, batch: Batch, position: tuple[int, int], total: int, reading: Reading) -> Tensor:
+def conditions(
+    model: TrainedModel, batch: Batch, position: tuple[int, int], total: int, forward: ForwardOptions
+) -> Tensor | TokenSequence:
     """Conditions (B, ...) for a batch at `position` of `total` rows; ValueError for a null that was never trained."""
-    conditioning = inside.domain.conditioning
-    if reading.condition == "own":
+    conditioning = model.domain.conditioning
+    if forward.condition == "own":
         return batch.condition
-    if reading.condition == "requested":
-        made = conditioning.requests(total, reading.seed)[slice(*position)]
-        return made.to(inside.device)
-    if not inside.null_trained:
+    if forward.condition == "requested":
+        made = Requests.of(conditioning.requests(total, forward.seed))[slice(*position)]
+        return made.condition.to(model.device)
+    if not model.null_trained:
         raise ValueError(
             "condition is 'unconditional' but the run has conditioning.drop 0, so its null condition was never "
             "trained; condition=requested gives conditions that know nothing of the row"
@@ -223,42 +227,44 @@ def conditions(inside: Inside, batch: Batch, position: tuple[int, int], total: i
 
 
 @torch.no_grad()
-def listen(inside: Inside, rows: Sequence[int], times: Sequence[float], reading: Reading) -> Iterator[Heard]:
-    """Pass rows through the backbone at every time, a batch after the other: a `Heard` for each batch and time.
+def capture_tokens(
+    model: TrainedModel, rows: Sequence[int], times: Sequence[float], forward: ForwardOptions
+) -> Iterator[CapturedTokens]:
+    """Pass rows through the backbone at every time, a batch after the other; yields each.
 
     The noise of a row is the same at all times. Raises ValueError for a time outside [0, 1].
     """
     check_times(times)
-    flow, backbone = inside.flow(), inside.domain.backbone
-    with listening(inside) as hooks:
-        for batch, position, random in batches(inside, rows, reading):
-            condition = conditions(inside, batch, position, len(rows), reading)
-            latents = inside.domain.tokenizer.encode(batch.media, random)
+    flow, backbone = model.flow(), model.domain.backbone
+    with block_hooks(model) as hooks:
+        for batch, position, random in batches(model, rows, forward):
+            condition = conditions(model, batch, position, len(rows), forward)
+            latents = model.domain.tokenizer.encode(batch.media, random)
             noise = random.normal("noise", tuple(latents.shape))
             for time in times:
-                t = torch.full((len(latents),), float(time), device=inside.device)
+                t = torch.full((len(latents),), float(time), device=model.device)
                 x_t = flow.interpolant.point(latents, noise, t)
-                with autocast(inside.device, reading.precision):
-                    output = backbone(x_t, t, condition, batch.mask)
+                with autocast(model.device, forward.precision):
+                    output = backbone(x_t, flow.path.network_time(t), condition, batch.mask)
                 taken = hooks.take()
                 tokens = [taken[name].float().flatten(1, -2) for name in hooks.names]
-                yield Heard(batch, position, float(time), latents, x_t, tokens, output.float())
+                yield CapturedTokens(batch, position, float(time), latents, x_t, tokens, output.float())
 
 
 def batches(
-    inside: Inside, rows: Sequence[int], reading: Reading
+    model: TrainedModel, rows: Sequence[int], forward: ForwardOptions
 ) -> Iterator[tuple[Batch, tuple[int, int], SampleRandom]]:
     """The rows in batches on the device, with their position and their random numbers."""
-    for first in range(0, len(rows), reading.batch_size):
-        part = list(rows[first : first + reading.batch_size])
-        batch = read_rows(inside.domain.dataset, part, reading.seed).to(inside.device)
-        yield batch, (first, first + len(part)), SampleRandom(reading.seed, part, inside.device)
+    for first in range(0, len(rows), forward.batch_size):
+        part = list(rows[first : first + forward.batch_size])
+        batch = read_rows(model.domain.dataset, part, forward.seed).to(model.device)
+        yield batch, (first, first + len(part)), SampleRandom(forward.seed, part, model.device)
 
 
 @contextlib.contextmanager
-def listening(inside: Inside) -> Iterator[LayerHooks]:
+def block_hooks(model: TrainedModel) -> Iterator[LayerHooks]:
     """Hooks on all blocks, taken off at the end."""
-    hooks = LayerHooks(inside.domain.backbone, range(1, inside.depth + 1), inside.blocks_name)
+    hooks = LayerHooks(model.domain.backbone, range(1, model.depth + 1), model.blocks_name)
     try:
         yield hooks
     finally:
@@ -273,19 +279,19 @@ def check_times(times: Sequence[float], key: str = "t") -> None:
 
 
 def collect(
-    inside: Inside, rows: Sequence[int], t: float, reading: Reading, *, pooled: bool = True
+    model: TrainedModel, rows: Sequence[int], t: float, forward: ForwardOptions, *, pooled: bool = True
 ) -> tuple[list[Tensor], Tensor | None]:
     """Tokens of every block, block 1 first, for rows at flow time t, on the CPU in float32.
 
     pooled  the mean over the real tokens of a row, (n, D); otherwise all of them, (n, N, D): n N D numbers a block.
     Also returned is the mask of the tokens (n, N), or None where all are real.
     """
-    parts: list[list[Tensor]] = [[] for _ in range(inside.depth)]
+    parts: list[list[Tensor]] = [[] for _ in range(model.depth)]
     masks = []
-    for heard in listen(inside, rows, [t], reading):
-        mask = heard.batch.mask
+    for captured in capture_tokens(model, rows, [t], forward):
+        mask = captured.batch.mask
         masks.append(None if mask is None else mask.cpu())
-        for kept, tokens in zip(parts, heard.tokens, strict=True):
+        for kept, tokens in zip(parts, captured.tokens, strict=True):
             kept.append((pool(tokens, mask) if pooled else tokens).cpu())
     return [torch.cat(kept) for kept in parts], None if masks[0] is None else torch.cat(masks)
 

@@ -1,1 +1,1 @@
-"""From samples to recorded numbers: the evaluate command, its media, extractors, references and table of metrics."""
+"""From samples to recorded numbers: the evaluate command, its media, extractors, references and metrics."""

@@ -1,190 +1,219 @@
 """The command that measures, for every domain: samples made or given, their features, numbers, records.
 
-A domain hands in `Components`, and for each command a `Plan`; see `eval.measure.evaluation` for both.
+What differs between domains is an `eval.measure.evaluation.Evaluation`.
 """
 
 from __future__ import annotations
 
+import datetime
 import functools
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tqdm import tqdm
-
-from core.commands.sample import load_generator, protocol_of, weights_file
-from core.generate import StoppedError
+from core.generate import Generator, StoppedError
 from core.processes.signals import StopRequest
 from core.processes.world import World, joined
 from core.schema import plain
 from core.storage.atomic import sha256_file
+from core.storage.provenance import json_sha256
 from core.storage.run_folder import RunDirectory
-from eval.measure.evaluation import Components, EvaluateConfig, Plan, facts_of, facts_of_given, output_folder
-from eval.measure.extractor import Extractor, Take, taker
+from eval.measure.evaluation import EvaluateConfig, Evaluation, output_folder, written_protocol
+from eval.measure.extractor import ExtractedFeatures, Extractor, FeatureExtraction
 from eval.measure.generated import Chunks
 from eval.measure.media import FirstMedia, Media
-from eval.measure.record import Facts, Record, table, write_records
-from eval.measure.reference import Reference, save_statistics
-from eval.statistics.estimate import Estimate
+from eval.measure.metrics import Metric, ReferenceStatistics
+from eval.measure.record import Provenance, Record, hardware, table, write_records
+from eval.measure.reference import save_statistics
+from eval.measure.table import compared, compute_metrics
 
-NOTHING = {"name": "none", "kind": "none", "sha256": None, "num_samples": None}  # a record's reference
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every step of the command needs: what to do, against what, in which process, and whether to stop."""
-
-    config: EvaluateConfig
-    components: Components
-    plan: Plan
-    reference: Reference
-    world: World
-    stop: Callable[[], bool]
-
-    def bar(self, total: int, what: str) -> tqdm:
-        """A bar in the main process."""
-        unit, silent = self.components.table.unit, not self.world.is_main
-        return tqdm(total=total, desc=what, unit=unit, mininterval=0.5, disable=silent)
-
-    @property
-    def take(self) -> Take:
-        """How features are taken."""
-        return taker(self.world, self.config.feature_batch_size, self.stop, self.bar)
-
-    def eyes(self) -> dict[str, Extractor]:
-        """The extractors, by name."""
-        plan, device = self.plan, self.world.device
-        return self.world.first_on_main(lambda: {name: plan.extractor(name, device) for name in plan.metrics})
+NO_REFERENCE = {"name": "none", "kind": "none", "sha256": None, "num_samples": None}
+UNKNOWN = {"source": "unknown: samples given"}  # the protocol of samples whose making nobody wrote down
+Metrics = dict[str, list[Metric]]  # by extractor
+Show = Callable[[str], None]
 
 
-def run_evaluation(config: EvaluateConfig, components: Components, tell: Callable[[str], None]) -> None:
-    """Measure samples, or save the statistics of a reference; `tell` takes what a person is to read.
+def run_evaluation(config: EvaluateConfig, evaluation: Evaluation, show: Show) -> None:
+    """Measure samples, or save the statistics of a reference; `show` takes what a person is to read.
 
     The processes of the job share sampling and features; the same command goes on with an evaluation that was stopped
     or interrupted. Raises ValueError for bad input, before anything is written.
     """
     with joined(config.device) as world, StopRequest() as stop:
-        plan = world.first_on_main(lambda: components.plan(config))
-        reference = world.first_on_main(lambda: components.open_reference(plan.reference))
-        job = Job(config, components, plan, reference, world, lambda: bool(stop))
+        measurement = Measurement(config, evaluation, world, lambda: bool(stop))
         try:
-            save(job, tell) if config.save_reference is not None else evaluate(job, tell)
+            measurement.run(show)
         except StoppedError:
             if world.is_main:
-                tell("stopped; the same command goes on with it")
+                show("stopped; the same command goes on with it")
             raise SystemExit(stop.exit_code) from None
 
 
-def save(job: Job, tell: Callable[[str], None]) -> None:
-    """Write the statistics of the reference in the eyes of one extractor."""
-    media, names = job.reference.media, ", ".join(job.plan.metrics)
-    units, key = f"{job.components.table.unit}s", job.components.key
-    if len(job.plan.metrics) != 1 or media is None:
-        raise ValueError(f"save_reference needs one extractor, got {names}, and {units} as {key}")
-    (extractor,) = job.eyes().values()
-    features, path = job.take(job.reference.seen_by(extractor), extractor), Path(job.config.save_reference)
-    job.world.on_main(lambda: save_statistics(path, job.reference, extractor, features))
-    if job.world.is_main:
-        tell(f"statistics of {len(media)} {units} in the features of {names}: {path}")
+class Measurement:
+    """One call of the command, in one of the processes of its job; what every step needs.
 
+    metrics    requested, by extractor
+    reference  opened, before the samples are
+    """
 
-def evaluate(job: Job, tell: Callable[[str], None]) -> None:
-    """Make or open the samples, measure them, write the records and tell them."""
-    config, plan, world, measures = job.config, job.plan, job.world, job.components.table
-    given = None if plan.making is not None else world.first_on_main(lambda: open_given(job))
-    metrics = those_possible(job, given)
-    world.on_main(lambda: check(job, metrics, given))
-    eyes, chunks = job.eyes(), None
-    for name, wanted in metrics.items():
-        world.on_main(functools.partial(job.reference.check_features, measures.compared(wanted), eyes[name]))
-    if given is None:
-        samples, facts, chunks = make_samples(job, eyes)
-    else:
-        samples, facts = given, facts_of_given(config, world)
-    records: list[Record] = []
-    for name, wanted in metrics.items():
-        extractor = eyes[name]
-        features = job.take(samples, extractor)
-        against = job.reference.against(measures.of(wanted), extractor, job.take)
-        compute = functools.partial(measures.measure, wanted, extractor, features, against, samples, world.device)
-        note = functools.partial(records_of, job, extractor, facts)
-        world.on_main(lambda note=note, compute=compute: records.extend(note(compute())))
-    world.on_main(lambda: finish(config, records, tell))
-    if chunks is not None and not config.keep_samples:
-        world.on_main(chunks.remove)
+    def __init__(self, config: EvaluateConfig, evaluation: Evaluation, world: World, stop: Callable[[], bool]):
+        self.config = config
+        self.evaluation = evaluation
+        self.world = world
+        self.stop = stop
+        self.metrics = world.first_on_main(evaluation.requested_metrics)
+        self.reference = world.first_on_main(evaluation.open_reference)
+        self.extraction = FeatureExtraction(world, config.feature_batch_size, evaluation.table.unit, stop)
 
+    def run(self, show: Show) -> None:
+        """Save the statistics of the reference, or measure samples."""
+        if self.config.save_reference is not None:
+            self.save_reference(Path(self.config.save_reference), show)
+        else:
+            self.measure(show)
 
-def open_given(job: Job) -> Media:
-    """The media that the config key `samples` names, all of them or the first `num`."""
-    media = job.components.open_samples(Path(job.config.samples).expanduser())
-    return media if job.config.num is None else FirstMedia(media, job.config.num)
+    def save_reference(self, path: Path, show: Show) -> None:
+        """Write the statistics of the reference in the features of one extractor."""
+        media, names, units = self.reference.media, ", ".join(self.metrics), f"{self.evaluation.table.unit}s"
+        if len(self.metrics) != 1 or media is None:
+            key = self.evaluation.key
+            raise ValueError(f"save_reference needs one extractor, got {names}, and {units} as {key}")
+        (extractor,) = self.extractors(self.metrics).values()
+        features = self.extraction.extract_features(self.reference.media_for(extractor), extractor)
+        self.world.on_main(lambda: save_statistics(path, self.reference, features))
+        if self.world.is_main:
+            show(f"statistics of {len(media)} {units} in the features of {names}: {path}")
 
+    def measure(self, show: Show) -> None:
+        """Make or open the samples, measure them, write the records and show them."""
+        config, world = self.config, self.world
+        samples = world.first_on_main(self.planned_samples)
+        metrics = self.available_metrics(samples)
+        world.on_main(lambda: self.check(metrics, samples))
+        extractors = self.extractors(metrics)
+        for name, extractor in extractors.items():
+            world.on_main(functools.partial(self.reference.check_features, compared(metrics[name]), extractor))
+        chunks = None
+        if config.makes_samples:
+            samples, provenance, chunks = self.make_samples(extractors)
+        else:
+            provenance = self.given_provenance()
+        records: list[Record] = []
+        for name, extractor in extractors.items():
+            records += self.records(metrics[name], extractor, samples, provenance)
+        world.on_main(lambda: self.finish(records, show))
+        if chunks is not None and not config.keep_samples:
+            world.on_main(chunks.remove)
 
-def those_possible(job: Job, given: Media | None) -> dict[str, list[str]]:
-    """The metrics by extractor; a default that needs more than is known of given samples is left out."""
-    metrics, entries = job.plan.metrics, job.components.table.metrics
-    if job.config.metrics is not None or given is None:
-        return metrics
-    return {name: [each for each in wanted if entries[each].missing(given) is None] for name, wanted in metrics.items()}
+    def planned_samples(self) -> Media:
+        """The given samples, all of them or the first `num`; or what is known of those that are to be made."""
+        if self.config.makes_samples:
+            return self.evaluation.planned_samples()
+        samples = self.evaluation.open_samples(Path(self.config.samples).expanduser())
+        return samples if self.config.num is None else FirstMedia(samples, self.config.num)
 
+    def available_metrics(self, samples: Media) -> Metrics:
+        """The metrics; a default that needs more than is known of the samples is left out."""
+        if self.config.metrics is not None:
+            return self.metrics
+        return {
+            name: [metric for metric in metrics if metric.missing(samples) is None]
+            for name, metrics in self.metrics.items()
+        }
 
-def check(job: Job, metrics: dict[str, list[str]], given: Media | None) -> None:
-    """Everything that can be refused before networks are read and samples made."""
-    making, reference, components = job.plan.making, job.reference, job.components
-    size = making.size if given is None else components.size_of(given)
-    count = making.command.num if given is None else len(given)
-    for name, wanted in metrics.items():
-        compared = components.table.compared(wanted)
-        if compared:
-            reference.check(compared, name)
-        components.table.check_count(wanted, name, count, reference.count)
-    for wanted in metrics.values() if given is not None else ():
-        for name, entry in components.table.of(wanted).items():
-            missing = entry.missing(given)
-            if missing is not None:
-                raise ValueError(f"{name} {missing}")
-    components.check_size(size, reference)
+    def check(self, metrics: Metrics, samples: Media) -> None:
+        """Raises ValueError for everything that can be refused before networks are read and samples made."""
+        for name, chosen in metrics.items():
+            if compared(chosen):
+                self.reference.check(compared(chosen), name)
+            for metric in chosen:
+                metric.check_count(name, len(samples), self.reference.count, samples.unit)
+                missing = metric.missing(samples)
+                if missing is not None:
+                    raise ValueError(f"{metric.name} {missing}")
+        size = samples.size if self.config.makes_samples else self.evaluation.size_of(samples)
+        self.evaluation.check_size(size, self.reference)
 
+    def extractors(self, metrics: Metrics) -> dict[str, Extractor]:
+        """The extractors of the metrics, by name."""
+        evaluation, device = self.evaluation, self.world.device
+        return self.world.first_on_main(lambda: {name: evaluation.extractor(name, device) for name in metrics})
 
-def make_samples(job: Job, eyes: dict[str, Extractor]) -> tuple[Media, Facts, Chunks]:
-    """Samples of a run or of published weights, those that are there from a session before included."""
-    config, making, world = job.config, job.plan.making, job.world
-    command, model, domain = making.command, making.model, making.domain
-    source = world.on_main(lambda: weights_file(command))
-    generator = load_generator(command, domain, model, source, world)
-    form = job.components.form(eyes)
-    protocol = protocol_of(command, model, generator.tokenizer, domain.told(command, model) | {making.kept: form.rule})
-    identity = {key: value for key, value in protocol.items() if key != "num"}
-    identity |= {"objective": plain(model.objective), "device": world.device.type, "compile": command.compile}
-    identity["weights_sha256"] = world.on_main(
-        lambda: sha256_file(source / f"{command.weights}.safetensors" if source.is_dir() else source)
-    )
-    conditions = domain.request(command, generator.conditioning)
-    chunks = Chunks(output_folder(config), identity, conditions, command.batch_size, form)
-    missing = world.on_main(lambda: chunks.begin(config.overwrite))
-    there = len(chunks) - sum(last - first for first, last in map(chunks.bounds, missing))
-    with job.bar(len(chunks), "sampling") as bar:
-        bar.update(there)
-        for made in chunks.make(generator, command.seed, missing, world, job.stop):
-            bar.update(made)
-    name = command.run or command.architecture
-    media = making.media(chunks, name, job.components.table.unit)
-    return media, facts_of(protocol, name, str(source), world), chunks
+    def make_samples(self, extractors: dict[str, Extractor]) -> tuple[Media, Provenance, Chunks]:
+        """Samples of a run or of published weights, those that are there from a session before included."""
+        evaluation, world, model = self.evaluation, self.world, self.evaluation.model
+        sampling = evaluation.sampling(evaluation.num, model)
+        command = sampling.config
+        source = world.on_main(sampling.weights_file)
+        generator = sampling.load_generator(source, world)
+        form = evaluation.form(extractors.values())
+        protocol = sampling.protocol(generator.tokenizer) | {evaluation.form_key: form.rule}
+        identity = {key: value for key, value in protocol.items() if key != "num"}
+        identity |= {"objective": plain(model.objective), "device": world.device.type, "compile": command.compile}
+        identity["weights_sha256"] = world.on_main(
+            lambda: sha256_file(source / f"{command.weights}.safetensors" if source.is_dir() else source)
+        )
+        conditions = sampling.requests(generator.conditioning)
+        chunks = Chunks(output_folder(self.config), identity, conditions, command.batch_size, form)
+        self.fill(chunks, generator, command.seed)
+        name = command.run or command.architecture
+        return evaluation.generated_samples(chunks, name), self.provenance(protocol, name, str(source)), chunks
 
+    def fill(self, chunks: Chunks, generator: Generator, seed: int) -> None:
+        """Make the chunks that are missing, with a bar."""
+        missing = self.world.on_main(lambda: chunks.begin(self.config.overwrite))
+        done = len(chunks) - sum(last - first for first, last in map(chunks.bounds, missing))
+        with self.extraction.bar(len(chunks), "sampling") as bar:
+            bar.update(done)
+            for made in chunks.make(generator, seed, missing, self.world, self.stop):
+                bar.update(made)
 
-def records_of(job: Job, extractor: Extractor, facts: Facts, found: dict[str, Estimate]) -> list[Record]:
-    """The records of one extractor's numbers."""
-    measures = job.components.table
-    compared = measures.compared(list(found))
-    about = job.reference.facts() if compared else NOTHING
-    return [
-        facts.record(name, estimate, extractor.facts(), about if name in compared else NOTHING)
-        for name, estimate in found.items()
-    ]
+    def given_provenance(self) -> Provenance:
+        """What is known of the making of given samples."""
+        written = written_protocol(self.config)
+        protocol = written.get("protocol", UNKNOWN)
+        if self.config.num is not None and protocol is not UNKNOWN:
+            protocol = {**protocol, "num": self.config.num}
+        run = written.get("run") or self.config.samples
+        return self.provenance(protocol, run, written.get("checkpoint") or "")
 
+    def provenance(self, protocol: dict[str, Any], run: str, checkpoint: str) -> Provenance:
+        """What all records of this evaluation share."""
+        step, folder = re.search(r"step_(\d+)", checkpoint), Path(run)
+        return Provenance(
+            protocol=protocol,
+            hardware=hardware(self.world.device, self.world.size),
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"),
+            config_sha256=json_sha256(RunDirectory(folder).config()) if (folder / "config.yaml").is_file() else None,
+            step=None if step is None else int(step[1]),
+            run=run,
+        )
 
-def finish(config: EvaluateConfig, records: list[Record], tell: Callable[[str], None]) -> None:
-    """Write the records and tell the numbers."""
-    file = write_records(output_folder(config), records)
-    tell(table(records, allow_differences=True).removesuffix("\n"))
-    tell(f"record            {RunDirectory(file).shown()}")
+    def records(
+        self, metrics: list[Metric], extractor: Extractor, samples: Media, provenance: Provenance
+    ) -> list[Record]:
+        """The records of one extractor's metrics."""
+        features = self.extraction.extract_features(samples, extractor)
+        statistics = self.reference.statistics(metrics, extractor, self.extraction)
+        return self.world.on_main(lambda: self.computed_records(metrics, features, statistics, provenance))
+
+    def computed_records(
+        self,
+        metrics: list[Metric],
+        features: ExtractedFeatures,
+        statistics: ReferenceStatistics,
+        provenance: Provenance,
+    ) -> list[Record]:
+        """The same in the main process, once the features are taken."""
+        found = compute_metrics(metrics, features, statistics)
+        reference = self.reference.facts() if compared(metrics) else NO_REFERENCE
+        references = {metric.name: NO_REFERENCE if metric.needs == "nothing" else reference for metric in metrics}
+        about = features.extractor.facts()
+        return [provenance.record(name, number, about, references[name]) for name, number in found.items()]
+
+    def finish(self, records: list[Record], show: Show) -> None:
+        """Write the records and show the numbers."""
+        file = write_records(output_folder(self.config), records)
+        show(table(records, allow_differences=True).removesuffix("\n"))
+        show(f"record            {RunDirectory(file).shown()}")

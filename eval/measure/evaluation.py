@@ -1,44 +1,38 @@
-"""What a domain hands to the command that measures, and what is known of the samples.
+"""What a domain says to the command that measures, and the keys of its config that all domains share.
 
-def plan(config: EvaluateConfig) -> Plan: ...
-COMPONENTS = Components(TABLE, plan, open_reference, open_samples, size_of, check_size, form)
-run_evaluation(config, COMPONENTS, print)      # eval.measure.command
+class SignalsEvaluation(Evaluation): ...
+run_evaluation(config, SignalsEvaluation(config), print)      # eval.measure.command
 """
 
 from __future__ import annotations
 
-import datetime
-import re
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import yaml
 
-from core.commands.sample import SampleConfig, SamplingDomain
+from core.commands.sample import Sampling
 from core.precision import Precision
 from core.processes.spread import Compile
-from core.processes.world import World
-from core.storage.provenance import json_sha256
-from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
 from eval.measure.extractor import Extractor
-from eval.measure.generated import ChunkMedia, Chunks, Form
-from eval.measure.media import Media
-from eval.measure.record import Facts, hardware
+from eval.measure.generated import AS_THEY_ARE, ChunkMedia, Chunks, Form
+from eval.measure.media import Media, PlannedSamples
+from eval.measure.metrics import Metric
 from eval.measure.reference import Reference, Size
 from eval.measure.table import Table
-
-UNKNOWN = {"source": "unknown: samples given"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """What is measured and how, the keys of every domain; a domain adds the key that names its reference, and its own.
+    """The keys of every domain; a domain adds the key that names its reference, and its own.
 
-    The keys are explained in the domain's conf/evaluate.yaml.
+    The keys are explained in eval/conf/base_evaluate.yaml and in the domain's conf/evaluate.yaml.
     """
 
     run: str | None = None
@@ -100,104 +94,105 @@ class EvaluateConfig:
         return {**values, "num": num, "seed": seed or 0, "batch_size": batch}
 
 
-@dataclass(frozen=True)
-class Making:
-    """How samples are made.
+class Evaluation(ABC):
+    """What a domain measures in one call of the command: its metrics, extractors, references and samples.
 
-    command  the sampling command that would make them
-    model    the training config that says what the model is
-    domain   the domain's side of sampling
-    size     of the media, to be compared with `Reference.size`; None: not known
-    kept     the protocol's key that says in which form media are kept until they are measured
-    media    (chunks, name, unit) -> the media in chunks that are all there
+    table        the domain's metrics
+    key          the config key that names the reference
+    form_key     the protocol's key for the form in which media are kept until they are measured
+    file_form    that form, for an extractor that does not take floats: as a file would hold them
     """
 
-    command: SampleConfig
-    model: RunConfig
-    domain: SamplingDomain
-    size: Size
-    kept: str
-    media: Callable[[Chunks, str, str], Media] = ChunkMedia
+    table: ClassVar[Table]
+    key: ClassVar[str] = "reference"
+    form_key: ClassVar[str] = "samples"
+    file_form: ClassVar[Form] = AS_THEY_ARE
+
+    def __init__(self, config: EvaluateConfig):
+        self.config = config
+
+    # What a domain has to say
+
+    @property
+    @abstractmethod
+    def extractor_name(self) -> str:
+        """The extractor: what the config key `features` says, or a default; ValueError for what does not fit."""
+
+    @property
+    @abstractmethod
+    def num(self) -> int:
+        """The number of samples to make."""
+
+    @abstractmethod
+    def sampling(self, num: int, model: RunConfig | None = None) -> Sampling:
+        """The command that makes `num` samples: of `config.sample_values(num, model)`, and what the domain adds."""
+
+    @abstractmethod
+    def extractor(self, name: str, device: torch.device) -> Extractor:
+        """The extractor of that name; ValueError where its weights are absent, ImportError for an extra."""
+
+    @abstractmethod
+    def open_reference(self) -> Reference:
+        """What samples are compared with; ValueError for a file that is none, or damaged."""
+
+    @abstractmethod
+    def open_samples(self, path: Path) -> Media:
+        """The given samples; ValueError for what is none."""
+
+    # What it may say otherwise
+
+    def requested_metrics(self) -> dict[str, list[Metric]]:
+        """The metrics by extractor, in the order in which they are printed: as the config says, or the defaults."""
+        return self.table.by_extractor(self.config.metrics, self.extractor_name)
+
+    def planned_samples(self) -> PlannedSamples:
+        """What is known of the samples that are to be made."""
+        return PlannedSamples(self.num, self.table.unit, size=None)
+
+    def generated_samples(self, chunks: Chunks, name: str) -> Media:
+        """The samples that were made, in chunks that are all there."""
+        return ChunkMedia(chunks, name, self.table.unit)
+
+    def size_of(self, samples: Media) -> Size:
+        """What of given samples the reference's media must agree with; None: nothing."""
+        return None
+
+    def check_size(self, size: Size, reference: Reference) -> None:
+        """Raises ValueError where the samples' size and the reference's do not agree."""
+        if None not in (size, reference.size) and size != reference.size:
+            raise ValueError(f"samples are of size {size}, the reference {reference.name} of {reference.size}")
+
+    # What follows
+
+    @cached_property
+    def model(self) -> RunConfig | None:
+        """The training config of the model whose samples are made; None where they are given."""
+        return self.sampling(1).model_config if self.config.makes_samples else None
+
+    def form(self, extractors: Iterable[Extractor]) -> Form:
+        """The form in which samples are kept until these extractors have taken their features."""
+        return AS_THEY_ARE if all(extractor.takes_floats for extractor in extractors) else self.file_form
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What the command comes to, with every null filled in.
-
-    making     how samples are made; None where they are given
-    reference  what the domain's config key for it says
-    metrics    by extractor, in the order in which they are told: `Table.plan`
-    extractor  (name, device) -> the extractor; ValueError where its weights are absent, ImportError for an extra
-    """
-
-    making: Making | None
-    reference: str
-    metrics: dict[str, list[str]]
-    extractor: Callable[[str, torch.device], Extractor]
-
-
-@dataclass(frozen=True)
-class Components:
-    """What a domain hands in, once.
-
-    table           its metrics
-    plan            config -> what it comes to; ValueError for what does not fit together
-    open_reference  what the plan's reference names; ValueError for what is none, and for damaged files
-    open_samples    the media at a path that the config key `samples` names; ValueError
-    size_of         what of given media the reference's must agree with
-    check_size      (size of the samples, reference): ValueError where they do not agree
-    form            extractors by name -> how samples are kept until these have looked at them
-    key             the config key that names the reference
-    """
-
-    table: Table
-    plan: Callable[[Any], Plan]
-    open_reference: Callable[[str], Reference]
-    open_samples: Callable[[Path], Media]
-    size_of: Callable[[Media], Size]
-    check_size: Callable[[Size, Reference], None]
-    form: Callable[[Mapping[str, Extractor]], Form]
-    key: str = "reference"
-
-
-def told_beside(config: EvaluateConfig) -> dict[str, Any]:
+def written_protocol(config: EvaluateConfig) -> dict[str, Any]:
     """What the sampling command wrote beside the given samples; {} where it wrote nothing."""
     path = Path(config.samples or "").expanduser()
     files = [folder / "protocol.yaml" for folder in (path, path.parent)] if config.samples else []
     file = next((file for file in files if file.is_file()), None)
-    told = {} if file is None else yaml.safe_load(file.read_text())
-    if not isinstance(told, dict) or not isinstance(told.get("protocol", {}), dict):
+    content = {} if file is None else yaml.safe_load(file.read_text())
+    if not isinstance(content, dict) or not isinstance(content.get("protocol", {}), dict):
         raise ValueError(f"{file} is damaged: no mapping with a protocol in it; without it, the protocol is unknown")
-    return told
+    return content
 
 
 def run_behind(config: EvaluateConfig) -> Path | None:
     """The folder of the run that is measured or that made the given samples; None where it is not known or gone."""
-    run = config.run or told_beside(config).get("run")
+    run = config.run or written_protocol(config).get("run")
     return Path(run) if run is not None and (Path(run) / "config.yaml").is_file() else None
 
 
-def facts_of_given(config: EvaluateConfig, world: World) -> Facts:
-    """What is known of the making of given samples."""
-    told = told_beside(config)
-    protocol = told.get("protocol", UNKNOWN)
-    if config.num is not None and protocol is not UNKNOWN:
-        protocol = {**protocol, "num": config.num}
-    return facts_of(protocol, told.get("run") or config.samples, told.get("checkpoint") or "", world)
-
-
-def facts_of(protocol: dict, run: str, checkpoint: str, world: World) -> Facts:
-    """What all records of this evaluation share."""
-    step = re.search(r"step_(\d+)", checkpoint)
-    folder = Path(run)
-    config = json_sha256(RunDirectory(folder).config()) if (folder / "config.yaml").is_file() else None
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
-    machine = hardware(world.device, world.size)
-    return Facts(protocol, machine, now, config, None if step is None else int(step[1]), run)
-
-
 def output_folder(config: EvaluateConfig) -> Path:
-    """Where records and unfinished samples go."""
+    """The folder of records and of unfinished samples."""
     if config.out is not None:
         return Path(config.out)
     if config.samples is not None:

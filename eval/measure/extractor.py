@@ -1,4 +1,4 @@
-"""What media look like to a network: features of all of them, taken on all processes.
+"""Extractors, networks that turn media into features, and the features of all media, taken on all processes.
 
 Letters: n pieces of media, B batch, B' rows of features of a batch (n' of all), D features.
 """
@@ -6,25 +6,28 @@ Letters: n pieces of media, B batch, B' rows of features of a batch (n' of all),
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from core.generate import StoppedError
 from core.processes.world import World
-from eval.measure.media import Media, Piece, Rows
+from eval.measure.media import Media, MediaRows, Piece
+from eval.statistics.neighbours import Blocks
 
 
 class Extractor:
-    """A network as an eye.
+    """A network whose features metrics are computed from.
 
     name            of the protocol
     main            which of its features distances are taken in
     preprocessing   what happens to a piece of media before the network, in words
     weights_sha256  hex, of the file, or over the files of a folder
-    takes_floats    whether generated media are shown to it as they are, float32 in [-1, 1], not as a file holds them
+    takes_floats    whether it is given generated media as they are, float32 in [-1, 1], not as a file holds them
     """
 
     name: str
@@ -34,10 +37,10 @@ class Extractor:
     takes_floats = False
 
     def facts(self) -> dict[str, Any]:
-        """What must be equal for features to be comparable."""
+        """A record's entries for the features: what must be equal for them to be comparable."""
         return {"name": self.name, "weights_sha256": self.weights_sha256, "preprocessing": self.preprocessing}
 
-    def __call__(self, rows: Rows) -> dict[str, Tensor]:
+    def __call__(self, rows: MediaRows) -> dict[str, Tensor]:
         """A batch of media -> (B', D) float32 by name, on the CPU; ValueError for what it cannot look at.
 
         B' is B, or more where a piece of media has several rows, such as the windows of a clip: those of the first
@@ -45,8 +48,50 @@ class Extractor:
         """
         raise NotImplementedError
 
+    def distance_blocks(self, device: torch.device) -> Blocks:
+        """How distances between its features are taken, for neighbours: in float32."""
+        return Blocks(device=str(device))
 
-Take = Callable[[Media, Extractor], dict[str, np.ndarray] | None]
+
+@dataclass(frozen=True)
+class ExtractedFeatures:
+    """The features of media by one extractor, in the main process.
+
+    arrays  (n', D) float32 by name
+    device  for what is worth moving there
+    shared  what metrics compute together
+    """
+
+    extractor: Extractor
+    media: Media
+    arrays: Mapping[str, np.ndarray]
+    device: torch.device = torch.device("cpu")  # noqa: RUF009, immutable
+    shared: dict[Any, Any] = field(default_factory=dict)
+
+
+class FeatureExtraction:
+    """Features taken on all processes of a job, a batch at a time, with a bar in the main process.
+
+    unit  what a piece of media is called
+    stop  whether to stop, in this process
+    """
+
+    def __init__(self, world: World, batch_size: int, unit: str, stop: Callable[[], bool] = lambda: False):
+        self.world, self.batch_size, self.unit, self.stop = world, batch_size, unit, stop
+
+    def bar(self, total: int, what: str) -> tqdm:
+        """A bar in the main process."""
+        return tqdm(total=total, desc=what, unit=self.unit, mininterval=0.5, disable=not self.world.is_main)
+
+    def extract_features(self, media: Media, extractor: Extractor) -> ExtractedFeatures | None:
+        """The features of all media in the main process, None in the others.
+
+        Raises ValueError for features that are not finite, and as `extract` does.
+        """
+        with self.bar(len(media), f"{extractor.name} of {media.name}") as bar:
+            arrays = extract(media, extractor, self.batch_size, self.world, bar.update, self.stop)
+        self.world.on_main(lambda: check_finite(arrays, extractor.name, media))
+        return None if arrays is None else ExtractedFeatures(extractor, media, arrays, self.world.device)
 
 
 @torch.no_grad()
@@ -87,18 +132,6 @@ def extract(
     return {name: torch.cat(values).numpy() for name, values in parts.items()}
 
 
-def taker(world: World, batch_size: int, stop: Callable[[], bool], progress: Callable) -> Take:
-    """How features are taken on all processes: checked, and with a bar from `progress(total, what)`."""
-
-    def take(media: Media, extractor: Extractor) -> dict[str, np.ndarray] | None:
-        with progress(len(media), f"{extractor.name} of {media.name}") as bar:
-            features = extract(media, extractor, batch_size, world, bar.update, stop)
-        world.on_main(lambda: check_finite(features, extractor.name, media))
-        return features
-
-    return take
-
-
 def check_rows(found: Mapping[str, Tensor], count: int, extractor: str, media: Media) -> None:
     """Raises ValueError for features of a batch that have fewer rows than it has pieces of media."""
     for name, values in found.items():
@@ -121,8 +154,8 @@ def check_finite(features: Mapping[str, np.ndarray], extractor: str, media: Medi
             )
 
 
-def _differ(rows: Rows, first: Rows) -> bool:
-    """Whether any of the rows, (B, *media) or B pieces, differs from the first piece of all, in a batch of its own."""
+def _differ(rows: MediaRows, first: MediaRows) -> bool:
+    """Say whether any of the rows, (B, *media) or B pieces, differs from the first piece of all, a batch of its own."""
     if isinstance(rows, Tensor):
         return bool((rows != first).any())
     return not all(_same(row, first[0]) for row in rows)

@@ -34,27 +34,26 @@ MANIFEST = "manifest.json"
 IDENTITY_DIGITS = 16  # of the protocol's hash, in the folder's name
 
 
-def _same(media: Tensor) -> Tensor:
-    return media
-
-
-@dataclass(frozen=True)
 class Form:
-    """How generated media are kept until they are measured.
+    """The form in which generated media are kept until they are measured: here as they are.
 
     rule    in words, for the protocol: two evaluations with different forms are not comparable
     floats  whether they are kept as they are
-    store   media (B, *media) in [-1, 1] -> what is written, of one of NumPy's own types
-    load    what was written -> what extractors are shown
     """
 
-    rule: str
-    floats: bool
-    store: Callable[[Tensor], Tensor] = _same
-    load: Callable[[Tensor], Tensor] = _same
+    rule: str = "float32 in [-1, 1], not rounded"
+    floats: bool = True
+
+    def store(self, media: Tensor) -> Tensor:
+        """Media (B, *media) in [-1, 1] -> what is written, of one of NumPy's own types."""
+        return media
+
+    def load(self, stored: Tensor) -> Tensor:
+        """What was written -> what extractors are given."""
+        return stored
 
 
-AS_THEY_ARE = Form("float32 in [-1, 1], not rounded", floats=True)
+AS_THEY_ARE = Form()
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Chunks:
 
     @property
     def folder(self) -> Path:
-        """Where the chunks are; another protocol has another folder."""
+        """The folder of the chunks; another protocol has another one."""
         return self.parent / f"samples_{json_sha256(self._manifest())[:IDENTITY_DIGITS]}"
 
     def _manifest(self) -> dict[str, Any]:
@@ -87,7 +86,7 @@ class Chunks:
 
     @property
     def count(self) -> int:
-        """How many chunks there are to be."""
+        """The number of chunks that there are to be."""
         return -(-len(self) // self.size)
 
     def bounds(self, chunk: int) -> tuple[int, int]:
@@ -140,7 +139,7 @@ class Chunks:
         write_atomic(self.file(chunk), content.getvalue())
 
     def read(self, first: int, last: int) -> Tensor:
-        """The samples first <= i < last, (B, *media) as extractors are shown them; their chunks must be there."""
+        """The samples first <= i < last, (B, *media) as extractors are given them; their chunks must be there."""
         parts = []
         for chunk in range(first // self.size, -(-last // self.size)):
             start = chunk * self.size
@@ -171,5 +170,5 @@ class ChunkMedia(Media):
 
     @cached_property
     def sha256(self) -> str:
-        """Of the protocol that made them."""
+        """The SHA-256 of the protocol that made them."""
         return json_sha256(self.chunks.identity)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from core.storage.provenance import json_sha256
@@ -17,12 +18,12 @@ class Piece(Protocol):
     """A piece of media that is more than a tensor: samples with their rate, say."""
 
     def same(self, other: Any) -> bool:
-        """Whether it is equal to another piece in all that it holds."""
+        """Say whether it is equal to another piece in all that it holds."""
         ...
 
 
 # (B, *media), or B pieces where they are not of one shape
-Rows = Tensor | list[Tensor] | list[Piece]
+MediaRows = Tensor | list[Tensor] | list[Piece]
 
 
 class Media:
@@ -32,7 +33,7 @@ class Media:
     kind    "folder", "npz", ...
     unit    what a piece is called: "image"
     labels  (n,) int64, the class of each piece, or None where they are not known
-    texts   n, what each piece was asked to be in words, or None
+    texts   n, the text that each piece was made of, or None
     names   n, by which pieces of two sets are paired, or None: by their place
     """
 
@@ -46,17 +47,17 @@ class Media:
     def __len__(self) -> int:
         raise NotImplementedError
 
-    def rows(self, first: int, last: int) -> Rows:
+    def rows(self, first: int, last: int) -> MediaRows:
         """The pieces first <= i < last; ValueError for a broken one, or one that does not fit the others."""
         raise NotImplementedError
 
     @cached_property
     def sha256(self) -> str:
-        """Hex, over all that is read."""
+        """The SHA-256, hex, over all that is read."""
         raise NotImplementedError
 
     def facts(self) -> dict[str, Any]:
-        """What a record says of a reference."""
+        """A record's entries for a reference."""
         return {"name": self.name, "kind": self.kind, "sha256": self.sha256, "num_samples": len(self)}
 
 
@@ -74,14 +75,31 @@ class FirstMedia(Media):
     def __len__(self) -> int:
         return self.count
 
-    def rows(self, first: int, last: int) -> Rows:
-        """Those of the others."""
+    def rows(self, first: int, last: int) -> MediaRows:
+        """The pieces of the other media."""
         return self.media.rows(first, min(last, self.count))
 
     @cached_property
     def sha256(self) -> str:
-        """Of the others, and how many of them."""
+        """The SHA-256 of the other media's, and how many of them."""
         return json_sha256([self.media.sha256, self.count])
+
+
+class PlannedSamples(Media):
+    """Samples that are to be made, and what is known of them before.
+
+    size      as in `eval.measure.reference.Reference`
+    labelled  whether their classes will be known
+    """
+
+    name, kind = "samples", "samples"
+
+    def __init__(self, count: int, unit: str, size: Any, labelled: bool = True, texts: list[str] | None = None):
+        self.count, self.unit, self.size, self.texts = count, unit, size, texts
+        self.labels = torch.zeros(count, dtype=torch.int64) if labelled else None
+
+    def __len__(self) -> int:
+        return self.count
 
 
 class ArrayMedia(Media):
@@ -95,13 +113,13 @@ class ArrayMedia(Media):
     def __len__(self) -> int:
         return len(self.media)
 
-    def rows(self, first: int, last: int) -> Rows:
+    def rows(self, first: int, last: int) -> MediaRows:
         """(B, *media), or a list of B."""
         return self.media[first:last]
 
     @cached_property
     def sha256(self) -> str:
-        """Over their values."""
+        """The SHA-256 over their values."""
         return json_sha256(_values(self.media) if isinstance(self.media, Tensor) else list(map(_values, self.media)))
 
 

@@ -85,7 +85,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Facts:
+class Provenance:
     """What all records of one evaluation share; the fields are those of `Record`."""
 
     protocol: dict
@@ -172,7 +172,7 @@ def table(records: Sequence[Record], allow_differences: bool = False, format: Fo
         raise ValueError(f"format is {format!r}; allowed: markdown, latex, csv")
     differing = _differing(records)
     if differing and not allow_differences:
-        raise ValueError(f"records of different protocols do not belong in one table: {_told(differing)}")
+        raise ValueError(f"records of different protocols do not belong in one table: {_details(differing)}")
     metrics = list(dict.fromkeys(record.metric for record in records))
     keys = sorted({key for _, key in differing})
     lines = [["run", "step", *keys, *metrics]]
@@ -243,7 +243,7 @@ def _differing(records: Sequence[Record]) -> Differing:
     return found
 
 
-def _told(differing: Differing) -> str:
+def _details(differing: Differing) -> str:
     texts = [f"{metric}: {key} is {' or '.join(map(_shown, values))}" for (metric, key), values in differing.items()]
     return "; ".join(texts)
 

@@ -1,4 +1,4 @@
-"""What samples are compared with: other media, or statistics of them that were measured before.
+"""References, what samples are compared with: other media, or statistics of them that were measured before.
 
 Statistics are an .npz with `mu` and `sigma`, and what they are in `facts`. They belong to the features that they were
 measured with and are refused for any other.
@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from core.storage.atomic import write_atomic
-from eval.measure.extractor import Extractor, Take
+from eval.measure.extractor import ExtractedFeatures, Extractor, FeatureExtraction
 from eval.measure.media import Media
-from eval.measure.table import Against, Wanted
+from eval.measure.metrics import Metric, ReferenceStatistics
 from eval.statistics.arrays import npz_array
 from eval.statistics.frechet import load_moments, moments
 
@@ -42,21 +42,23 @@ class Reference:
     media: Media | None = None
 
     def facts(self) -> dict[str, Any]:
-        """What a record says of it: name, kind, sha256, num_samples."""
+        """A record's entries for it: name, kind, sha256, num_samples."""
         raise NotImplementedError
 
-    def seen_by(self, extractor: Extractor) -> Media | None:
-        """Its media in the form that the extractor looks at."""
+    def media_for(self, extractor: Extractor) -> Media | None:
+        """Its media in the form that the extractor takes."""
         return self.media
 
-    def check(self, metrics: Wanted, features: str) -> None:
+    def check(self, metrics: Sequence[Metric], features: str) -> None:
         """Raises ValueError for metrics that need more than it has, and `features` it was not measured with."""
 
-    def check_features(self, metrics: Wanted, extractor: Extractor) -> None:
+    def check_features(self, metrics: Sequence[Metric], extractor: Extractor) -> None:
         """Raises ValueError for other weights or preprocessing than it was measured with."""
 
-    def against(self, metrics: Wanted, extractor: Extractor, take: Take) -> Against | None:
-        """What the metrics need of it, in the main process; `take` extracts features on all processes."""
+    def statistics(
+        self, metrics: Sequence[Metric], extractor: Extractor, extraction: FeatureExtraction
+    ) -> ReferenceStatistics | None:
+        """What the metrics need of it, in the main process; None in the others."""
         raise NotImplementedError
 
 
@@ -69,14 +71,18 @@ class MediaReference(Reference):
     def facts(self) -> dict[str, Any]:
         return self.media.facts()
 
-    def against(self, metrics: Wanted, extractor: Extractor, take: Take) -> Against | None:
-        if all(metric.needs == "nothing" for metric in metrics.values()):
-            return Against({}, {})
-        media = self.seen_by(extractor)
-        features = take(media, extractor)
+    def statistics(
+        self, metrics: Sequence[Metric], extractor: Extractor, extraction: FeatureExtraction
+    ) -> ReferenceStatistics | None:
+        if all(metric.needs == "nothing" for metric in metrics):
+            return ReferenceStatistics()
+        media = self.media_for(extractor)
+        features = extraction.extract_features(media, extractor)
         if features is None:
             return None
-        return Against({of: moments(features[of]) for of in streams(metrics, extractor)}, features, media)
+        arrays = features.arrays
+        by_name = {name: moments(arrays[name]) for name in moment_names(metrics, extractor)}
+        return ReferenceStatistics(by_name, arrays, media)
 
 
 class StatisticsReference(Reference):
@@ -90,66 +96,72 @@ class StatisticsReference(Reference):
     def __init__(self, path: Path, unit: str, key: str = "reference"):
         self.path, self.name, self.unit, self.key = path, path.name, unit, key
         try:
-            self.told = json.loads(str(npz_array(path, FACTS)))
-            size = self.told["size"]
+            content = json.loads(str(npz_array(path, FACTS)))
+            size = content["size"]
             self.size = None if size is None else tuple(size)
-            self.features, self.reference = self.told["features"], self.told["reference"]
+            self.features, self.reference = content["features"], content["reference"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{key} is {str(path)!r}, whose '{FACTS}' are damaged: {error}") from error
 
     def facts(self) -> dict[str, Any]:
         return self.reference
 
-    def check(self, metrics: Wanted, features: str) -> None:
-        refuse_features(self.key, self.path, metrics, self.unit)
+    def check(self, metrics: Sequence[Metric], features: str) -> None:
+        check_statistics_suffice(self.key, self.path, metrics, self.unit)
 
-    def check_features(self, metrics: Wanted, extractor: Extractor) -> None:
+    def check_features(self, metrics: Sequence[Metric], extractor: Extractor) -> None:
         own = extractor.facts() if metrics else {}
         other = {key: (self.features.get(key), own[key]) for key in own if self.features.get(key) != own[key]}
         if other:
-            told = "; ".join(f"{key} {there} there, {here} here" for key, (there, here) in other.items())
-            raise ValueError(f"{self.path} is a reference of another protocol: features' {told}")
+            details = "; ".join(f"{key} {there} there, {here} here" for key, (there, here) in other.items())
+            raise ValueError(f"{self.path} is a reference of another protocol: features' {details}")
 
-    def against(self, metrics: Wanted, extractor: Extractor, take: Take) -> Against:
+    def statistics(
+        self, metrics: Sequence[Metric], extractor: Extractor, extraction: FeatureExtraction
+    ) -> ReferenceStatistics:
         return load_statistics(self.path, metrics, extractor)
 
 
-def save_statistics(path: Path, reference: Reference, extractor: Extractor, features: Mapping[str, np.ndarray]) -> None:
+def save_statistics(path: Path, reference: Reference, features: ExtractedFeatures) -> None:
     """Write the statistics of a reference's features, in ADM's form, with what they are in `facts`.
 
     `n` counts rows of features, `facts` pieces of media.
     """
-    told = {"features": extractor.facts(), "reference": reference.facts(), "size": reference.size}
-    arrays: dict[str, np.ndarray] = {FACTS: np.array(json.dumps(told))}
+    extractor = features.extractor
+    content = {"features": extractor.facts(), "reference": reference.facts(), "size": reference.size}
+    arrays: dict[str, np.ndarray] = {FACTS: np.array(json.dumps(content))}
     for kind, (mean, covariance) in STATISTICS.items():
-        of = extractor.main if kind == "main" else kind
-        if of in features:
-            measured = moments(features[of])
+        name = extractor.main if kind == "main" else kind
+        if name in features.arrays:
+            measured = moments(features.arrays[name])
             arrays |= {mean: measured.mean, covariance: measured.covariance, "n": np.int64(measured.num_samples)}
-    content = io.BytesIO()
-    np.savez(content, **arrays)
-    write_atomic(path, content.getvalue())
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    write_atomic(path, file.getvalue())
 
 
-def load_statistics(path: Path, metrics: Wanted, extractor: Extractor) -> Against:
+def load_statistics(path: Path, metrics: Sequence[Metric], extractor: Extractor) -> ReferenceStatistics:
     """The moments in a file that the metrics need; ValueError for features whose moments such files do not hold."""
-    held = {extractor.main: False, "spatial": True}
-    lacking = [
-        name for name, metric in metrics.items() if metric.needs == "moments" and metric.stream(extractor) not in held
-    ]
+    spatial = {extractor.main: False, "spatial": True}
+    lacking = [metric.name for metric in needing("moments", metrics) if metric.features_name(extractor) not in spatial]
     if lacking:
         raise ValueError(f"{path} holds statistics of features '{extractor.main}' only, not of {', '.join(lacking)}'s")
-    return Against({of: load_moments(path, spatial=held[of]) for of in sorted(streams(metrics, extractor))}, {})
+    names = sorted(moment_names(metrics, extractor))
+    return ReferenceStatistics({name: load_moments(path, spatial=spatial[name]) for name in names})
 
 
-def refuse_features(key: str, path: Path, metrics: Wanted, unit: str) -> None:
+def check_statistics_suffice(key: str, path: Path, metrics: Iterable[Metric], unit: str) -> None:
     """Raises ValueError for metrics that need the features of a reference's media, where it has statistics only."""
-    lacking = [name for name, metric in metrics.items() if metric.needs == "features"]
+    lacking = [metric.name for metric in needing("features", metrics)]
     if lacking:
         raise ValueError(f"{key} {path} holds statistics only; {', '.join(lacking)} need the {unit}s themselves")
 
 
-def streams(metrics: Wanted, extractor: Extractor) -> list[str]:
-    """The features whose moments the metrics need."""
-    wanted = [metric.stream(extractor) for metric in metrics.values() if metric.needs == "moments"]
-    return list(dict.fromkeys(wanted))
+def moment_names(metrics: Iterable[Metric], extractor: Extractor) -> list[str]:
+    """The names of the features whose moments the metrics need."""
+    return list(dict.fromkeys(metric.features_name(extractor) for metric in needing("moments", metrics)))
+
+
+def needing(what: str, metrics: Iterable[Metric]) -> list[Metric]:
+    """The metrics that need `what` of a reference."""
+    return [metric for metric in metrics if metric.needs == what]

@@ -1,8 +1,8 @@
-"""An evaluator for a stand-in data set: distances and accuracy in the eyes of a small classifier that it trains itself.
+"""Numbers for a stand-in data set: distances and accuracy by a small classifier that is trained on the data set itself.
 
-A data set that comes with the code needs no published network to look at its samples: a classifier of its classes is
-trained in seconds, and what its last layer reads are the features. Such numbers compare runs on that data set and
-nothing else.
+A data set that comes with the code needs no published network: a classifier of its classes is trained in seconds, and
+what its last layer reads are the features. The same extractor measures at the end of a training run
+(`StandInEvaluator`) and in the command that measures. Such numbers compare runs on that data set and nothing else.
 
 Letters: B batch, n pieces of media of a split, D features, K classes.
 """
@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812, the customary name
 from safetensors import SafetensorError
@@ -24,10 +24,13 @@ from torch import Tensor, nn
 
 from core.draws import StepRandom, fold_seed
 from core.storage.atomic import write_atomic
-from eval.statistics.frechet import frechet_distance, moments
+from eval.measure.extractor import ExtractedFeatures, Extractor
+from eval.measure.media import ArrayMedia, MediaRows
+from eval.measure.metrics import ClassAccuracy, FrechetDistance, ReferenceStatistics
+from eval.statistics.frechet import moments
 
 log = logging.getLogger(__name__)
-Augment = Callable[[Tensor, StepRandom], Tensor]
+HIDDEN, LOGITS = "hidden", "logits"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +57,8 @@ class ClassifierOptions:
 class NoEvaluationConfig:
     """Nothing is measured at the end of the run."""
 
-    def build(self, cache: Path, device: torch.device) -> None:
-        """No evaluator."""
-        return None
+    def build(self, *of_the_run: object) -> None:
+        """Build no evaluator."""
 
 
 class Classifier(nn.Module):
@@ -73,141 +75,155 @@ class Classifier(nn.Module):
         return self.head(self.features(media))
 
 
-@dataclass(frozen=True)
-class Fit:
-    """How a classifier is trained: AdamW and cross-entropy on random rows.
+class StandInExtractor(Extractor, ABC):
+    """The classifier of a data set as an extractor: hidden (B, D), and logits (B, K); trained once and kept in a file.
 
-    name   of the stream that the first weights are drawn from, with the seed
-    steps  of the optimizer, each on `batch` rows drawn with replacement
+    The training is AdamW and cross-entropy on random rows, the same for the same options.
+
+    title          of the classifier, for a person; the first weights are drawn by it and the seed
+    plural         what pieces of media are called
+    shape          of a piece, (*media)
+    fit_rows       rows of a step, drawn with replacement
+    learning_rate, weight_decay   of the training
+    evaluate_rows  pieces that the network is given at once at the end of a training run; None: all
+
+    Raises ValueError for a damaged cache.
     """
 
-    name: str
-    steps: int
-    seed: int
-    batch: int = 128
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-2
+    main, takes_floats = HIDDEN, True
+    title: ClassVar[str]
+    plural: ClassVar[str]
+    shape: tuple[int, ...]
+    fit_rows: ClassVar[int] = 128
+    learning_rate: ClassVar[float] = 2e-3
+    weight_decay: ClassVar[float] = 1e-2
+    evaluate_rows: ClassVar[int | None] = 256
 
+    def __init__(self, options: ClassifierOptions, cache: Path, device: torch.device):
+        self.options, self.device = options, device
+        name = f"{self.title.replace(' ', '_')}{self.variant()}"
+        self.file = cache / f"{name}-steps{options.classifier_steps}-seed{options.classifier_seed}.safetensors"
+        self.classifier = self.cached_classifier().to(device)
 
-def fit_classifier(
-    make: Callable[[], nn.Module],
-    media: Tensor,
-    labels: Tensor,
-    fit: Fit,
-    augment: Augment = lambda rows, random: rows,
-) -> nn.Module:
-    """The network that `make` builds, trained on media (n, *media) and labels (n,); the same for the same `fit`.
+    # What a domain says
 
-    `augment(rows, random)` changes a batch (B, *media) with the step's streams other than "rows".
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(fold_seed(fit.seed, fit.name))
-        network = make()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay)
-    for step in range(fit.steps):
-        random = StepRandom(fit.seed, step)
-        rows = (random.uniform("rows", (fit.batch,)) * len(media)).long()
-        loss = F.cross_entropy(network(augment(media[rows], random)), labels[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return network.eval()
+    @abstractmethod
+    def split(self, name: str) -> tuple[Tensor, Tensor]:
+        """Media (n, *media) float32 in [-1, 1] and labels (n,) of the split "train" or "heldout"."""
 
+    @abstractmethod
+    def network(self) -> Classifier:
+        """An untrained classifier."""
 
-@dataclass(frozen=True)
-class StandIn:
-    """A data set with a classifier of its own.
+    def variant(self) -> str:
+        """What else the training depends on, for the file's name."""
+        return ""
 
-    name        of the evaluation, as the config key `evaluation` has it
-    media       what its pieces are called in the plural
-    title       of the classifier, for a person
-    train       media (n, *media) float32 in [-1, 1] and labels (n,): the classifier's data, and the reference
-    heldout     the same of the split that the distance's floor and the classifier's accuracy are taken of
-    make        an untrained network, a `Classifier`
-    fit         the trained one from media and labels: `fit_classifier` with the domain's own settings
-    file        where the trained one is kept; the name holds all that `fit` depends on
-    batch_size  media that the network is shown at once; null: all
-    """
+    def augment(self, media: Tensor, random: StepRandom) -> Tensor:
+        """A batch (B, *media) changed by the step's streams other than "rows", to train on."""
+        return media
 
-    name: str
-    media: str
-    title: str
-    train: tuple[Tensor, Tensor]
-    heldout: tuple[Tensor, Tensor]
-    make: Callable[[], nn.Module]
-    fit: Callable[[Tensor, Tensor], nn.Module]
-    file: Path
-    batch_size: int | None = 256
+    def prepare(self, rows: MediaRows) -> Tensor:
+        """Media as the command has them -> (B, *media) float32 in [-1, 1]."""
+        return rows
 
+    # What follows
 
-class ClassifierEvaluator:
-    """Fréchet distance to the training split, beside that of the held-out split (the floor), and class accuracy.
+    def __call__(self, rows: MediaRows) -> dict[str, Tensor]:
+        """Hidden and logits of media as the command has them."""
+        return self.take(self.prepare(rows))
 
-    num_samples: to be generated; null takes as many as the held-out split has. Raises ValueError for a damaged cache.
-    """
-
-    def __init__(self, about: StandIn, num_samples: int | None, device: torch.device):
-        self.about, self.device = about, device
-        self.classifier = cached_classifier(about).to(device)
-        self.reference = moments(self._look(about.train[0])[0])
-        features, logits = self._look(about.heldout[0])
-        self.floor = frechet_distance(moments(features), self.reference)
-        self.classifier_accuracy = _accuracy(logits, about.heldout[1])
-        self.num_samples = len(about.heldout[0]) if num_samples is None else num_samples
-        log.info("%s: %.1f %% of held-out %s right", about.title, 100 * self.classifier_accuracy, about.name)
+    @torch.no_grad()
+    def take(self, media: Tensor) -> dict[str, Tensor]:
+        """Media (B, *media) in [-1, 1] -> hidden (B, D) and logits (B, K) on the CPU; ValueError for another shape."""
+        if tuple(media.shape[1:]) != self.shape:
+            raise ValueError(f"the {self.title} takes {self.plural} {self.shape}, got {tuple(media.shape[1:])}")
+        hidden = self.classifier.features(media.to(self.device))
+        return {HIDDEN: hidden.cpu(), LOGITS: self.classifier.head(hidden).cpu()}
 
     @property
     def weights_sha256(self) -> str:
-        """Hex, of the classifier's file."""
+        """The SHA-256, hex, of the classifier's file."""
         state = {name: value.cpu() for name, value in self.classifier.state_dict().items()}
         return hashlib.sha256(save(state)).hexdigest()
+
+    def cached_classifier(self) -> Classifier:
+        """The classifier from its file, or trained now and written there; ValueError for a file that is damaged."""
+        if not self.file.exists():
+            network = self.fit(*self.split("train"))
+            write_atomic(self.file, save(network.state_dict()))
+            return network
+        network = self.network().eval()
+        try:
+            network.load_state_dict(load_file(self.file))
+        except (SafetensorError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"the cached classifier {self.file} is damaged, delete it: {reason}") from error
+        return network
+
+    def fit(self, media: Tensor, labels: Tensor) -> Classifier:
+        """The network trained on media (n, *media) and labels (n,)."""
+        seed = self.options.classifier_seed
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(fold_seed(seed, self.title))
+            network = self.network()
+        rates = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
+        optimizer = torch.optim.AdamW(network.parameters(), **rates)
+        for step in range(self.options.classifier_steps):
+            random = StepRandom(seed, step)
+            rows = (random.uniform("rows", (self.fit_rows,)) * len(media)).long()
+            loss = F.cross_entropy(network(self.augment(media[rows], random)), labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return network.eval()
+
+
+def stand_in_metrics(extractor: str, labels_from: str) -> tuple[FrechetDistance, ClassAccuracy]:
+    """The metrics that a stand-in's extractor of that name is for, for the domain's table as well.
+
+    labels_from: where the command can know the samples' classes from, in words.
+    """
+    of = (extractor,)
+    accuracy = ClassAccuracy("class_accuracy", of, LOGITS, labels_from=labels_from)
+    return FrechetDistance("frechet_distance", of), accuracy
+
+
+class StandInEvaluator:
+    """The end of a training run on the stand-in data set, measured; fulfils `core.contracts.Evaluator`.
+
+    The Fréchet distance to the training split, beside that of the held-out split (the floor), and class accuracy.
+    """
+
+    def __init__(self, extractor: StandInExtractor):
+        self.extractor = extractor
+        self.distance, self.accuracy = stand_in_metrics(extractor.name, labels_from="the run")
+        train, heldout = (self.features(*extractor.split(name)) for name in ("train", "heldout"))
+        self.reference = ReferenceStatistics({HIDDEN: moments(train.arrays[HIDDEN])})
+        self.floor = self.distance.compute(heldout, self.reference).value
+        self.classifier_accuracy = self.accuracy.compute(heldout, self.reference).value
+        count = extractor.options.num_samples
+        self.num_samples = len(heldout.media) if count is None else count
+        right = 100 * self.classifier_accuracy
+        log.info("%s: %.1f %% of held-out %s right", extractor.title, right, extractor.name)
 
     def evaluate(self, media: Tensor, condition: Tensor) -> dict[str, float]:
         """Media (B, *media) in [-1, 1] and the classes (B,) they were asked to be.
 
-        Raises ValueError for media of another shape than the data set's, and for features that are not finite.
+        Raises ValueError for media of another shape, and for features that are not finite.
         """
-        self.check_shape(media)
-        features, logits = self._look(media)
+        samples = self.features(media, condition)
         return {
-            "frechet_distance": frechet_distance(moments(features), self.reference),
+            "frechet_distance": self.distance.compute(samples, self.reference).value,
             "frechet_floor": self.floor,
-            "class_accuracy": _accuracy(logits, condition),
+            "class_accuracy": self.accuracy.compute(samples, self.reference).value,
             "classifier_accuracy": self.classifier_accuracy,
             "num_samples": len(media),
         }
 
-    def check_shape(self, media: Tensor) -> None:
-        """Raises ValueError for media (B, ...) of another shape than the data set's."""
-        about, needed = self.about, tuple(self.about.train[0].shape[1:])
-        if tuple(media.shape[1:]) != needed:
-            raise ValueError(f"evaluation={about.name} measures {about.media} {needed}, got {tuple(media.shape[1:])}")
-
-    @torch.no_grad()
-    def _look(self, media: Tensor) -> tuple[np.ndarray, Tensor]:
-        """Features (n, D) float64 and logits (n, K), on the CPU."""
-        features, logits = [], []
-        for rows in media.split(self.about.batch_size or max(len(media), 1)):
-            shown = rows.to(self.device)
-            features.append(self.classifier.features(shown))
-            logits.append(self.classifier.head(features[-1]).cpu())
-        return torch.cat(features).cpu().double().numpy(), torch.cat(logits)
-
-
-def cached_classifier(about: StandIn) -> nn.Module:
-    """The classifier from its file, or trained now and written there; ValueError for a file that is damaged."""
-    if not about.file.exists():
-        network = about.fit(*about.train)
-        write_atomic(about.file, save(network.state_dict()))
-        return network
-    network = about.make().eval()
-    try:
-        network.load_state_dict(load_file(about.file))
-    except (SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"the cached classifier {about.file} is damaged, delete it: {reason}") from error
-    return network
-
-
-def _accuracy(logits: Tensor, labels: Tensor) -> float:
-    return (logits.argmax(1) == labels.cpu()).double().mean().item()
+    def features(self, media: Tensor, labels: Tensor) -> ExtractedFeatures:
+        """The features of media (n, *media), so many at a time as the extractor says."""
+        extractor = self.extractor
+        parts = [extractor.take(rows) for rows in media.split(extractor.evaluate_rows or max(len(media), 1))]
+        arrays = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+        return ExtractedFeatures(extractor, ArrayMedia(extractor.plural, "sample", media, labels.cpu()), arrays)

@@ -1,1 +1,1 @@
-"""Matched runs of several methods and their comparison."""
+"""Methods compared: matched runs over seeds, their numbers with intervals, the comparison in words and as a file."""

@@ -5,6 +5,7 @@ A comparison's folder holds <domain>/<method>-seed<k>, whether `eval.compare` or
 
 from __future__ import annotations
 
+import importlib
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from core.schema import changed_keys
+from core.commands.entry import Entry
+from core.schema import changed_keys, free_keys
 from core.storage.lines import read_lines
-from core.storage.run_folder import FREE_KEYS, RunDirectory
+from core.storage.run_folder import RunDirectory
 from core.train.tracking import EVALUATIONS, METRICS
 from eval.measure.record import FOLDER as RECORDS
 from eval.measure.record import Record, differences, read_records
@@ -39,9 +41,9 @@ def is_below(key: str, groups: Sequence[str]) -> bool:
     return any(key == group or key.startswith(f"{group}.") for group in groups)
 
 
-def is_free(key: str) -> bool:
-    """Whether a key says where and how fast a run is made, and nothing about its numbers."""
-    return is_below(key, FREE_KEYS) and not is_below(key, MEASURED)
+def is_free(key: str, schema: type) -> bool:
+    """Whether a key of a config says where and how fast a run is made, and nothing about its numbers."""
+    return is_below(key, free_keys(schema)) and not is_below(key, MEASURED)
 
 
 def value_at(config: Any, key: str) -> Any:
@@ -76,12 +78,12 @@ class MatchedRuns:
         """
         self._check_complete()
         first = self.runs(self.methods[0])[0].config()
-        changes = {}
+        changes, schema = {}, find_command(self.domain).schema
         for method in self.methods:
             own = self.runs(method)[0].config()
             for seed, run in zip(self.seeds, self.runs(method), strict=True):
                 self._check_config(run, seed, own, first)
-            keys = [key for key in changed_keys(first, own) if not is_free(key) and key != "seed"]
+            keys = [key for key in changed_keys(first, own) if not is_free(key, schema) and key != "seed"]
             changes[method] = {key: value_at(own, key) for key in keys}
         for seed in self.seeds:
             self._check_first_losses(seed)
@@ -96,17 +98,17 @@ class MatchedRuns:
             )
 
     def _check_config(self, run: RunDirectory, seed: int, own: Mapping[str, Any], first: Mapping[str, Any]) -> None:
-        config = run.config()
+        config, schema = run.config(), find_command(self.domain).schema
         if config["seed"] != seed:
             raise ValueError(f"{run.shown()} has seed {config['seed']}; its name says {seed}")
-        wrong = [key for key in changed_keys(own, config) if not is_free(key) and key != "seed"]
+        wrong = [key for key in changed_keys(own, config) if not is_free(key, schema) and key != "seed"]
         before = own
         if not wrong:
             unmatched = [key for key in changed_keys(first, config) if is_below(key, MATCHED) and key != "seed"]
-            wrong, before = [key for key in unmatched if not is_free(key)], first
+            wrong, before = [key for key in unmatched if not is_free(key, schema)], first
         if wrong:
-            told = "; ".join(f"{key} is {value_at(config, key)!r}, not {value_at(before, key)!r}" for key in wrong)
-            raise ValueError(f"{run.shown()} is not matched with the other runs: {told}")
+            details = "; ".join(f"{key} is {value_at(config, key)!r}, not {value_at(before, key)!r}" for key in wrong)
+            raise ValueError(f"{run.shown()} is not matched with the other runs: {details}")
 
     def _check_first_losses(self, seed: int) -> None:
         """ValueError when the flow losses of step 1 differ among the methods."""
@@ -121,9 +123,9 @@ class MatchedRuns:
         tolerance = TOLERANCE.get(precision, LOW_PRECISION_TOLERANCE)
         reference = losses[self.methods[0]]
         if any(abs(loss - reference) > tolerance * abs(reference) for loss in losses.values()):
-            told = ", ".join(f"{method} {loss:.8g}" for method, loss in losses.items())
+            details = ", ".join(f"{method} {loss:.8g}" for method, loss in losses.items())
             raise ValueError(
-                f"the runs with seed {seed} are not matched: {LOSS} of step 1 is {told}; with the same weights, "
+                f"the runs with seed {seed} are not matched: {LOSS} of step 1 is {details}; with the same weights, "
                 "data and noise it is the same"
             )
 
@@ -139,14 +141,14 @@ def find_seeds(folder: Path, domain: str, methods: Sequence[str]) -> list[int]:
         missing = ", ".join(method for method, seeds in found.items() if not seeds)
         raise ValueError(f"{folder / domain} holds no run of {missing}; needed: folders such as {methods[0]}-seed0")
     if len({frozenset(seeds) for seeds in found.values()}) > 1:
-        told = "; ".join(f"{method} {sorted(seeds)}" for method, seeds in found.items())
-        raise ValueError(f"the methods have other seeds in {folder / domain}: {told}; seeds=[...] chooses")
+        details = "; ".join(f"{method} {sorted(seeds)}" for method, seeds in found.items())
+        raise ValueError(f"the methods have other seeds in {folder / domain}: {details}; seeds=[...] chooses")
     return sorted(found[methods[0]])
 
 
 @dataclass(frozen=True)
 class Evaluations:
-    """What runs measured at the steps common to all: values[method] is (S, E).
+    """The values that runs measured at the steps common to all: values[method] is (S, E).
 
     record  one of the records that the values are from; None where they are from evaluations.jsonl
     """
@@ -157,7 +159,7 @@ class Evaluations:
     record: Record | None = None
 
 
-Measured = dict[str, dict[int, float]]  # metric -> step -> value
+Curves = dict[str, dict[int, float]]  # metric -> step -> value
 
 
 def read_evaluations(runs: MatchedRuns, metric: str | None) -> Evaluations:
@@ -188,9 +190,9 @@ def read_evaluations(runs: MatchedRuns, metric: str | None) -> Evaluations:
     return Evaluations(metric, common, values, used[0] if used else None)
 
 
-def _lines(path: Path) -> Measured:
-    """What evaluations.jsonl of a run holds."""
-    found: Measured = {}
+def _lines(path: Path) -> Curves:
+    """The curves in evaluations.jsonl of a run."""
+    found: Curves = {}
     for line in read_lines(path / EVALUATIONS):
         for name, value in line.items():
             if name not in COUNTS:
@@ -211,5 +213,20 @@ def _check_same_protocol(records: Sequence[Record]) -> None:
     for record in records[1:]:
         found = differences(records[0], record)
         if found:
-            told = "; ".join(f"{key} is {now}, not {before}" for key, (before, now) in found.items())
-            raise ValueError(f"records of {record.metric} in {record.run} are of another protocol: {told}")
+            details = "; ".join(f"{key} is {now}, not {before}" for key, (before, now) in found.items())
+            raise ValueError(f"records of {record.metric} in {record.run} are of another protocol: {details}")
+
+
+def find_command(domain: str) -> Entry:
+    """The training command of a domain; ValueError where there is none."""
+    name = f"{domain}.train"
+    try:
+        module = importlib.import_module(name) if re.fullmatch(r"\w+", domain) else None
+    except ModuleNotFoundError as error:
+        if error.name not in (domain, name):
+            raise  # the command is there and lacks something
+        module = None
+    entry = getattr(module, "ENTRY", None)
+    if not isinstance(entry, Entry):
+        raise ValueError(f"domain is {domain!r}, but there is no command python -m {name}; image is a domain")
+    return entry

@@ -25,7 +25,7 @@ HIGHER = ("accuracy", "precision", "recall", "inception_score", "coverage", "den
 
 
 def direction(metric: str, better: str = "auto") -> Better:
-    """Which way `metric` is better; with better "auto" by its name, ValueError where the name does not say."""
+    """Say which way `metric` is better; with better "auto" by its name, ValueError where the name does not say."""
     if better != "auto":
         return better
     found = {"lower": any(part in metric for part in LOWER), "higher": any(part in metric for part in HIGHER)}
@@ -46,7 +46,7 @@ def mean_over_seeds(values: np.ndarray) -> Estimate:
 
 
 def relative_gain(baseline: np.ndarray, method: np.ndarray, better: Better) -> Estimate | None:
-    """How much better the method is, in units of the baseline's mean; positive is better, None where that mean is 0.
+    """The gain of a method, in units of the baseline's mean; positive is better, None where that mean is 0.
 
     Values (S,) of both, paired by seed: the mean of the seeds' differences over |mean of the baseline|, with Student's
     interval of these differences. The paper's gains are of this form with one seed.

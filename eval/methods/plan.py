@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from core.commands.entry import Entry, override
+from core.commands.entry import override
 from core.schema import changed_keys, plain
 from core.storage.atomic import write_atomic
 from core.storage.run_folder import RunDirectory
-from eval.methods.matched import is_below, is_free, value_at
+from eval.methods.matched import find_command, is_below, is_free, value_at
 
 # The two methods that need no definition: without alignment, and with that of the experiment.
 BUILT_IN = {"baseline": ["alignment=none"], "layersync": []}
@@ -28,24 +27,9 @@ def key_of(word: str) -> str:
     return word.partition("=")[0].lstrip("+~")
 
 
-def find_command(domain: str) -> Entry:
-    """The training command of a domain; ValueError where there is none."""
-    name = f"{domain}.train"
-    try:
-        module = importlib.import_module(name) if re.fullmatch(r"\w+", domain) else None
-    except ModuleNotFoundError as error:
-        if error.name not in (domain, name):
-            raise  # the command is there and lacks something
-        module = None
-    entry = getattr(module, "ENTRY", None)
-    if not isinstance(entry, Entry):
-        raise ValueError(f"domain is {domain!r}, but there is no command python -m {name}; image is a domain")
-    return entry
-
-
 @dataclass(frozen=True)
-class Plan:
-    """What all runs share, and what makes a method.
+class RunPlan:
+    """The runs of a comparison: what all of them share, and what makes a method.
 
     common   overrides of every run; one that a method sets itself is left out there
     methods  overrides of each method, the baseline first
@@ -76,11 +60,12 @@ class Plan:
                     configs[method, seed] = entry.config(self.arguments(method, seed, folder))
                 except ValueError as error:
                     raise ValueError(f"run {method}-seed{seed}: {error}") from error
-        self._check_methods({method: plain(configs[method, self.seeds[0]]) for method in self.methods})
+        plains = {method: plain(configs[method, self.seeds[0]]) for method in self.methods}
+        self._check_methods(plains, entry.schema)
         return configs
 
     @staticmethod
-    def _check_methods(configs: Mapping[str, dict[str, Any]]) -> None:
+    def _check_methods(configs: Mapping[str, dict[str, Any]], schema: type) -> None:
         """Two methods compute different things."""
         for method, config in configs.items():
             if method == "layersync" and value_at(config, "alignment.name") == "none":
@@ -88,12 +73,12 @@ class Plan:
         names = list(configs)
         for place, one in enumerate(names):
             for other in names[place + 1 :]:
-                changes = [key for key in changed_keys(configs[one], configs[other]) if not is_free(key)]
+                changes = [key for key in changed_keys(configs[one], configs[other]) if not is_free(key, schema)]
                 if not changes:
                     raise ValueError(f"methods holds {one!r} and {other!r}, which are the same run")
 
 
-def measures(config: Any) -> bool:
+def measures_samples(config: Any) -> bool:
     """Whether a run with this config measures its samples by itself."""
     return value_at(plain(config), "evaluation.name") != "none"
 
@@ -111,7 +96,7 @@ def check_overrides(common: Sequence[str], methods: Mapping[str, Sequence[str]])
                 raise ValueError(f"{where} holds {key_of(word)}; the comparison sets it: seeds, name, runs_dir, every")
 
 
-def claim(config: Any, path: Path) -> bool:
+def is_complete(config: Any, path: Path) -> bool:
     """Whether the run at `path` is complete with this config.
 
     Raises ValueError when it was begun with a config that computes or measures something else.
@@ -120,16 +105,16 @@ def claim(config: Any, path: Path) -> bool:
         return False
     run, wanted = RunDirectory(path), plain(config)
     begun = run.summary_file.exists() or any(run.checkpoints.glob("step_*"))
-    changes = [key for key in changed_keys(run.config(), wanted) if not is_free(key)] if begun else []
+    changes = [key for key in changed_keys(run.config(), wanted) if not is_free(key, type(config))] if begun else []
     if changes:
         before = run.config()
-        told = ", ".join(f"{key} ({value_at(before, key)} before, {value_at(wanted, key)} now)" for key in changes)
-        raise ValueError(f"{run.shown()} was made with another {told}; choose another name=..., or the same values")
+        details = ", ".join(f"{key} ({value_at(before, key)} before, {value_at(wanted, key)} now)" for key in changes)
+        raise ValueError(f"{run.shown()} was made with another {details}; choose another name=..., or the same values")
     summary = run.summary()
     return summary is not None and summary["steps"] == config.trainer.steps
 
 
-def sweep_content(plan: Plan, name: str, runs_dir: str, metric: str | None) -> dict[str, Any]:
+def sweep_content(plan: RunPlan, name: str, runs_dir: str, metric: str | None) -> dict[str, Any]:
     """The keys of a sweep file for `slurm/launch.py` with the runs of the plan; its folder is <runs_dir>/sweeps/<name>.
 
     Raises ValueError for an override that is not key=value.

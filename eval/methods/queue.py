@@ -18,7 +18,7 @@ STOPPED = tuple(128 + number for number in STOP_SIGNALS)
 
 
 @dataclass(frozen=True)
-class Job:
+class QueuedRun:
     """A run to make: its name, its folder, and the arguments of the Python interpreter."""
 
     name: str
@@ -32,11 +32,11 @@ class RunQueue:
     What a run prints goes to <logs>/<name>.log; of a single one at a time, its progress bar to the terminal.
     """
 
-    def __init__(self, logs: Path, parallel: int, tell: Callable[[str], None]):
-        self.logs, self.parallel, self.tell = logs, parallel, tell
-        self.running: dict[Job, tuple[subprocess.Popen, float]] = {}
+    def __init__(self, logs: Path, parallel: int, show: Callable[[str], None]):
+        self.logs, self.parallel, self.show = logs, parallel, show
+        self.running: dict[QueuedRun, tuple[subprocess.Popen, float]] = {}
 
-    def make(self, jobs: Sequence[Job]) -> None:
+    def make(self, jobs: Sequence[QueuedRun]) -> None:
         """Make all runs. Raises RunError naming the first that failed; exits as a run does when told to stop."""
         waiting = list(jobs)
         with StopRequest() as stop:
@@ -49,14 +49,14 @@ class RunQueue:
             finally:
                 self._end()
             if stop:
-                self.tell("stopped; the same command continues")
+                self.show("stopped; the same command continues")
                 raise SystemExit(stop.exit_code)
 
-    def _start(self, job: Job, stop: StopRequest) -> None:
+    def _start(self, job: QueuedRun, stop: StopRequest) -> None:
         """Begin a run; one that another process writes (a child of a killed comparison, say) is waited for."""
         run = RunDirectory(job.path)
         if run.path.is_dir() and run.is_locked():
-            self.tell(f"{job.name}: another process is at it, waiting for it")
+            self.show(f"{job.name}: another process is at it, waiting for it")
             while run.is_locked() and not stop:
                 time.sleep(REST)
         if stop:
@@ -76,13 +76,13 @@ class RunQueue:
                 continue
             del self.running[job]
             if code in STOPPED:
-                self.tell(f"{job.name} was stopped; the same command continues")
+                self.show(f"{job.name} was stopped; the same command continues")
                 raise SystemExit(code)
             if code != 0:
                 raise RunError(f"{job.name} ended with exit code {code}: {self._last_words(job)}")
-            self.tell(f"{job.name}: done in {time.perf_counter() - begun:.0f} s")
+            self.show(f"{job.name}: done in {time.perf_counter() - begun:.0f} s")
 
-    def _last_words(self, job: Job) -> str:
+    def _last_words(self, job: QueuedRun) -> str:
         file = self.logs / f"{job.name}.log"
         lines = [line for line in file.read_text(errors="replace").splitlines() if line.startswith("error")]
         return lines[-1] if lines else f"see above, and {file}"

@@ -36,7 +36,7 @@ SESSIONS = "sessions.jsonl"
 
 
 def protocol_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """How a run's own evaluations make and measure their samples."""
+    """The protocol by which a run's own evaluations make and measure their samples."""
     return {"weights": "ema", "sampler": config.get("sampler"), "evaluation": config.get("evaluation")}
 
 
@@ -48,7 +48,7 @@ def made_by(run: RunDirectory) -> dict[str, Any]:
 
 
 def samples_of(run: RunDirectory) -> int | None:
-    """How many samples the run's last evaluation measured; None where it does not say."""
+    """The number of samples that the run's last evaluation measured; None where it does not say."""
     lines = read_lines(run.path / EVALUATIONS)
     return lines[-1].get("num_samples") if lines else None
 

@@ -70,7 +70,7 @@ def speed_up_text(content: Content, method: str) -> str:
 
 
 def headline(content: Content) -> str:
-    """What was compared and how it was counted."""
+    """One line on what was compared and how it was counted."""
     seeds, samples = content["seeds"], content["num_samples"]
     text = f"{content['metric']} ({content['better']} is better), {content['domain']}, "
     text += f"{len(seeds)} seed{'s' * (len(seeds) > 1)} ({', '.join(map(str, seeds))})"
@@ -105,7 +105,7 @@ def made_text(made: Content) -> str:
 
 
 def report(content: Content) -> str:
-    """What the command prints."""
+    """The text that the command prints."""
     lines = [headline(content), "", aligned(step_rows(content)), ""]
     lines += [speed_up_text(content, method) for method in content["methods"][1:]]
     return "\n".join(lines)

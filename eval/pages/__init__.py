@@ -1,1 +1,1 @@
-"""Tables and self-contained HTML pages of runs and comparisons."""
+"""Pages of a report: what is at its paths, tables in three formats, charts, one self-contained HTML page."""

@@ -39,7 +39,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 @dataclass(frozen=True)
 class _Scale:
-    """From values to places on the picture."""
+    """A linear map from values to places on the picture."""
 
     low: float
     high: float

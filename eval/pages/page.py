@@ -40,7 +40,7 @@ def over_seeds(name: str, steps: Sequence[float], values: Any, place: int) -> Li
 
 
 def comparison_sections(comparisons: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[Section]:
-    """For each comparison: the speed-up in a sentence, the curves, the table over steps, what was changed."""
+    """A section for each comparison: the speed-up in a sentence, the curves, the table over steps, what was changed."""
     return [
         (f"{file.parent.resolve().name}: {content['metric']}", _comparison(content)) for file, content in comparisons
     ]

@@ -1,4 +1,4 @@
-"""What a report is about: runs by themselves, runs compared over seeds, and records of evaluations, found from paths.
+"""The material of a report: runs by themselves, runs compared over seeds, and records of evaluations, found from paths.
 
 Letters: S seeds, E evaluations.
 """
@@ -61,7 +61,7 @@ class Group:
 
 @dataclass
 class Material:
-    """Everything that the paths hold."""
+    """The runs, comparisons and records that the paths hold."""
 
     groups: list[Group] = field(default_factory=list)
     comparisons: list[tuple[Path, dict[str, Any]]] = field(default_factory=list)
@@ -95,7 +95,7 @@ def _is_number(value: Any) -> bool:
 
 
 def gather(paths: Sequence[str]) -> Material:
-    """What is at the paths: folders of runs, of comparisons or of records, and files of the latter two.
+    """Collect what is at the paths: folders of runs, of comparisons or of records, and files of the latter two.
 
     Raises ValueError naming the path that is none of these.
     """

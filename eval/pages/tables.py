@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from core.schema import changed_keys
-from eval.measure.record import UNKNOWN, Facts, Record, table
+from eval.measure.record import UNKNOWN, Provenance, Record, table
 from eval.methods.matched import value_at
 from eval.methods.numbers import mean_over_seeds
 from eval.methods.result import made_by, protocol_of, samples_of
@@ -35,7 +35,7 @@ def group_records(groups: Sequence[Group]) -> list[Record]:
         for metric, (steps, values) in evaluations.items():
             if metric in constants:
                 continue
-            facts = Facts(protocol=protocol, hardware=made_by(run), created="", step=steps[-1], run=_name(group))
+            facts = Provenance(protocol=protocol, hardware=made_by(run), created="", step=steps[-1], run=_name(group))
             estimate = mean_over_seeds(values[:, -1])
             record = facts.record(
                 metric, estimate, {"network": "the run's own evaluator"}, {"data": config.get("data")}
@@ -45,7 +45,7 @@ def group_records(groups: Sequence[Group]) -> list[Record]:
 
 
 def _counted(record: Record, samples: int) -> Record:
-    """With the number of samples behind it; of an estimate over seeds it counts the seeds."""
+    """The record with the number of samples behind it; an estimate over seeds counts the seeds."""
     return Record(**{**vars(record), "num_samples": samples})
 
 
@@ -78,7 +78,7 @@ def record_rows(records: Sequence[Record], allow_differences: bool) -> Rows:
 
 
 def footnotes(records: Sequence[Record], constants: Mapping[str, float]) -> list[str]:
-    """How the numbers were made, in sentences; where protocols differ, each with its runs."""
+    """Sentences on how the numbers were made; where protocols differ, each with its runs."""
     by_protocol: dict[str, list[Record]] = {}
     for record in records:
         kept = {"protocol": record.protocol, "reference": record.reference, "num_samples": record.num_samples}

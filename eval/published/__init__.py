@@ -1,1 +1,1 @@
-"""Published weights of evaluators: the registry, where they lie, how they are fetched."""
+"""Published weights of evaluators and tokenizers: the registry, where they lie, how they are fetched."""

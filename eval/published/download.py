@@ -21,24 +21,24 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from eval.published.registry import HUB, WeightsEntry, WeightsFile
-from eval.published.store import Recorded, add_command, check, commands, place, record, wanted
+from eval.published.entry import HUB, WeightsEntry, WeightsFile
+from eval.published.store import Recorded, add_command, check, commands, expected_file, place, record
 
 CHUNK = 1 << 20
 TIMEOUT = 30  # seconds without a byte
 STAGE = ".hub"
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-Say = Callable[[str], None]
+Show = Callable[[str], None]
 
 
-def fetch(entry: WeightsEntry, root: Path, say: Say) -> None:
+def fetch(entry: WeightsEntry, root: Path, show: Show) -> None:
     """Put the files of an entry that are not there, or not what they should be, into their place.
 
-    say  told a line for each file
+    show  takes a line for each file
 
     Raises ValueError, one message, for what cannot be reached, broke off, or is not what it should be.
     """
-    lacking = [file for file in entry.files if not _present(entry, file, root, say)]
+    lacking = [file for file in entry.files if not _present(entry, file, root, show)]
     automatic = [file for file in lacking if not file.by_hand]
     if _offline() and any(file.url.startswith(f"{HUB}/") for file in automatic):
         raise _unreachable(entry, automatic[0], root, f"{' or '.join(OFFLINE)} forbids it")
@@ -46,10 +46,10 @@ def fetch(entry: WeightsEntry, root: Path, say: Say) -> None:
         for file in automatic:
             _download(entry, file, root)
     for file in automatic:
-        say(f"fetched  {place(entry, file, root)}")
+        show(f"fetched  {place(entry, file, root)}")
     hand = [file for file in lacking if file.by_hand]
     if hand:
-        files = "; ".join(wanted(entry, file, root) for file in hand)
+        files = "; ".join(expected_file(entry, file, root) for file in hand)
         raise ValueError(f"no program can fetch some of '{entry.name}': {files}; {add_command(entry, root)}")
 
 
@@ -58,24 +58,24 @@ def _offline() -> bool:
     return any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in OFFLINE)
 
 
-def _present(entry: WeightsEntry, file: WeightsFile, root: Path, say: Say) -> bool:
+def _present(entry: WeightsEntry, file: WeightsFile, root: Path, show: Show) -> bool:
     path = place(entry, file, root)
     if not path.is_file():
         return False
     try:
         sha256 = check(path, entry, file, Recorded.load(root))
     except ValueError as error:
-        say(f"damaged  {error}")
+        show(f"damaged  {error}")
         return False
     record(entry, file, root, sha256)
-    say(f"present  {path}")
+    show(f"present  {path}")
     return True
 
 
 def _unreachable(entry: WeightsEntry, file: WeightsFile, root: Path, reason: object) -> ValueError:
     """The one message when something cannot be had: which file from where goes to which place."""
     others = f", with its {len(entry.files) - 1} other files" if len(entry.files) > 1 else ""
-    what = f"{wanted(entry, file, root)}{others}"
+    what = f"{expected_file(entry, file, root)}{others}"
     return ValueError(f"could not fetch '{entry.name}' ({reason}): {what}; {commands(entry, root)}")
 
 
@@ -97,7 +97,7 @@ def _accept(path: Path, entry: WeightsEntry, file: WeightsFile, root: Path) -> N
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server said: where its bytes begin, how many the whole has, which version it is."""
+    """The answer of a server: where its bytes begin, how many the whole has, which version it is."""
 
     start: int
     total: int | None
@@ -113,7 +113,7 @@ class _NoDowngrade(urllib.request.HTTPRedirectHandler):
     """Follows redirects, but not from https to something that anybody can change on the way."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
-        """As urllib does, refusing a step from https to another scheme."""
+        """Redirect as urllib does, refusing a step from https to another scheme."""
         if req.full_url.startswith("https:") and not newurl.startswith("https:"):
             raise urllib.error.URLError(f"redirected from https to {newurl}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
@@ -214,7 +214,7 @@ def _ask(file: WeightsFile, entry: WeightsEntry, start: int, version: str | None
 
 
 def _check_announced(entry: WeightsEntry, file: WeightsFile, answer: Answer, folder: Path, root: Path) -> None:
-    """Before the bytes: it is no web page, has the right size, and fits on the disk."""
+    """Check before the bytes that it is no web page, has the right size, and fits on the disk."""
     kind = answer.body.headers.get("Content-Type", "")
     if kind.startswith("text/html"):
         raise OSError("the server answered with a web page instead of the file")

@@ -7,96 +7,10 @@ into a file's name.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from eval.published.entry import HUB, HubFile, WeightsEntry, WeightsFile, hub_files, shards
 
-HUB = "https://huggingface.co"
 DRIVE = "https://drive.google.com/file/d/{}/view"
 MDM_DATA = "https://raw.githubusercontent.com/GuyTevet/motion-diffusion-model/main/dataset"
-HASH = re.compile(r"[0-9a-f]{8,64}")
-Kind = Literal["file", "directory"]
-
-
-@dataclass(frozen=True)
-class WeightsFile:
-    """One file of an entry.
-
-    path     below the entry's folder, with slashes
-    url      where it comes from: the file, or with by_hand the page
-    sha256   hex, or its first digits; None: unknown
-    size     bytes; None: unknown
-    by_hand  no program can fetch it (a page of a drive, an archive to unpack)
-    """
-
-    path: str
-    url: str
-    sha256: str | None = None
-    size: int | None = None
-    by_hand: bool = False
-
-    @property
-    def known(self) -> bool:
-        """Whether the whole hash is published."""
-        return self.sha256 is not None and len(self.sha256) == 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightsEntry:
-    """Weights under one name.
-
-    kind        "file", or "directory": several files, as diffusers and transformers read them or as published
-    files       all that is needed
-    licence     of the weights, as far as it is stated
-    used_by     what reads them
-    origin      page that tells about them
-    notes       what must be known to get or to use them
-    repository  hub repository, which huggingface_hub fetches where it is installed
-    revision    its commit
-    gated       the repository asks for an agreement and a token
-    """
-
-    name: str
-    title: str
-    kind: Kind
-    files: tuple[WeightsFile, ...]
-    licence: str
-    used_by: str
-    origin: str
-    notes: str = ""
-    repository: str | None = None
-    revision: str | None = None
-    gated: bool = False
-
-    @property
-    def size(self) -> int | None:
-        """Bytes of all files; None where one is unknown."""
-        sizes = [file.size for file in self.files]
-        return None if None in sizes else sum(sizes)
-
-    def remote_path(self, file: WeightsFile) -> str:
-        """Where a file stands in the hub repository."""
-        return file.url.split(f"/resolve/{self.revision}/", 1)[1]
-
-
-Facts = tuple[str, str | None, int | None]  # path, SHA-256, bytes
-
-
-def _hub_files(repository: str, revision: str, facts: Iterable[Facts], subfolder: str = "") -> tuple[WeightsFile, ...]:
-    """Files of a hub repository; below `subfolder` there, at the top of the folder here."""
-    base = f"{HUB}/{repository}/resolve/{revision}/{subfolder}"
-    return tuple(WeightsFile(path, base + path, sha256, size) for path, sha256, size in facts)
-
-
-def _shards(stem: str, facts: list[tuple[str, int]]) -> list[Facts]:
-    """The parts of one set of weights, as they are named on the hub."""
-    return [
-        (f"{stem}-{number:05d}-of-{len(facts):05d}.safetensors", sha256, size)
-        for number, (sha256, size) in enumerate(facts, 1)
-    ]
-
-
 AUTOENCODER = "diffusion_pytorch_model.safetensors"
 SD_VAE_BYTES = 334_643_276
 SD_VAE_EMA = ("stabilityai/sd-vae-ft-ema", "f04b2c4b98319346dad8c65879f680b1997b204a")
@@ -105,11 +19,11 @@ STABLE_AUDIO = ("stabilityai/stable-audio-open-1.0", "f21265c1e2710b3bd238659694
 DINO_LARGE = ("facebook/dinov2-large", "47b73eefe95e8d44ec3623f8890bd894b6ea2d6c")
 DINO = ("facebook/dinov2-base", "f9e44c814b77203eaa57a6bdbbd535f21ede1415")
 WAN = ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "0fad780a534b6463e45facd96134c9f345acfa5b")
-WAN_VAE: tuple[Facts, ...] = (
+WAN_VAE: tuple[HubFile, ...] = (
     ("config.json", "f0c1cc1d7decb5badc384f54691746a27a9aeff49f7ebca974e583389342d527", 724),
     (AUTOENCODER, "d6e524b3fffede1787a74e81b30976dce5400c4439ba64222168e607ed19e793", 507_591_892),
 )
-WAN_FILES: tuple[Facts, ...] = (
+WAN_FILES: tuple[HubFile, ...] = (
     ("model_index.json", "b8b28e022329acf975e027579a1d2dc3de44dba28f4c909b98a880fbf5b0de7d", 400),
     ("scheduler/scheduler_config.json", "3fed2abbd9bbc301a74db01947198057ec5049808910dccab320925bf27bea6e", 751),
     ("tokenizer/special_tokens_map.json", "456b58fd240a06c743a7c2cf8008bec501240d68ebd1fc4018ea569505fea270", 7079),
@@ -117,7 +31,7 @@ WAN_FILES: tuple[Facts, ...] = (
     ("tokenizer/tokenizer.json", "20a46ac256746594ed7e1e3ef733b83fbc5a6f0922aa7480eda961743de080ef", 16_837_459),
     ("tokenizer/tokenizer_config.json", "1d8d2a216bf8e70ac15b7ddcea566c4dd0433c024b39a58ca5e4c66bd78defbd", 61_758),
     ("text_encoder/config.json", "4087b6192155a4643f6d29fd326c4610103130674011ef4d0a53f8bce5de967d", 854),
-    *_shards(
+    *shards(
         "text_encoder/model",
         [
             ("c0ef3a140898e228a3520c9adec60743d2e8e5b3d229651bb37f1a3921919f99", 4_972_389_712),
@@ -133,7 +47,7 @@ WAN_FILES: tuple[Facts, ...] = (
         22_476,
     ),
     ("transformer/config.json", "0b093fa072e9ff28763febe9b964ee582f566733a6d6709deb9dfba1bde16b81", 465),
-    *_shards(
+    *shards(
         "transformer/diffusion_pytorch_model",
         [
             ("6d011927dbd2cc8afe53d57abab04a8fd86f615d83324770d985fb058ece3a24", 4_998_781_576),
@@ -187,7 +101,7 @@ REGISTRY: tuple[WeightsEntry, ...] = (
         name="dinov2",
         title="DINOv2 ViT-B/14, transformers format",
         kind="directory",
-        files=_hub_files(
+        files=hub_files(
             *DINO,
             [
                 ("config.json", "f7ff4cfa73d2f70647dbf6950541ad25d73082d54c2e7e9bded160c7656b2a70", None),
@@ -205,7 +119,7 @@ REGISTRY: tuple[WeightsEntry, ...] = (
         name="dinov2-large",
         title="DINOv2 ViT-L/14, transformers format",
         kind="directory",
-        files=_hub_files(
+        files=hub_files(
             *DINO_LARGE,
             [
                 ("config.json", None, None),
@@ -344,7 +258,7 @@ REGISTRY: tuple[WeightsEntry, ...] = (
         name="sd-vae-ema",
         title="SD-VAE ft-EMA, diffusers format",
         kind="directory",
-        files=_hub_files(*SD_VAE_EMA, [("config.json", None, None), (AUTOENCODER, None, SD_VAE_BYTES)]),
+        files=hub_files(*SD_VAE_EMA, [("config.json", None, None), (AUTOENCODER, None, SD_VAE_BYTES)]),
         licence="MIT",
         used_by="latents of images, as SiT and LayerSync publish them: tokenizer.path=DIR",
         origin=f"{HUB}/{SD_VAE_EMA[0]}",
@@ -355,7 +269,7 @@ REGISTRY: tuple[WeightsEntry, ...] = (
         name="sd-vae-mse",
         title="SD-VAE ft-MSE, diffusers format",
         kind="directory",
-        files=_hub_files(
+        files=hub_files(
             *SD_VAE_MSE,
             [
                 ("config.json", "92d3dfb746fca211a2c9e019e285f8597412211728dce3c5bcf4eda0f2d62e7e", None),
@@ -372,7 +286,7 @@ REGISTRY: tuple[WeightsEntry, ...] = (
         name="stable-audio-vae",
         title="VAE of Stable Audio Open 1.0, diffusers format",
         kind="directory",
-        files=_hub_files(
+        files=hub_files(
             *STABLE_AUDIO,
             [
                 ("config.json", "858b6cce27aa1b2d1e8d331734d2d9690d9ea1dad2fb1e6bd23ee67a61058ad9", None),
@@ -392,7 +306,7 @@ REGISTRY: tuple[WeightsEntry, ...] = (
         name="wan-vae",
         title="VAE of Wan 2.1, diffusers format",
         kind="directory",
-        files=_hub_files(*WAN, WAN_VAE, subfolder="vae/"),
+        files=hub_files(*WAN, WAN_VAE, subfolder="vae/"),
         licence="Apache-2.0",
         used_by="latents of video",
         origin=f"{HUB}/{WAN[0]}",
@@ -403,7 +317,7 @@ REGISTRY: tuple[WeightsEntry, ...] = (
         name="wan",
         title="Wan 2.1 text-to-video 1.3B, the whole diffusers pipeline",
         kind="directory",
-        files=_hub_files(*WAN, WAN_FILES),
+        files=hub_files(*WAN, WAN_FILES),
         licence="Apache-2.0",
         used_by="LoRA fine-tuning on video",
         origin=f"{HUB}/{WAN[0]}",

@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.published.registry import WeightsEntry, WeightsFile, find_entry
+from eval.published.entry import WeightsEntry, WeightsFile
+from eval.published.registry import find_entry
 
 VARIABLE = "LAYERSYNC_WEIGHTS"
 DEFAULT_ROOT = "~/.cache/layersync/weights"
@@ -50,7 +51,9 @@ def locate(name: str, root: Path | str | None = None) -> Path:
     for file in entry.files:
         path = place(entry, file, root)
         if not path.is_file():
-            raise ValueError(f"weights '{name}' are missing: {wanted(entry, file, root)}; {commands(entry, root)}")
+            raise ValueError(
+                f"weights '{name}' are missing: {expected_file(entry, file, root)}; {commands(entry, root)}"
+            )
         if state(entry, file, root, recorded) != OK:
             sizes = _sizes(path, entry, file, recorded)
             raise ValueError(f"weights '{name}' are damaged: {path} has {sizes}; {commands(entry, root)}")
@@ -71,17 +74,17 @@ def verified(name: str, root: Path | str | None = None) -> dict[str, str]:
 
 
 def target(entry: WeightsEntry, root: Path) -> Path:
-    """What a reader is given: the file, or the folder."""
+    """The path that a reader is given: the file, or the folder."""
     return place(entry, entry.files[0], root) if entry.kind == "file" else root / entry.name
 
 
 def place(entry: WeightsEntry, file: WeightsFile, root: Path) -> Path:
-    """Where a file belongs."""
+    """The path where a file belongs."""
     return root / entry.name / file.path
 
 
-def wanted(entry: WeightsEntry, file: WeightsFile, root: Path) -> str:
-    """Which file from where goes to which place."""
+def expected_file(entry: WeightsEntry, file: WeightsFile, root: Path) -> str:
+    """A sentence on which file from where goes to which place."""
     return f"{file.path} from {file.url} belongs at {place(entry, file, root)}"
 
 
@@ -117,7 +120,7 @@ class Recorded:
 
     @classmethod
     def load(cls, root: Path) -> Recorded:
-        """What was recorded so far; ValueError when the file is damaged."""
+        """Read what was recorded so far; ValueError when the file is damaged."""
         path = root / HASHES
         try:
             files = json.loads(path.read_text())["files"] if path.exists() else {}
@@ -129,11 +132,11 @@ class Recorded:
         return cls(files)
 
     def sha256(self, entry: WeightsEntry, file: WeightsFile) -> str | None:
-        """Of a file at its import."""
+        """The SHA-256 of a file at its import."""
         return self._facts(entry, file).get("sha256")
 
     def size(self, entry: WeightsEntry, file: WeightsFile) -> int | None:
-        """Bytes of a file: published, else at its import."""
+        """The bytes of a file: published, else at its import."""
         return file.size if file.size is not None else self._facts(entry, file).get("bytes")
 
     def _facts(self, entry: WeightsEntry, file: WeightsFile) -> dict:
@@ -231,7 +234,7 @@ def add(entry: WeightsEntry, source: Path, root: Path, link: bool = False) -> li
 
 
 def _match(entry: WeightsEntry, source: Path) -> dict[WeightsFile, Path]:
-    """Which file of the entry is which file of the source."""
+    """The file of the source for each file of the entry."""
     if source.is_dir():
         return _match_folder(entry, source)
     if not source.is_file():

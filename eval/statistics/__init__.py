@@ -1,1 +1,1 @@
-"""Pure functions from features to numbers: Fréchet and kernel distance, precision and recall, diversity."""
+"""Pure functions from features to one number: Fréchet and kernel distance, precision and recall, diversity."""

@@ -13,7 +13,7 @@ from core.draws import numpy_rng
 
 @dataclass(frozen=True)
 class Interval:
-    """From `low` to `high`; `kind` says of what, since the field reports spreads and confidence intervals alike."""
+    """An interval from `low` to `high`; `kind` says of what: a spread or a confidence interval."""
 
     low: float
     high: float

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.linalg import lapack
+import scipy
 
 from core.draws import numpy_rng
 from core.storage.atomic import write_atomic
@@ -188,7 +188,7 @@ def _trace_root(a: Moments, b: Moments) -> float:
         return 0.0
     (root_a, triangular_a), (root_b, triangular_b) = _root(a, varies), _root(b, varies)
     if triangular_a and triangular_b:
-        product, _ = lapack.dsygst(b.covariance[np.ix_(varies, varies)], root_a, itype=2, lower=1)
+        product, _ = scipy.linalg.lapack.dsygst(b.covariance[np.ix_(varies, varies)], root_a, itype=2, lower=1)
         return float(np.sqrt(np.clip(np.linalg.eigvalsh(product), 0, None)).sum())  # both use the lower triangle
     return float(np.linalg.svd(root_a.T @ root_b, compute_uv=False).sum())
 
@@ -203,7 +203,7 @@ def _root(of: Moments, varies: np.ndarray) -> tuple[np.ndarray, bool]:
         return of.root[varies], False
     covariance = of.covariance[np.ix_(varies, varies)]
     rounding = len(covariance) * np.finfo(np.float64).eps
-    factor, info = lapack.dpotrf(covariance, lower=1, clean=1)
+    factor, info = scipy.linalg.lapack.dpotrf(covariance, lower=1, clean=1)
     if info == 0 and (np.diagonal(factor) ** 2 > rounding * np.diagonal(covariance)).all():
         return factor, True
     values, vectors = np.linalg.eigh(covariance)

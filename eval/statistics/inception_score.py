@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-from scipy.special import log_softmax
+import scipy
 
 from eval.statistics.arrays import Features, checked
 from eval.statistics.estimate import Estimate, plus_minus_std
@@ -15,7 +15,7 @@ from eval.statistics.estimate import Estimate, plus_minus_std
 
 @dataclass(frozen=True)
 class Splits:
-    """How the samples are cut into parts that are scored on their own; exactly one of size and count.
+    """A rule that cuts the samples into parts that are scored on their own; exactly one of size and count.
 
     size: samples of a part; a last shorter one counts like the others. count: parts as equal as can be. seed: of a
     shuffle before; None keeps the order, which then matters if the samples are sorted by class.
@@ -65,7 +65,7 @@ def inception_score(
         with np.errstate(divide="ignore"):
             array = np.log(array)
     else:
-        array = log_softmax(array, axis=1)
+        array = scipy.special.log_softmax(array, axis=1)
     scores = [_score(part) for part in splits.cut(array)]
     return plus_minus_std(scores, len(array), "splits", asdict(splits))
 

@@ -41,7 +41,7 @@ class DensityCoverage:
 
 @dataclass(frozen=True)
 class Blocks:
-    """How distances are taken.
+    """Options of taking distances.
 
     distances: "float32", after subtracting the reference's mean, which moves no distance and saves digits; or
     "adm_float16", as guided-diffusion's evaluator: features, squared norms, products and their sum rounded to float16,

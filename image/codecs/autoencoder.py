@@ -126,16 +126,18 @@ class SavedAutoencoder:
     latent_mean: float
     latent_std: float
 
+    def build(self) -> ConvKL:
+        """The network, its weights to be loaded."""
+        return ConvKL(self.autoencoder, self.in_channels)
 
-def _fault(saved: SavedAutoencoder) -> str | None:
-    if saved.in_channels < 1 or not (math.isfinite(saved.latent_mean) and 0 < saved.latent_std < math.inf):
-        return "needed are in_channels >= 1, a finite latent_mean and latent_std > 0"
-    return None
+    def fault(self) -> str | None:
+        """What is wrong with the numbers; None: nothing."""
+        if self.in_channels < 1 or not (math.isfinite(self.latent_mean) and 0 < self.latent_std < math.inf):
+            return "needed are in_channels >= 1, a finite latent_mean and latent_std > 0"
+        return None
 
 
-FILES = TokenizerFiles(
-    KIND, SavedAutoencoder, lambda saved: ConvKL(saved.autoencoder, saved.in_channels), _fault, MAKE_COMMAND
-)
+FILES = TokenizerFiles(KIND, SavedAutoencoder, MAKE_COMMAND)
 
 
 def save_autoencoder(directory: Path, network: ConvKL, latent_mean: float, latent_std: float) -> None:

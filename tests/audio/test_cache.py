@@ -11,9 +11,10 @@ import torch
 from audio.cache import ENTRY as CACHE
 from audio.train import ENTRY as TRAIN
 from audio.train import build_domain
-from core.latents.cache import LENGTHS, LatentShards
+from core.latents.cache import LENGTHS
 from tests.audio.networks import save_t5
-from tests.end_to_end.audio_runs import RATE, SECONDS, clips, make_collection, notes, save_vae
+from tests.end_to_end.toys.audio import RATE, SECONDS, on_files, save_vae, write_music
+from tests.end_to_end.toys.contract import SMALL, changed
 
 FEW = ["trainer.steps=4", "trainer.preview_every=0"]
 CLIP = [f"data.sample_rate={RATE}", f"data.seconds={SECONDS}", "data.channels=2"]
@@ -26,7 +27,15 @@ def vae(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory):
-    return make_collection(tmp_path_factory.mktemp("collection"))
+    root = tmp_path_factory.mktemp("collection")
+    write_music(root)
+    (root / "split.tsv").unlink()
+    return root
+
+
+def clips(collection, vae, *changes):
+    """Words of a small run on the files."""
+    return list(changed((*SMALL, *on_files(collection, vae), "alignment.pairs=[[1,2]]", "evaluation=none"), changes))
 
 
 def cached(collection, vae, out, *overrides):
@@ -42,16 +51,6 @@ def losses(place, *arguments):
     TRAIN.main(TRAIN.config([*arguments, f"runs_dir={place}"]))
     lines = (place / "audio" / "notes" / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["flow_loss"] for line in lines]
-
-
-def test_a_cached_run_is_the_run_on_the_files(collection, vae, tmp_path):
-    """Same windows, posterior draws, masks, scaling: the same losses."""
-    root = cached(collection, vae, tmp_path / "latents_of")
-    assert (root / LENGTHS).exists()  # a file is shorter than a clip
-    files = losses(tmp_path / "files", *clips(collection, vae, *FEW, "data.window=tiled"))
-    base = [word for word in clips(collection, vae, *FEW) if not word.startswith("data")]
-    latents = losses(tmp_path / "latents", *base, "data=latents", f"data.root={root}", *CLIP)
-    np.testing.assert_allclose(latents, files, rtol=1e-5)
 
 
 def test_masks_of_a_cache_are_those_of_the_files(collection, vae, tmp_path):
@@ -82,17 +81,6 @@ def test_an_interrupted_cache_continues_and_damage_is_found(collection, vae, tmp
         file.write(b"\x07")
     with pytest.raises(ValueError, match=rf"1 files of .* are damaged: .*{LENGTHS}"):
         cached(collection, vae, root, "verify=true")
-
-
-def test_notes_are_cached_with_their_classes(tmp_path):
-    out = tmp_path / "latents_of"
-    words = ["data.num_notes=60", f"out={out}", "num_workers=0", "device=cpu", f"runs_dir={tmp_path}"]
-    CACHE.main(CACHE.config([*words, "tokenizer.griffin_lim_iterations=2"]))
-    cache = LatentShards(out, flip=False, make_command="")
-    assert len(cache) == 60 and cache.class_names[0] == "piano" and cache.spec.lengths is None
-    base = ["data=latents", f"data.root={out}", "data.seconds=1.024", "data.sample_rate=16000", "data.channels=2"]
-    own = [word for word in notes(*FEW) if not word.startswith("data.")]
-    assert len(losses(tmp_path / "runs", *own, *base)) == 4
 
 
 @pytest.mark.parametrize(

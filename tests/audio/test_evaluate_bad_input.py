@@ -112,7 +112,7 @@ def test_equal_clips_are_nothing_to_measure(place, tmp_path):
 def test_other_clips_than_notes_are_refused_before_the_classifier_is_trained(place, run, tmp_path):
     made = clips(tmp_path / "made", 3)
     (made / "protocol.yaml").write_text(f"run: {run}\nprotocol: {{}}\n")
-    message = r"00\.wav is a clip of \(1, 16000, 16000\) .*; features=notes hears those of \(2, 16384, 16000\)"
+    message = r"00\.wav is a clip of \(1, 16000, 16000\) .*; features=notes takes those of \(2, 16384, 16000\)"
     refused(tmp_path / "out", message, f"samples={made}", "real=notes")
     refused(tmp_path / "out", message, f"run={run}", f"real={place / 'real'}", "features=notes", "num=2")
     assert not list((run.parents[1] / "cache").glob("timbre*"))

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from audio.backbone import SiTConfig
-from audio.conditioning import Unconditional
-from core.alignment.layersync import LayerSync
+from core.alignment.layersync import LayerSync, LayerSyncAlignment
+from core.conditioning.none import Unconditional
 from core.contracts import Batch
 from core.data.stream import collate
 from core.draws import StepRandom
@@ -29,7 +29,7 @@ def one_step(latents, mask, time_per="sample"):
     model = SiTConfig(patch_size=PATCH, depth=3, hidden_size=16, num_heads=2).build((CHANNELS, FRAMES), Unconditional())
     for parameter in model.parameters():  # gates and output are not zero, as after some training
         parameter.data += 0.1 * torch.randn_like(parameter)
-    sync = LayerSync(model, [(1, 3), (2, 3)], weight=0.5)
+    sync = LayerSyncAlignment(LayerSync(model, [(1, 3), (2, 3)], weight=0.5))
     flow = FlowMatching(ObjectiveConfig(time_per=time_per), model.expand)
     step = TrainingLoss(AsTheyAre(), Unconditional(), model, model, flow, sync)
     batch = Batch(latents, torch.zeros(len(latents), dtype=torch.int64), torch.arange(len(latents)), mask)

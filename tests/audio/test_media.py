@@ -7,7 +7,7 @@ import soundfile
 import torch
 
 from audio.encoders.protocols import ONE_WINDOW
-from audio.evaluate import PCM16
+from audio.evaluate import PcmSamples
 from audio.media import ChunkSounds, FolderSounds, central_span, labels_of, open_sounds
 from audio.sounds.files import AudioFacts, read_all
 from audio.sounds.pcm import write_wav
@@ -85,7 +85,7 @@ def test_the_format_of_notes_is_asked_of_every_file_without_decoding_it(tmp_path
     for number, rate in enumerate((16_000, 22_050)):
         write_sound(tmp_path / "a" / f"{number}.wav", music(0.5, rate, 2), rate)
     clips = FolderSounds(tmp_path / "a")
-    with pytest.raises(ValueError, match=r"1\.wav is a clip of \(2, 11025, 22050\) .* hears those of \(2, 8000, 16000"):
+    with pytest.raises(ValueError, match=r"1\.wav is a clip of \(2, 11025, 22050\) .* takes those of \(2, 8000, 16000"):
         clips.check_format(ClipFormat(16_000, 2, 8_000, 1))
     (tmp_path / "a" / "1.wav").unlink()
     FolderSounds(tmp_path / "a").check_format(ClipFormat(16_000, 2, 8_000, 1))
@@ -132,10 +132,10 @@ def test_generated_clips_are_what_a_reader_of_their_files_would_find(tmp_path):
         * torch.from_numpy(music(0.2, 16_000, 2)[None]).repeat(3, 1, 1)
         * torch.tensor([1.0, 2.0, 3.0])[:, None, None]
     )
-    chunks = Chunks(tmp_path, {}, torch.tensor([4, 5, 6]), 3, PCM16)
+    chunks = Chunks(tmp_path, {}, torch.tensor([4, 5, 6]), 3, PcmSamples())
     chunks.begin()
-    chunks._write(0, PCM16.store(media))
-    clips = ChunkSounds(chunks, "run", "clip", 16_000, ["a", "b", "c"], labelled=True)
+    chunks._write(0, PcmSamples().store(media))
+    clips = ChunkSounds(chunks, "run", 16_000, ["a", "b", "c"], labelled=True)
     assert clips.labels.tolist() == [4, 5, 6] and clips.texts == ["a", "b", "c"]
     for number, kept in enumerate(clips.rows(0, 3)):
         assert kept.same(read_all(write_wav(tmp_path / f"{number}.wav", media[number], 16_000)))

@@ -4,16 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-import torch
 
 from audio.encoders.protocols import FADTK, ONE_WINDOW, WindowProtocol
-from audio.extractors import EXTRACTORS
-from audio.metrics import METRICS, SMALLEST, TABLE, Promised, wanted
-from eval.measure.media import Media
-from eval.measure.table import Against
+from audio.metrics import TABLE
+from eval.measure.extractor import ExtractedFeatures
+from eval.measure.media import Media, PlannedSamples
+from eval.measure.metrics import ReferenceStatistics
+from eval.measure.table import compute_metrics
 from eval.statistics.frechet import frechet_infinity, moments
 
-CPU = torch.device("cpu")
+SMALLEST = 500  # of FAD-infinity
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,21 @@ def rows(count, width=2, seed=0):
     return np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
 
 
+def measured(name, ear, rows, reference, names=None):
+    """The estimate of a metric of the table for rows (n, D), one for each clip."""
+    samples = ExtractedFeatures(ear, Clips(len(rows), names), {ear.main: rows})
+    return compute_metrics(TABLE.of([name]), samples, reference)[name]
+
+
 def divergence(own, theirs, own_names=None, their_names=None):
     """`kl` of logits through the table."""
-    against = Against({}, {"logits": theirs}, Clips(len(theirs), their_names))
-    ear, samples = Ear("classifier", "logits"), Clips(len(own), own_names)
-    return TABLE.measure(["kl"], ear, {"logits": own}, against, samples, CPU)["kl"]
+    reference = ReferenceStatistics(features={"logits": theirs}, media=Clips(len(theirs), their_names))
+    return measured("kl", Ear("classifier", "logits"), own, reference, own_names)
 
 
 def test_every_default_is_defined_for_its_features():
-    assert tuple(TABLE.defaults) == EXTRACTORS
     for features, names in TABLE.defaults.items():
-        assert TABLE.plan(None, features) == {features: list(names)}
+        assert TABLE.by_extractor(None, features) == {features: TABLE.of(names)}
 
 
 def test_clips_are_paired_by_the_names_of_their_files_where_these_are_the_same():
@@ -75,41 +79,42 @@ def test_fad_infinity_draws_with_replacement_as_fadtk_does_and_without_otherwise
     own, reference = rows(SMALLEST + 20), moments(rows(600, seed=1))
     expected = {each: frechet_infinity(own, reference, points=25, smallest=500, replace=each) for each in (False, True)}
     assert expected[False].value != expected[True].value
-    ear, against = Ear("clap", "embedding", protocol), Against({"embedding": reference}, {})
-    found = TABLE.measure(["fad_infinity"], ear, {"embedding": own}, against, Clips(len(own)), CPU)
-    assert found["fad_infinity"].value == expected[replace].value
+    found = measured(
+        "fad_infinity", Ear("clap", "embedding", protocol), own, ReferenceStatistics({"embedding": reference})
+    )
+    assert found.value == expected[replace].value
 
 
 def test_fad_infinity_asks_many_samples_and_no_large_reference():
-    TABLE.check_count(["fad", "fad_infinity"], "clap", SMALLEST + 1, 3)
+    fad, infinity, kid = TABLE.of(["fad", "fad_infinity", "kid"])
+    for metric in (fad, infinity):
+        metric.check_count("clap", SMALLEST + 1, 3, "clip")
     with pytest.raises(ValueError, match="fad_infinity with features=clap needs at least 501 samples, there are 500"):
-        TABLE.check_count(["fad_infinity"], "clap", SMALLEST, 5_000)
+        infinity.check_count("clap", SMALLEST, 5_000, "clip")
     with pytest.raises(ValueError, match="kid with features=clap needs at least 1000 clips of the reference"):
-        TABLE.check_count(["kid"], "clap", 1_000, 999)
+        kid.check_count("clap", 1_000, 999, "clip")
     with pytest.raises(ValueError, match="fad with features=clap needs at least 2 clips of the reference, there are 1"):
-        TABLE.check_count(["fad"], "clap", 10, 1)
+        fad.check_count("clap", 10, 1, "clip")
 
 
-def test_defaults_are_those_that_the_samples_to_be_made_allow():
-    few, many = (Promised(count, labelled=True, texts=None) for count in (SMALLEST, SMALLEST + 1))
-    assert wanted(None, "clap_music", few) == {"clap_music": ["fad"]}
-    assert wanted(None, "clap_music", many) == {"clap_music": ["fad", "fad_infinity"]}
-    assert wanted(None, "notes", few) == {"notes": ["frechet_distance", "class_accuracy"]}
-    assert wanted(None, "notes", Promised(9, labelled=False, texts=None)) == {"notes": ["frechet_distance"]}
-    with pytest.raises(ValueError, match="class_accuracy needs to know which class each sample was asked to be"):
-        wanted(["class_accuracy"], "notes", Promised(9, labelled=False, texts=None))
-    with pytest.raises(
-        ValueError, match=r"clap_score needs to know .* prompts=\[\.\.\.\], a run with conditioning=text"
-    ):
-        wanted(["clap_score"], "clap", few)
-    assert wanted(["clap_score"], "clap", Promised(1, False, ["rain"])) == {"clap": ["clap_score"]}
+def test_what_samples_lack_is_said_before_they_are_made():
+    def lacking(count, labelled=True, texts=None):
+        planned = PlannedSamples(count, "clip", None, labelled, texts)
+        return {metric.name: metric.missing(planned) for metric in TABLE.metrics if metric.missing(planned)}
+
+    assert set(lacking(SMALLEST)) == {"fad_infinity", "clap_score"}
+    assert set(lacking(SMALLEST + 1, labelled=False)) == {"clap_score", "class_accuracy"}
+    assert set(lacking(1, texts=["rain"])) == {"fad_infinity"}
+    told = lacking(9, labelled=False)
+    assert told["class_accuracy"].startswith("needs to know which class each sample was asked to be: a run with")
+    assert "prompts=[...], a run with conditioning=text" in told["clap_score"]
 
 
 @pytest.mark.parametrize(("metric", "features"), [("fad", "notes"), ("kl", "clap"), ("clap_score", "vggish")])
 def test_a_metric_belongs_to_its_features(metric, features):
     with pytest.raises(ValueError, match=f"'{metric}' but features is '{features}'; allowed for it: "):
-        TABLE.plan([metric], features)
+        TABLE.by_extractor([metric], features)
 
 
 def test_every_metric_is_of_extractors_that_there_are():
-    assert {name for metric in METRICS.values() for name in metric.features} <= set(EXTRACTORS)
+    assert {name for metric in TABLE.metrics for name in metric.extractors} <= set(TABLE.defaults)

@@ -5,22 +5,17 @@ import json
 import pytest
 import torch
 
-from audio.codecs.scaling import Measured, measure, measured, real_frames, scaling_for
+from audio.codecs.scaling import ClipMeasurement, check_trained
 from audio.data import clip_format
 from audio.datasets.folder import FolderConfig, FolderDataset
 from audio.datasets.notes import NotesConfig, NotesDataset
-from audio.tokenizer import (
-    ConvOobleckConfig,
-    Scaling,
-    SpectralTokenizerConfig,
-    StableAudioConfig,
-    build_tokenizer,
-)
+from audio.tokenizer import ConvOobleckConfig, SpectralTokenizerConfig, StableAudioConfig
 from audio.train_tokenizer import ENTRY as TRAIN_TOKENIZER
 from audio.train_tokenizer import OUTPUT_FILES
 from core.draws import StepRandom
+from core.latents.scaling import MeasuredLatents, Scaling
 from tests.audio.audio_files import music, write_sound
-from tests.end_to_end.audio_runs import HOP, RATE, save_vae
+from tests.end_to_end.toys.audio import HOP, RATE, save_vae
 
 CPU = torch.device("cpu")
 
@@ -46,9 +41,10 @@ def test_stable_audio_codes_ten_seconds_as_215_frames():
 
 
 def test_scaled_latents_have_mean_0_and_deviation_1_in_each_channel(few_notes):
-    tokenizer, known = build_tokenizer(SpectralTokenizerConfig(griffin_lim_iterations=1), 16000, 2, CPU)
+    tokenizer, known = SpectralTokenizerConfig(griffin_lim_iterations=1).build(16000, 2, CPU)
     assert known is None
-    scaled = tokenizer.scaled(scaling_for(None, measure(tokenizer, few_notes)))
+    found = ClipMeasurement(tokenizer, few_notes).measure()
+    scaled = tokenizer.scaled(Scaling.of(found.mean, found.std))
     latents = scaled.encode(few_notes.media, StepRandom(0, 0))
     torch.testing.assert_close(latents.mean((0, 2)), torch.zeros(65), atol=1e-4, rtol=0)
     torch.testing.assert_close(latents.std((0, 2)), torch.ones(65), atol=1e-2, rtol=0)
@@ -58,22 +54,22 @@ def test_scaled_latents_have_mean_0_and_deviation_1_in_each_channel(few_notes):
 
 
 def test_constants_say_all_that_latents_depend_on(vae):
-    tokenizer, _ = build_tokenizer(stable(vae), RATE, 2, CPU)
+    tokenizer, _ = stable(vae).build(RATE, 2, CPU)
     constants = tokenizer.constants()
     assert (constants["kind"], constants["downsample"], constants["sample_rate"]) == ("stable_audio", HOP, RATE)
     assert constants["path"] == vae.name and len(constants["sha256"]) == 64
-    other, _ = build_tokenizer(SpectralTokenizerConfig(bands=40), 16000, 2, CPU)
-    same, _ = build_tokenizer(SpectralTokenizerConfig(bands=40, decode_batch=3), 16000, 2, CPU)
+    other, _ = SpectralTokenizerConfig(bands=40).build(16000, 2, CPU)
+    same, _ = SpectralTokenizerConfig(bands=40, decode_batch=3).build(16000, 2, CPU)
     assert other.constants()["sha256"] == same.constants()["sha256"] != constants["sha256"]
-    changed, _ = build_tokenizer(SpectralTokenizerConfig(bands=41), 16000, 2, CPU)
+    changed, _ = SpectralTokenizerConfig(bands=41).build(16000, 2, CPU)
     assert changed.constants()["sha256"] != other.constants()["sha256"]
 
 
 @pytest.mark.parametrize("seconds", [0.01, 0.05])
 def test_chunks_equal_the_whole_clip(vae, seconds):
     sound = torch.from_numpy(music(1024 / RATE, RATE, 2))[None]
-    whole, _ = build_tokenizer(stable(vae), RATE, 2, CPU)
-    chunked, _ = build_tokenizer(stable(vae, chunk_seconds=seconds), RATE, 2, CPU)
+    whole, _ = stable(vae).build(RATE, 2, CPU)
+    chunked, _ = stable(vae, chunk_seconds=seconds).build(RATE, 2, CPU)
     for a, b in zip(whole.moments(sound), chunked.moments(sound), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
     latents = whole.moments(sound)[0]
@@ -82,9 +78,8 @@ def test_chunks_equal_the_whole_clip(vae, seconds):
 
 def test_numbers_in_the_config_win(vae):
     mean, std = [0.0, 1.0, 2.0, 3.0], [1.0, 2.0, 4.0, 8.0]
-    _, known = build_tokenizer(stable(vae, latent_mean=mean, latent_std=std), RATE, 2, CPU)
+    _, known = stable(vae, latent_mean=mean, latent_std=std).build(RATE, 2, CPU)
     assert known == Scaling(mean, [1.0, 0.5, 0.25, 0.125])
-    assert scaling_for(known, None) == known
 
 
 @pytest.mark.parametrize(
@@ -93,18 +88,20 @@ def test_numbers_in_the_config_win(vae):
 )
 def test_clips_of_another_format_are_refused(rate, channels, words, vae):
     with pytest.raises(ValueError, match=words):
-        build_tokenizer(stable(vae), rate, channels, CPU)
+        stable(vae).build(rate, channels, CPU)
 
 
 def test_what_was_measured_is_kept_and_damage_is_named(few_notes, tmp_path):
-    tokenizer, _ = build_tokenizer(SpectralTokenizerConfig(griffin_lim_iterations=1), 16000, 2, CPU)
-    first = measured(tokenizer, few_notes, tmp_path)
+    tokenizer, _ = SpectralTokenizerConfig(griffin_lim_iterations=1).build(16000, 2, CPU)
+    first = ClipMeasurement(tokenizer, few_notes).cached(tmp_path)
     (file,) = tmp_path.iterdir()
-    file.write_text(json.dumps({**json.loads(file.read_text()), "num_clips": 7}))
-    assert measured(tokenizer, few_notes, tmp_path).num_clips == 7 != first.num_clips  # read, not measured again
+    file.write_text(json.dumps({**json.loads(file.read_text()), "num_items": 7}))
+    assert (
+        ClipMeasurement(tokenizer, few_notes).cached(tmp_path).num_items == 7 != first.num_items
+    )  # read, not measured again
     file.write_text("{")
     with pytest.raises(ValueError, match=r"latents-.*json is damaged, delete it"):
-        measured(tokenizer, few_notes, tmp_path)
+        ClipMeasurement(tokenizer, few_notes).cached(tmp_path)
 
 
 def test_padding_is_not_measured(tmp_path):
@@ -112,29 +109,30 @@ def test_padding_is_not_measured(tmp_path):
     write_sound(tmp_path / "a" / "long.wav", music(1.0, 16000, 2, seed=0), 16000)
     config = FolderConfig(root=str(tmp_path / "a"), seconds=0.512, sample_rate=16000, cache_dir=None, min_seconds=0.1)
     clip = clip_format(config, 256, 1)
-    tokenizer, _ = build_tokenizer(SpectralTokenizerConfig(griffin_lim_iterations=1), 16000, 2, CPU)
+    tokenizer, _ = SpectralTokenizerConfig(griffin_lim_iterations=1).build(16000, 2, CPU)
     write_sound(tmp_path / "a" / "short.wav", music(0.256, 16000, 2, seed=1), 16000)
     data = FolderDataset(config, clip)
-    real = [real_frames(data, index, clip.num_tokens) for index in range(2)]
+    measurement = ClipMeasurement(tokenizer, data)
+    real = [measurement.real_frames(index, clip.num_tokens) for index in range(2)]
     assert sorted(real) == [16, 32]
-    found = measure(tokenizer, data)
+    found = measurement.measure()
     parts = [tokenizer.moments(data.clip_at(index)[None])[0][0, :, : real[index]] for index in range(2)]
     torch.testing.assert_close(torch.tensor(found.mean), torch.cat(parts, dim=1).mean(1), atol=1e-5, rtol=1e-5)
 
 
 def test_random_weights_are_found_out(vae, few_notes):
-    trained, _ = build_tokenizer(SpectralTokenizerConfig(griffin_lim_iterations=4), 16000, 2, CPU)
-    assert measure(trained, few_notes).correlation > 0.9
+    trained, _ = SpectralTokenizerConfig(griffin_lim_iterations=4).build(16000, 2, CPU)
+    assert ClipMeasurement(trained, few_notes).measure().correlation > 0.9
     random_vae = save_vae(vae.parent / "rate16k", sample_rate=16000)
-    tokenizer, _ = build_tokenizer(stable(random_vae), 16000, 2, CPU)
-    found = measure(tokenizer, few_notes)
+    tokenizer, _ = stable(random_vae).build(16000, 2, CPU)
+    found = ClipMeasurement(tokenizer, few_notes).measure()
     with pytest.raises(ValueError, match="Are its weights random"):
-        found.check(stable(random_vae))
-    found.check(stable(random_vae, allow_untrained=True))
+        check_trained(stable(random_vae), found)
+    check_trained(stable(random_vae, allow_untrained=True), found)
 
 
 def test_a_vae_trained_for_minutes_passes():
-    Measured([0.0], [1.0], correlation=0.26, num_clips=8).check(ConvOobleckConfig())
+    check_trained(ConvOobleckConfig(), MeasuredLatents([0.0], [1.0], correlation=0.26, num_items=8))
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +150,7 @@ def test_a_training_leaves_weights_numbers_a_picture_and_sounds(own):
 
 
 def test_our_own_vae_brings_its_scaling(own):
-    tokenizer, known = build_tokenizer(ConvOobleckConfig(path=str(own)), 16000, 2, CPU)
+    tokenizer, known = ConvOobleckConfig(path=str(own)).build(16000, 2, CPU)
     saved = json.loads((own / "config.json").read_text())
     assert known.shift == saved["latent_mean"] and len(known.scale) == 3
     assert tokenizer.latent_shape((2, 16384)) == (3, 64)

@@ -1,12 +1,17 @@
 """Sampling in batches: sample i depends on (seed, i), its condition and the weights, and on nothing else."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
-from core.flow.path import Interpolant
+from core.contracts import Requests
+from core.flow.path import Interpolant, Linear
 from core.flow.sampler import Sampler, SamplerConfig
 from core.generate import Generator
+from core.nets.layers import LabelEmbedder
+from core.nets.sit import SiT, SiTConfig
 
 SHAPE, CLASSES = (3, 4), 5
 
@@ -44,7 +49,7 @@ def generator(network=None, **sampler):
     config = SamplerConfig(**{"num_steps": 3, "solver": "heun", **sampler})
     return Generator(
         network=network or Network(),
-        sampler=Sampler(config, Interpolant("linear"), "velocity"),
+        sampler=Sampler(config, Interpolant(Linear()), "velocity"),
         tokenizer=Tokenizer(),
         conditioning=Conditioning(),
         latent_shape=SHAPE,
@@ -117,3 +122,37 @@ def test_finished_batches_are_told():
 def test_a_batch_of_nothing_is_refused():
     with pytest.raises(ValueError, match="the sampling batch size is 0"):
         generator()(LABELS, 0, 0)
+
+
+LENGTHS = torch.tensor([3, 8, 5, 1])
+ASKED = Requests(LABELS[:4], torch.arange(8) < LENGTHS[:, None])
+
+
+def over_time(**sampler):
+    """A SiT on eight frames, none of its weights zero."""
+    torch.manual_seed(0)
+    recipe = SiTConfig(patch_size=1, depth=2, hidden_size=16, num_heads=2).recipe
+    network = SiT((2, 8), recipe, lambda width: LabelEmbedder(CLASSES, width, null_row=True))
+    for weight in network.parameters():
+        nn.init.normal_(weight, std=0.2)
+    return replace(generator(network, **sampler), latent_shape=(2, 8))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_sample_of_a_given_length_is_the_same_whatever_is_beside_it(sampler):
+    make = over_time(**sampler)
+    together, full = make(ASKED, 0, 4), make(ASKED.condition, 0, 4)
+    for i, length in enumerate(LENGTHS.tolist()):
+        alone = make.one_batch(ASKED[i : i + 1], 0, first=i)[0]
+        torch.testing.assert_close(alone, together[i], atol=1e-4, rtol=1e-4)
+        assert (together[i, :, length:] == 0).all() and (together[i, :, :length] != 0).all()
+        change = (together[i, :, :length] - full[i, :, :length]).abs().max()
+        assert change < 1e-4 if length == 8 else change > 1e-2
+
+
+def test_what_a_network_gives_for_padding_reaches_no_sample():
+    """Not even what is not finite, which no attention weight of zero takes away."""
+    make = over_time(guidance_scale=2.0)
+    plain, forward = make(ASKED, 0, 4), make.network.forward
+    make.network.forward = lambda x, t, c, mask: torch.where(mask[:, None], forward(x, t, c, mask), torch.nan)
+    assert torch.equal(make(ASKED, 0, 4), plain)

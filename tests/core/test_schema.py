@@ -5,7 +5,8 @@ from typing import Literal
 
 import pytest
 
-from core.schema import changed_keys, choice, plain, strict
+from core.commands.entry import compose_config
+from core.schema import changed_keys, choice, free_keys, plain, strict
 from tests.rows import every_row
 
 
@@ -233,3 +234,24 @@ def test_changed_keys_are_dotted_and_sorted():
 def test_changed_keys_of_another_choice():
     old, new = plain(RUN), plain(Run(**{**RUN.__dict__, "network": Small()}))
     assert changed_keys(old, new) == ["network.heads", "network.name", "network.width"]
+
+
+def test_keys_that_may_change_are_those_whose_fields_say_so():
+    """The keys of a run's schema that do not say what it computes, those of every choice among them."""
+    from image.train import ImageConfig
+
+    keys = set(free_keys(ImageConfig))
+    assert {"device", "name", "data.root", "tokenizer.path", "ema.device", "sampler", "trainer.num_workers"} <= keys
+    assert not keys & {
+        "seed",
+        "trainer.steps",
+        "trainer.batch_size",
+        "optimizer.lr",
+        "data.size",
+        "tokenizer.posterior",
+    }
+    constant, cosine = (
+        strict(ImageConfig, compose_config("image.conf", "train", [f"optimizer.schedule={name}"]))
+        for name in ("constant", "cosine")
+    )
+    assert "trainer.steps" in constant.free_keys() and "trainer.steps" not in cosine.free_keys()

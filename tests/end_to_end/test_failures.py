@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import time
 
@@ -11,9 +12,11 @@ import torch
 from torch.utils.data import get_worker_info
 
 from core.step import TrainingLoss
+from core.storage.checkpoint import read_checkpoint
 from core.train.trainer import Trainer
-from image.data import DigitsDataset
-from tests.end_to_end.image_runs import MINUTE, RUN, Inside, is_one_line_error, same_run, steps_of, uninterrupted
+from image.datasets.digits import DigitsDataset
+from tests.end_to_end.commands import call, is_one_line_error, newest, same_run, steps_of
+from tests.end_to_end.image_runs import MINUTE, RUN, uninterrupted
 
 BAD_STEP = 8  # steps before it are made
 
@@ -26,11 +29,10 @@ def whole(zygote, tmp_path_factory):
 
 
 @pytest.fixture
-def train(capsys, tmp_path, monkeypatch):
+def train(tmp_path, monkeypatch, spared):
     """The command, in this process."""
     monkeypatch.chdir(tmp_path)
-    inside = Inside(capsys)
-    return lambda *args: inside("image.train", *MINUTE, *args)
+    return lambda *args: call("image.train", *MINUTE, *args)
 
 
 def goes_on(train, whole, tmp_path, monkeypatch, workers=0):
@@ -121,6 +123,7 @@ def test_an_error_of_the_data_set_is_the_one_line_that_it_was(train, monkeypatch
 # --- numbers that are not finite
 
 
+@pytest.mark.filterwarnings("error")  # a warning would stand on the user's screen beside the one line
 def test_a_loss_that_is_not_finite_leaves_the_names_of_its_samples(train, whole, tmp_path, monkeypatch):
     original, seen = DigitsDataset.item, []
 
@@ -143,3 +146,12 @@ def test_a_loss_that_is_not_finite_leaves_the_names_of_its_samples(train, whole,
     assert [sample["flow_loss"] == "nan" for sample in facts["samples"]] == [i == 2 for i in range(6)]
     assert steps_of(tmp_path / RUN)[-1] == BAD_STEP - 1
     goes_on(train, whole, tmp_path, monkeypatch)
+
+
+def test_a_learning_rate_that_explodes_is_told_with_its_step(train, tmp_path):
+    outcome = train("optimizer.lr=1e30", "optimizer.warmup_steps=0", "optimizer.clip_norm=null")
+    is_one_line_error(outcome, "error: step ", "loss nan", code=1)
+    step = int(re.search(r"step (\d+): loss", outcome.err)[1])
+    saved = read_checkpoint(newest(tmp_path / RUN))
+    assert saved.step == step - 1
+    assert all(value.isfinite().all() for value in saved.groups["model"].values())

@@ -122,14 +122,14 @@ def lose_a_picture(rank):
     import image.data
 
     if rank == 1:
-        read, counter = image.data.DigitsDataset.pixels, iter(range(8))
+        read, counter = image.datasets.digits.DigitsDataset.pixels, iter(range(8))
 
         def pixels(self, index, mirror=False):
             if next(counter, None) is None:
                 raise ValueError(f"digit {index} cannot be read")
             return read(self, index, mirror)
 
-        image.data.DigitsDataset.pixels = pixels
+        image.datasets.digits.DigitsDataset.pixels = pixels
 
 
 def spoil_a_picture(rank):
@@ -137,12 +137,12 @@ def spoil_a_picture(rank):
     import image.data
 
     if rank == 1:
-        read, counter = image.data.DigitsDataset.pixels, iter(range(100000))
+        read, counter = image.datasets.digits.DigitsDataset.pixels, iter(range(100000))
 
         def pixels(self, index, mirror=False):
             return read(self, index, mirror) * (float("inf") if next(counter) == 9 else 1.0)
 
-        image.data.DigitsDataset.pixels = pixels
+        image.datasets.digits.DigitsDataset.pixels = pixels
 
 
 def fill_the_disk(rank):

@@ -8,7 +8,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from core.storage.weights import load_weights
-from tests.end_to_end.image_runs import Inside, finish, is_one_line_error, newest, start, train_here
+from tests.end_to_end.commands import call, finish, is_one_line_error, newest, start
+from tests.end_to_end.image_runs import train_here
 
 
 @pytest.fixture(scope="module")
@@ -21,11 +22,10 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def sample(place, capsys, monkeypatch):
+def sample(place, monkeypatch):
     """`python -m image.sample run=... args` in the user's folder."""
     monkeypatch.chdir(place)
-    inside = Inside(capsys)
-    return lambda *args: inside("image.sample", "run=runs/image/digits", "device=cpu", *args)
+    return lambda *args: call("image.sample", "run=runs/image/digits", "device=cpu", *args)
 
 
 @pytest.fixture

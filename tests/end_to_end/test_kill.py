@@ -9,7 +9,8 @@ import signal
 
 import pytest
 
-from tests.end_to_end.image_runs import MINUTE, RUN, same_run, uninterrupted
+from tests.end_to_end.commands import same_run
+from tests.end_to_end.image_runs import MINUTE, RUN, uninterrupted
 
 STEPS = 24  # of MINUTE
 SHORT = ["trainer.steps=4", "trainer.checkpoint_every=2", "trainer.preview_every=3", "trainer.keep_checkpoints=1"]

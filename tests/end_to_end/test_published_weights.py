@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from core.commands.entry import run_entry
 from image import sample
 from image.backbone import SiTConfig
 
 
 def run_sample(command):
     """The entry, in this process."""
-    run_entry(sample.main, config_module="image.conf", config_name="sample", schema=sample.SampleConfig, argv=command)
+    sample.ENTRY.run(command)
 
 
 def test_published_weights_sample_without_run_or_data(tmp_path, monkeypatch):

@@ -15,16 +15,8 @@ from core.storage.checkpoint import SCHEMA_VERSION, read_checkpoint
 from core.storage.lines import read_lines
 from core.storage.weights import load_weights
 from image.codecs.autoencoder import AutoencoderConfig, ConvKL, save_autoencoder
-from tests.end_to_end.image_runs import (
-    MINUTE,
-    RUN,
-    Inside,
-    is_one_line_error,
-    newest,
-    same_run,
-    steps_of,
-    uninterrupted,
-)
+from tests.end_to_end.commands import call, is_one_line_error, newest, same_run, steps_of
+from tests.end_to_end.image_runs import MINUTE, RUN, uninterrupted
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +26,10 @@ def whole(zygote, tmp_path_factory):
 
 
 @pytest.fixture
-def inside(capsys, tmp_path, monkeypatch):
-    """An entry in this process, called in a folder of its own."""
+def train(tmp_path, monkeypatch, spared):
+    """`python -m image.train` of the tiny run, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    return Inside(capsys)
-
-
-@pytest.fixture
-def train(inside):
-    """`python -m image.train` of the tiny run."""
-    return lambda *args: inside("image.train", *MINUTE, *args)
+    return lambda *args: call("image.train", *MINUTE, *args)
 
 
 @pytest.fixture
@@ -67,11 +53,11 @@ def test_the_newest_and_every_nth_checkpoint_are_kept_and_latest_names_the_newes
 
 
 @pytest.mark.parametrize("weights", ["ema", "ema_decay0.5"])
-def test_samples_are_made_from_latest(inside, run, tmp_path, weights):
+def test_samples_are_made_from_latest(run, tmp_path, weights):
     made = []
     for checkpoint in ("latest", "step_00000024", "step_00000012"):
         args = f"checkpoint={run / 'checkpoints' / checkpoint}", f"weights={weights}", f"out={tmp_path / checkpoint}"
-        assert inside("image.sample", f"run={run}", "num=2", "device=cpu", *args).code == 0
+        assert call("image.sample", f"run={run}", "num=2", "device=cpu", *args).code == 0
         made.append(np.load(tmp_path / checkpoint / "samples.npz")["arr_0"])
     assert np.array_equal(made[0], made[1])
     assert not np.array_equal(made[0], made[2])
@@ -142,18 +128,18 @@ def test_nothing_starts_over_when_every_checkpoint_is_damaged(train, run):
         assert (run / "metrics.jsonl").read_bytes() == records
 
 
-def test_samples_are_made_from_the_checkpoint_before_a_damaged_one(inside, run, tmp_path):
+def test_samples_are_made_from_the_checkpoint_before_a_damaged_one(run, tmp_path):
     truncate(newest(run) / "ema.safetensors")
-    outcome = inside("image.sample", f"run={run}", "num=2", "device=cpu", f"out={tmp_path / 'out'}")
+    outcome = call("image.sample", f"run={run}", "num=2", "device=cpu", f"out={tmp_path / 'out'}")
     assert outcome.code == 0, outcome
     assert "ema.safetensors is damaged" in outcome.err
     assert yaml.safe_load((tmp_path / "out" / "protocol.yaml").read_text())["checkpoint"].endswith("step_00000021")
     assert steps_of(run) == [12, 21, 24], "sampling moves nothing"
 
 
-def test_damage_that_does_not_touch_the_weights_does_not_hinder_sampling(inside, run, tmp_path):
+def test_damage_that_does_not_touch_the_weights_does_not_hinder_sampling(run, tmp_path):
     truncate(newest(run) / "optimizer.safetensors")
-    outcome = inside("image.sample", f"run={run}", "num=2", "device=cpu", f"out={tmp_path / 'out'}")
+    outcome = call("image.sample", f"run={run}", "num=2", "device=cpu", f"out={tmp_path / 'out'}")
     assert (outcome.code, "damaged" in outcome.err) == (0, False)
     assert yaml.safe_load((tmp_path / "out" / "protocol.yaml").read_text())["checkpoint"].endswith("step_00000024")
 
@@ -245,6 +231,11 @@ def test_a_change_of_what_does_not_matter_is_told(train, run, whole):
 @pytest.mark.parametrize("allowed", ["optimizer.lrr", "optimiser", "lr"])
 def test_an_unknown_key_cannot_be_allowed_to_change(train, run, allowed):
     is_one_line_error(train(f"allow_changes=[{allowed}]"), f"allow_changes names {allowed}; allowed: keys of the")
+
+
+def test_fewer_steps_than_were_made_are_refused(train, run):
+    outcome = train("trainer.steps=20", "allow_changes=[trainer.steps]")
+    is_one_line_error(outcome, "trainer.steps is 20", "step_00000024 has made 24 already")
 
 
 # --- places that moved

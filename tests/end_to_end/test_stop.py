@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.image_runs import MINUTE, RUN, same_bytes, same_run, steps_of, uninterrupted
+from tests.end_to_end.commands import call, same_bytes, same_run, steps_of, told_to_stop
+from tests.end_to_end.image_runs import MINUTE, RUN, uninterrupted
 
 LONG = ["trainer.steps=240", "trainer.checkpoint_every=100", "trainer.preview_every=0", "trainer.keep_every=0"]
 LONG += ["trainer.num_workers=2", "ema.snapshot_every=0"]
@@ -60,6 +61,13 @@ def test_a_signal_to_all_processes_of_a_run_finishes_the_step_and_saves(zygote, 
     assert members(session) == []
     uninterrupted(zygote, tmp_path, *LONG)
     same_run(tmp_path / RUN, whole)
+
+
+def test_a_signal_before_the_first_step_is_done_leaves_one_step(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with told_to_stop(1):
+        assert call("image.train", *MINUTE).code == 143
+    assert steps_of(tmp_path / RUN) == [1]
 
 
 def test_a_signal_while_samples_are_made_at_the_end_stops_soon_and_the_same_command_finishes(zygote, tmp_path):

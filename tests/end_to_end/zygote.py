@@ -6,11 +6,14 @@ that runs the real entry in a session (of the system) of its own, as a command i
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import gc
 import importlib
 import json
 import multiprocessing.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -184,6 +187,16 @@ def _poll(pid: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if done else None
 
 
+def copy_records(metrics: Path, target: Path) -> None:
+    """In place of a picture of the records: they themselves, to be compared."""
+    if metrics.exists():
+        shutil.copyfile(metrics, target)
+
+
+SPARED = {  # half a second of products for a column of speed.jsonl, and half a small session's time for a picture
+    "core.train.trainer.matmul_peak": lambda device, dtype: 1e12,
+    "core.train.tracking.draw_curves": copy_records,
+}
 LATER = {  # modules that a domain imports where it needs them
     "image": ["sklearn.datasets"],
     "audio": ["diffusers.models.autoencoders.autoencoder_oobleck", "librosa.core.spectrum", "librosa.feature.spectral"],
@@ -197,25 +210,40 @@ def warm_up() -> None:
     import torch.distributed.fsdp
     import torch.utils.data
 
-    import core.train.trainer
     from core.storage.provenance import code_version
 
     torch.set_num_threads(1)
     code_version()
-    core.train.trainer.matmul_peak = lambda device, dtype: (
-        1e12
-    )  # half a second of products, for a column of speed.jsonl
+    for name, instead in SPARED.items():
+        module, _, function = name.rpartition(".")
+        setattr(importlib.import_module(module), function, instead)
+    remember_configs()
     matplotlib.figure.Figure().subplots().set_title("fonts are found once").figure.savefig(os.devnull, format="png")
 
 
-def warm_up_for(module: str) -> None:
-    """The same for the first session of a command of one domain."""
-    if module in sys.modules:
-        return
-    from core.commands.entry import compose_config
+def remember_configs() -> None:
+    """Compose each config once, in the process that forks: half the time of a small session."""
+    import core.commands.entry
 
+    compose, known = core.commands.entry.compose_config, {}
+
+    def remembered(module, name, overrides=(), *, complete=True):
+        key = (module, name, tuple(overrides), complete)
+        if key not in known:
+            known[key] = compose(module, name, overrides, complete=complete)
+        return copy.deepcopy(known[key])
+
+    core.commands.entry.compose_config = remembered
+
+
+def warm_up_for(module: str, words: list[str]) -> None:
+    """The same for the first session of a command of one domain, and what can be known of the session's config."""
+    known = module in sys.modules
     entry = importlib.import_module(module).ENTRY
-    compose_config(entry.config_module, entry.config_name)
+    with contextlib.suppress(ValueError):
+        entry.config(words)
+    if known:
+        return
     for name in LATER[module.partition(".")[0]]:
         importlib.import_module(name)
     gc.collect()
@@ -228,7 +256,7 @@ def serve() -> None:
     while line := sys.stdin.readline():
         asked = json.loads(line)
         if "module" in asked:
-            warm_up_for(asked["module"])
+            warm_up_for(asked["module"], asked["args"])
         answer = _poll(asked["poll"]) if "poll" in asked else _fork(asked)
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()

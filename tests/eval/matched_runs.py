@@ -6,7 +6,7 @@ from pathlib import Path
 
 import image.train
 from eval.compare import ENTRY, plan_runs
-from eval.methods.plan import Plan
+from eval.methods.plan import RunPlan
 
 STEPS = 12
 TOY = [
@@ -38,7 +38,7 @@ def toy(*words: str) -> list[str]:
     return [*(word for word in TOY if word.partition("=")[0] not in keys), *words]
 
 
-def toy_plan(*words: str) -> Plan:
+def toy_plan(*words: str) -> RunPlan:
     """The runs of a toy comparison."""
     return plan_runs(ENTRY.config(toy(*words)))
 

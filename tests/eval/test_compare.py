@@ -21,8 +21,8 @@ from core.storage.checkpoint import CheckpointStore
 from core.storage.lines import read_lines
 from core.train.tracking import EVALUATIONS, METRICS
 from eval.compare import ENTRY, arguments
-from eval.measure.record import Facts, write_records
-from eval.methods.queue import Job, RunQueue
+from eval.measure.record import Provenance, write_records
+from eval.methods.queue import QueuedRun, RunQueue
 from eval.statistics.estimate import Estimate
 from image.train import ENTRY as TRAIN
 from slurm.sweep import load_sweep
@@ -220,9 +220,9 @@ def test_begun_with_another_config_is_refused(copied: Path, tmp_path: Path, caps
     assert capsys.readouterr().out.count(": complete") == 4
 
 
-def job(name: str, place: Path, program: str) -> Job:
+def job(name: str, place: Path, program: str) -> QueuedRun:
     """A run that is a line of Python."""
-    return Job(name, place / name, ("-c", program))
+    return QueuedRun(name, place / name, ("-c", program))
 
 
 def test_a_failed_run_ends_the_queue(tmp_path: Path):
@@ -266,14 +266,14 @@ def test_metric_from_records(copied: Path, capsys: pytest.CaptureFixture):
             run = copied / "image" / f"{method}-seed{seed}"
             for step in (6, STEPS):
                 protocol = {"steps": 250, "seed": seed}
-                facts = Facts(protocol=protocol, hardware={}, created="2026-01-01", step=step, run=str(run))
+                facts = Provenance(protocol=protocol, hardware={}, created="2026-01-01", step=step, run=str(run))
                 value = 100.0 - step - 10 * (method == "layersync") - seed
                 write_records(run / "evaluations", [facts.record("fid", Estimate(value, 50), {}, {})])
     ENTRY.run(toy(f"runs={copied}", "metric=fid"))
     content = json.loads((copied / "comparison_fid.json").read_text())
     assert content["steps"] == [6, STEPS] and content["values"]["layersync"] == [[84.0, 78.0], [83.0, 77.0]]
     assert content["protocol"]["steps"] == 250 and content["num_samples"] == 50
-    facts = Facts(protocol={"steps": 20, "seed": 0}, hardware={}, created="2026-01-02", step=6, run="another")
+    facts = Provenance(protocol={"steps": 20, "seed": 0}, hardware={}, created="2026-01-02", step=6, run="another")
     write_records(copied / "image" / "baseline-seed1" / "evaluations", [facts.record("fid", Estimate(1.0, 50), {}, {})])
     said = error(capsys, *toy(f"runs={copied}", "metric=fid"))
     assert "another are of another protocol: protocol.steps is 20, not 250" in said

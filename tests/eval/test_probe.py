@@ -11,10 +11,10 @@ from sklearn.linear_model import LogisticRegression
 import image.train
 from eval.inside.linear import ProbeOptions, enlarge, fit_classes, fit_segments, mean_iou, predict_segments
 from eval.inside.masks import label_map, read_masks
-from eval.inside.model import Reading, open_run
+from eval.inside.model import ForwardOptions, open_run
 from eval.inside.splits import Part, split_rows
 from eval.probe import ENTRY, candidate_pairs, linear_probe, segmentation_probe
-from tests.eval.inside.toy_inside import TOKENS, WIDTH, Backbone, Function, opened
+from tests.eval.inside.toy_model import TOKENS, WIDTH, Backbone, Function, opened
 
 TINY = [
     "trainer.steps=4",
@@ -60,9 +60,9 @@ def hidden(x):
     return torch.cat([x[..., :3], 0 * x[..., 3:]], dim=-1)
 
 
-def both_sides(backbone, times=(1.0,), reading=Reading()):  # noqa: B008, immutable
+def both_sides(backbone, times=(1.0,), forward=ForwardOptions()):  # noqa: B008, immutable
     sides = [Part(opened(backbone, *planted(seed)), list(range(400))) for seed in (0, 10)]
-    return linear_probe(*sides, list(times), reading, ProbeOptions())
+    return linear_probe(*sides, list(times), forward, ProbeOptions())
 
 
 def test_a_planted_signal_is_found_in_its_block_and_nowhere_else():
@@ -75,9 +75,9 @@ def test_a_planted_signal_is_found_in_its_block_and_nowhere_else():
 
 def test_the_label_given_as_condition_leaks_and_the_null_condition_does_not():
     backbone = Backbone([Function(hidden)], label=3.0)
-    assert both_sides(backbone, reading=Reading(condition="own"))["accuracy"][1.0].item() > 0.95
+    assert both_sides(backbone, forward=ForwardOptions(condition="own"))["accuracy"][1.0].item() > 0.95
     for condition in ("unconditional", "requested"):
-        assert both_sides(backbone, reading=Reading(condition=condition))["accuracy"][1.0].item() < 0.65
+        assert both_sides(backbone, forward=ForwardOptions(condition=condition))["accuracy"][1.0].item() < 0.65
 
 
 def test_pure_noise_tells_nothing():
@@ -132,9 +132,9 @@ def test_candidate_pairs_keep_the_rules():
 
 
 def test_masks_are_the_foreground_or_label_maps_cut_like_the_images(run, tmp_path):
-    inside = open_run(run)
-    images = inside.domain.dataset.images[[4, 9]]
-    masks = read_masks(inside, [4, 9], "foreground", 0.2, Reading())
+    model = open_run(run)
+    images = model.domain.dataset.images[[4, 9]]
+    masks = read_masks(model, [4, 9], "foreground", 0.2, ForwardOptions())
     torch.testing.assert_close(masks, (images[:, 0] > 0.2).long())
     labels = np.zeros((4, 8), np.uint8)
     labels[:, 2:4], labels[:, 4:6], labels[0, 2] = 1, 2, 255
@@ -156,20 +156,20 @@ def test_masks_are_the_foreground_or_label_maps_cut_like_the_images(run, tmp_pat
 def test_segmentation_is_for_images():
     part = Part(opened(Backbone([Function(hidden)])), [0, 1])
     with pytest.raises(ValueError, match=r"this is for images: the run's domain is 'toy'"):
-        read_masks(part.inside, part.rows, "foreground", 0.0, Reading())
+        read_masks(part.model, part.rows, "foreground", 0.0, ForwardOptions())
     masks = torch.arange(2)[:, None, None].expand(2, 4, 4)
     with pytest.raises(ValueError, match="a segmentation probe is for images"):
-        segmentation_probe(part, part, (masks, masks), [1.0], Reading(), ProbeOptions())
+        segmentation_probe(part, part, (masks, masks), [1.0], ForwardOptions(), ProbeOptions())
 
 
 def test_the_digits_have_splits_of_their_own(run):
-    inside = open_run(run)
-    sides = split_rows(inside, None, seed=0)
+    model = open_run(run)
+    sides = split_rows(model, None, seed=0)
     assert sides.kind == "named"
     assert (len(sides.train.rows), len(sides.heldout.rows)) == (1438, 359)
-    assert sides.heldout.inside.domain.backbone is inside.domain.backbone
+    assert sides.heldout.model.domain.backbone is model.domain.backbone
     with pytest.raises(ValueError, match=r"heldout.root is no key of the run's data; allowed: name, split"):
-        split_rows(inside, {"root": "elsewhere"}, seed=0)
+        split_rows(model, {"root": "elsewhere"}, seed=0)
 
 
 def test_the_entry_leaves_numbers_and_figures(run, capsys):

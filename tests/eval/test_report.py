@@ -16,7 +16,7 @@ import yaml
 
 from core.commands.entry import override
 from eval.compare import ENTRY as COMPARE
-from eval.measure.record import Facts, write_records
+from eval.measure.record import Provenance, write_records
 from eval.pages.charts import Line, line_chart, ticks
 from eval.pages.tables import escape_latex
 from eval.report import ENTRY
@@ -178,7 +178,9 @@ def test_mixed_protocols_are_refused(compared: Path, tmp_path: Path, capsys: pyt
 
 def test_single_run_and_records(compared: Path, tmp_path: Path):
     """A run by itself and a record file each have their part, without a comparison."""
-    facts = Facts(protocol={"steps": 250}, hardware={"device": "cpu"}, created="2026-01-01T00:00:00", step=5, run="a|b")
+    facts = Provenance(
+        protocol={"steps": 250}, hardware={"device": "cpu"}, created="2026-01-01T00:00:00", step=5, run="a|b"
+    )
     record = facts.record("fid", Estimate(12.25, 500), {"network": "inception"}, {"name": "reference"})
     file = write_records(tmp_path, [record])
     run = shutil.copytree(compared / "image" / "layersync-seed1", tmp_path / "alone")

@@ -19,12 +19,12 @@ from eval.inside.analyses import (
     principal_colours,
 )
 from eval.inside.encoder import dino_features, encoder_features
-from eval.inside.model import Reading, collect, open_run
+from eval.inside.model import ForwardOptions, collect, open_run
 from eval.similarity import ENTRY, on_grid
-from tests.eval.inside.toy_inside import TOKENS, WIDTH, Backbone, Function, Residual, opened, residual
+from tests.eval.inside.toy_model import TOKENS, WIDTH, Backbone, Function, Residual, opened, residual
 from tests.eval.test_probe import TINY
 
-ROWS, READING = list(range(20)), Reading(batch_size=8)
+ROWS, READING = list(range(20)), ForwardOptions(batch_size=8)
 
 
 class Led(Residual):
@@ -43,9 +43,9 @@ def run(tmp_path_factory):
 
 
 def test_the_cosine_matrix_is_that_of_tokens_one_by_one():
-    inside = opened(residual())
-    matrix = cosine_matrices(inside, ROWS, [0.5], READING)[0.5]
-    tokens, _ = collect(inside, ROWS, 0.5, READING, pooled=False)
+    model = opened(residual())
+    matrix = cosine_matrices(model, ROWS, [0.5], READING)[0.5]
+    tokens, _ = collect(model, ROWS, 0.5, READING, pooled=False)
     expected = torch.tensor([[float(token_cosine(a, b).mean()) for b in tokens] for a in tokens], dtype=torch.float64)
     torch.testing.assert_close(matrix, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(matrix, matrix.T)
@@ -60,17 +60,17 @@ def test_padding_enters_no_cosine_and_no_mean():
     masks[:, 4:] = False
     spoilt = torch.where(masks[..., None], media, torch.nan)
     short = opened(residual(), media, masks=masks)
-    inside = opened(residual(), spoilt, masks=masks)
+    model = opened(residual(), spoilt, masks=masks)
     for study in (cosine_matrices, noise_robustness, pooled_tokens):
-        for a, b in zip(study(inside, ROWS, [0.5], READING)[0.5], study(short, ROWS, [0.5], READING)[0.5], strict=True):
+        for a, b in zip(study(model, ROWS, [0.5], READING)[0.5], study(short, ROWS, [0.5], READING)[0.5], strict=True):
             assert torch.isfinite(a).all()
             torch.testing.assert_close(a, b)
 
 
 def test_blocks_of_different_shapes_are_named():
-    inside = opened(Backbone([Function(lambda x: x + 0), Function(lambda x: x[..., :2])]))
+    model = opened(Backbone([Function(lambda x: x + 0), Function(lambda x: x[..., :2])]))
     with pytest.raises(ValueError, match=r"parts holds 'cosine'"):
-        cosine_matrices(inside, ROWS, [1.0], READING)
+        cosine_matrices(model, ROWS, [1.0], READING)
     wide = Backbone([Function(lambda x: x.repeat(1, 1, 2)), Function(lambda x: x[..., :WIDTH])])
     with pytest.raises(ValueError, match=r"parts holds 'drop', but block 1"):
         drop_effects(opened(wide), ROWS, [1.0], READING)
@@ -84,10 +84,10 @@ def test_tokens_of_the_clean_sample_agree_with_themselves_and_less_with_noise():
 
 def test_gradient_norms_are_those_of_autograd():
     """The mean over rows of |blocks(x_t) - (data - noise)|^2, by hand, whatever the batches."""
-    inside = opened(residual(3), pairs=[(1, 3)])
-    backbone, flow = inside.domain.backbone, inside.flow()
-    found = gradient_norms(inside, ROWS, 0, READING)
-    random, data = SampleRandom(0, ROWS), inside.domain.dataset.media[ROWS]
+    model = opened(residual(3), pairs=[(1, 3)])
+    backbone, flow = model.domain.backbone, model.flow()
+    found = gradient_norms(model, ROWS, 0, READING)
+    random, data = SampleRandom(0, ROWS), model.domain.dataset.media[ROWS]
     noise = random.normal("noise", tuple(data.shape))
     t = flow.draw_time(random, (len(ROWS),))[:, None, None]
     tokens = [t * data + (1 - t) * noise]
@@ -147,33 +147,33 @@ def test_tokens_are_laid_on_their_grid_or_in_a_strip():
 
 
 def test_an_encoders_file_is_read_by_rows(tmp_path):
-    inside, features = opened(residual()), np.random.default_rng(0).normal(size=(64, 5))
+    model, features = opened(residual()), np.random.default_rng(0).normal(size=(64, 5))
     np.save(tmp_path / "f.npy", features)
     np.savez(tmp_path / "f.npz", features=features, other=features[:3])
     for name in ("f.npy", "f.npz"):
-        read = encoder_features(inside, [5, 1], str(tmp_path / name), READING)
+        read = encoder_features(model, [5, 1], str(tmp_path / name), READING)
         np.testing.assert_array_equal(read.numpy(), features[[5, 1]].astype(np.float32))
     np.save(tmp_path / "short.npy", features[:10])
     with pytest.raises(ValueError, match=r"needed: \(64, D\)"):
-        encoder_features(inside, [5], str(tmp_path / "short.npy"), READING)
+        encoder_features(model, [5], str(tmp_path / "short.npy"), READING)
     (tmp_path / "bad.npy").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="cannot be read"):
-        encoder_features(inside, [5], str(tmp_path / "bad.npy"), READING)
+        encoder_features(model, [5], str(tmp_path / "bad.npy"), READING)
     with pytest.raises(ValueError, match="encoder is 'nowhere'; allowed"):
-        encoder_features(inside, [5], "nowhere", READING)
+        encoder_features(model, [5], "nowhere", READING)
 
 
 def test_dinov2_is_read_from_a_folder(run, tmp_path):
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 224, "patch_size": 56}
     torch.manual_seed(0)
-    model = transformers.Dinov2Model(transformers.Dinov2Config(**sizes)).eval()
-    model.save_pretrained(tmp_path)
-    inside = open_run(run)
-    features = encoder_features(inside, [3, 8], f"dinov2:{tmp_path}", READING)
+    network = transformers.Dinov2Model(transformers.Dinov2Config(**sizes)).eval()
+    network.save_pretrained(tmp_path)
+    model = open_run(run)
+    features = encoder_features(model, [3, 8], f"dinov2:{tmp_path}", READING)
     assert features.shape == (2, 16) and not torch.allclose(features[0], features[1])
     with pytest.raises(ValueError, match=r"holds no config.json"):
-        dino_features(inside, [3], str(tmp_path / "no"), READING)
+        dino_features(model, [3], str(tmp_path / "no"), READING)
     with pytest.raises(ValueError, match="this is for images"):
         dino_features(opened(residual()), [3], str(tmp_path), READING)
 

@@ -1,18 +1,18 @@
 """A toy domain for the machinery of evaluation: waves of different length in .npy files, looked at window by window."""
 
-import functools
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from eval.measure.command import run_evaluation
-from eval.measure.evaluation import Components, EvaluateConfig, Plan
+from eval.measure.evaluation import EvaluateConfig, Evaluation
 from eval.measure.extractor import Extractor
-from eval.measure.generated import AS_THEY_ARE
 from eval.measure.media import Media
+from eval.measure.metrics import ClassAccuracy, FrechetDistance, KernelDistance, NeighbourPrecision, NeighbourRecall
 from eval.measure.reference import FACTS, MediaReference, StatisticsReference
-from eval.measure.table import Metric, Table, class_accuracy, frechet, kernel, labels_missing, precision_recall_metrics
+from eval.measure.table import Table
 from eval.statistics.arrays import npz_keys
 
 WINDOW = 8
@@ -54,15 +54,16 @@ class Windows(Extractor):
 
 
 ANY = ("windows",)
-LABELLED = {"needs": "nothing", "at_least": 1, "missing": labels_missing("names that end in the class")}
+LABELS = "names that end in the class"
 TABLE = Table(
-    {
-        "distance": Metric(frechet, ANY),
-        **precision_recall_metrics(ANY, k=2),
-        "kid": Metric(kernel(subsets=3, size=4), ANY, needs="features", at_least=4),
-        "class_accuracy": Metric(class_accuracy, ANY, of="logits", **LABELLED),
-        "window_accuracy": Metric(class_accuracy, ANY, **LABELLED),  # of an extractor's rows that are no samples
-    },
+    (
+        FrechetDistance("distance", ANY),
+        NeighbourPrecision("precision", ANY, k=2),
+        NeighbourRecall("recall", ANY, k=2),
+        KernelDistance("kid", ANY, subsets=3, size=4),
+        ClassAccuracy("class_accuracy", ANY, "logits", labels_from=LABELS),
+        ClassAccuracy("window_accuracy", ANY, labels_from=LABELS),  # of an extractor's rows that are no samples
+    ),
     {"windows": ("distance", "class_accuracy")},
     unit="wave",
 )
@@ -70,41 +71,43 @@ TABLE = Table(
 
 @dataclass(frozen=True, kw_only=True)
 class WavesConfig(EvaluateConfig):
-    """The reference is what `real` names."""
+    """The reference is what `real` names, below `root`."""
 
     real: str | None = None
+    root: Path
 
 
-def open_reference(value, root):
-    path = root / value
-    if path.suffix == ".npz" and FACTS in npz_keys(path):
-        return StatisticsReference(path, "wave", "real")
-    return MediaReference(Waves(path), None)
+class WavesEvaluation(Evaluation):
+    """Waves that are given."""
 
+    table, key, num = TABLE, "real", 0
 
-def plan(config):
-    config.check_target("real", config.real, "a folder of waves")
-    return Plan(
-        None, config.real, TABLE.plan(config.metrics, config.features or "windows"), lambda name, device: Windows()
-    )
+    @property
+    def extractor_name(self):
+        self.config.check_target("real", self.config.real, "a folder of waves")
+        return self.config.features or "windows"
+
+    def sampling(self, num, model=None):
+        raise AssertionError("none are made")
+
+    def extractor(self, name, device):
+        return Windows()
+
+    def open_reference(self):
+        path = self.config.root / self.config.real
+        if path.suffix == ".npz" and FACTS in npz_keys(path):
+            return StatisticsReference(path, "wave", "real")
+        return MediaReference(Waves(path), None)
+
+    def open_samples(self, path):
+        return Waves(path)
 
 
 def measure_waves(root, **keys):
-    """What the command tells, a line each; paths are below `root`."""
-    config = WavesConfig(device="cpu", feature_batch_size=3, **keys)
-    components = Components(
-        table=TABLE,
-        plan=plan,
-        open_reference=functools.partial(open_reference, root=root),
-        open_samples=Waves,
-        size_of=lambda media: None,
-        check_size=lambda size, reference: None,
-        form=lambda extractors: AS_THEY_ARE,
-        key="real",
-    )
-    told = []
-    run_evaluation(config, components, told.append)
-    return told
+    """What the command shows, a line each; paths are below `root`."""
+    config, shown = WavesConfig(device="cpu", feature_batch_size=3, root=root, **keys), []
+    run_evaluation(config, WavesEvaluation(config), shown.append)
+    return shown
 
 
 def save_waves(folder, count, seed=0, labelled=False):

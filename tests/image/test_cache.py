@@ -23,10 +23,12 @@ from core.latents.cache import read_spec
 from core.latents.tokenizer import FromMoments
 from core.schema import strict
 from core.step import TrainingLoss
-from image.cache import CacheConfig, main
+from image.cache import ImageCacheConfig, main
 from image.codecs.autoencoder import AutoencoderConfig, ConvKL, save_autoencoder
-from image.data import DigitsConfig, FolderConfig, LatentsConfig, build_dataset
-from image.tokenizer import AutoencoderKLConfig, ConvKLConfig, PixelsConfig, build_tokenizer
+from image.data import LatentsConfig
+from image.datasets.digits import DigitsConfig
+from image.datasets.files import FolderConfig
+from image.tokenizer import AutoencoderKLConfig, ConvKLConfig, PixelsConfig
 from image.train import ImageConfig, build_domain
 from image.train_tokenizer import TrainTokenizerConfig
 
@@ -88,7 +90,7 @@ def config(pictures, tokenizer_path, out, **changes):
         "num_workers": 0,
         "device": "cpu",
     }
-    return CacheConfig(**{**values, **changes})
+    return ImageCacheConfig(**{**values, **changes})
 
 
 @pytest.fixture
@@ -106,7 +108,7 @@ def files(root):
 
 
 def test_the_yaml_file_and_the_dataclass_agree():
-    assert strict(CacheConfig, compose_config("image.conf", "cache")) == CacheConfig()
+    assert strict(ImageCacheConfig, compose_config("image.conf", "cache")) == ImageCacheConfig()
 
 
 # --- the moments
@@ -118,7 +120,7 @@ def test_the_moments_are_the_tokenizers_for_both_mirrors(pictures, kind, dtype, 
     path = str(request.getfixturevalue(kind))
     schema = ConvKLConfig if kind == "conv_kl" else AutoencoderKLConfig
     main(config(pictures, path, tmp_path / "c", tokenizer=schema(path=path), dtype=dtype, num_workers=1))
-    tokenizer, images = build_tokenizer(schema(path=path), "cpu"), build_dataset(FolderConfig(str(pictures), SIZE))
+    tokenizer, images = schema(path=path).build("cpu"), FolderConfig(str(pictures), SIZE).build()
     shards = [np.load(tmp_path / "c" / f"shard_0000{shard}.npy") for shard in range(3)]
     stored = torch.from_numpy(np.concatenate(shards)).float()
     assert stored.shape == (IMAGES, 2, 2, 4, SIZE // 2, SIZE // 2)
@@ -132,13 +134,13 @@ def test_the_moments_are_the_tokenizers_for_both_mirrors(pictures, kind, dtype, 
 def test_digits_have_one_mirror_and_their_labels(tmp_path):
     tokenizer = save_conv_kl(tmp_path / "tokenizer", channels=1)
     main(config(None, tokenizer, tmp_path / "c", data=DigitsConfig(split="heldout"), rows_per_shard=200))
-    data = build_dataset(latents(tmp_path / "c", size=8, channels=1, flip=False))
-    digits = build_dataset(DigitsConfig(split="heldout"))
+    data = latents(tmp_path / "c", size=8, channels=1, flip=False).build()
+    digits = DigitsConfig(split="heldout").build()
     assert torch.equal(data.labels, digits.labels) and fingerprint(data) == fingerprint(digits)
-    mean, std = build_tokenizer(ConvKLConfig(path=str(tokenizer)), "cpu").moments(digits.pixels(250)[None])
+    mean, std = ConvKLConfig(path=str(tokenizer)).build("cpu").moments(digits.pixels(250)[None])
     torch.testing.assert_close(data.item(250, numpy_rng(0))["media"], torch.cat([mean, std]), rtol=1e-6, atol=1e-6)
     with pytest.raises(ValueError, match=r"data\.flip is true, but the cache .* no mirrored latents"):
-        build_dataset(latents(tmp_path / "c", size=8, channels=1))
+        latents(tmp_path / "c", size=8, channels=1).build()
 
 
 # --- training from a cache
@@ -198,8 +200,8 @@ def test_training_from_a_cache_is_training_from_pixels(pictures, conv_kl, cache)
 
 
 def test_each_step_draws_anew(conv_kl, cache):
-    data = build_dataset(latents(cache))
-    tokenizer = FromMoments(build_tokenizer(ConvKLConfig(path=str(conv_kl)), "cpu"), data.spec.tokenizer, cache)
+    data = latents(cache).build()
+    tokenizer = FromMoments(ConvKLConfig(path=str(conv_kl)).build("cpu"), data.spec.tokenizer, cache)
     media = torch.stack([data.item(index, numpy_rng(0))["media"] for index in range(5)])
     first = tokenizer.encode(media, StepRandom(0, 1))
     assert first.dtype == torch.float32 and torch.equal(first, tokenizer.encode(media, StepRandom(0, 1)))
@@ -212,8 +214,8 @@ def test_each_step_draws_anew(conv_kl, cache):
 
 
 def test_half_moments_are_drawn_from_in_float32(conv_kl, cache):
-    data = build_dataset(latents(cache))
-    tokenizer = FromMoments(build_tokenizer(ConvKLConfig(path=str(conv_kl)), "cpu"), data.spec.tokenizer, cache)
+    data = latents(cache).build()
+    tokenizer = FromMoments(ConvKLConfig(path=str(conv_kl)).build("cpu"), data.spec.tokenizer, cache)
     media = data.item(3, numpy_rng(0))["media"][None]
     full, half = (tokenizer.encode(each, SampleRandom(0, [0])) for each in (media, media.half()))
     assert half.dtype == torch.float32
@@ -221,8 +223,8 @@ def test_half_moments_are_drawn_from_in_float32(conv_kl, cache):
 
 
 def test_the_wrapped_tokenizer_decodes_as_before(conv_kl, cache):
-    plain = build_tokenizer(ConvKLConfig(path=str(conv_kl)), "cpu")
-    wrapped = FromMoments(plain, build_dataset(latents(cache)).spec.tokenizer, cache).to("cpu")
+    plain = ConvKLConfig(path=str(conv_kl)).build("cpu")
+    wrapped = FromMoments(plain, latents(cache).build().spec.tokenizer, cache).to("cpu")
     z = torch.randn(2, 4, 8, 8)
     assert torch.equal(wrapped.decode(z), plain.decode(z))
     assert wrapped.constants() == plain.constants()
@@ -253,11 +255,11 @@ def test_a_run_on_latents_needs_a_tokenizer(pictures, conv_kl, cache):
 @pytest.mark.parametrize("changes", [{"size": 32}, {"channels": 1}])
 def test_other_images_than_those_encoded_are_refused(cache, changes):
     with pytest.raises(ValueError, match=r"data\.size is .* made of images with data\.size=16 data\.channels=3"):
-        build_dataset(latents(cache, **changes))
+        latents(cache, **changes).build()
 
 
 def test_latents_are_no_images(cache):
-    for entry, schema in (("train_tokenizer", TrainTokenizerConfig), ("cache", CacheConfig)):
+    for entry, schema in (("train_tokenizer", TrainTokenizerConfig), ("cache", ImageCacheConfig)):
         values = compose_config("image.conf", entry, ["data=latents", f"data.root={cache}"])
         with pytest.raises(ValueError, match=r"'data\.name' is 'latents'; allowed: \['digits', 'folder', 'parquet'\]"):
             strict(schema, values)
@@ -267,12 +269,12 @@ def test_a_missing_shard_says_how_to_go_on(cache):
     (cache / "shard_00001.npy").unlink()
     message = r"1 of 3 shards .* such as shard_00001\.npy; the same `python -m image\.cache \.\.\.`"
     with pytest.raises(ValueError, match=message):
-        build_dataset(latents(cache))
+        latents(cache).build()
 
 
 def test_pictures_are_not_a_cache(pictures):
     with pytest.raises(ValueError, match=r"holds no latent cache .*`python -m image\.cache` makes one"):
-        build_dataset(latents(pictures))
+        latents(pictures).build()
 
 
 def test_a_cache_of_something_else_is_refused(cache):
@@ -282,7 +284,7 @@ def test_a_cache_of_something_else_is_refused(cache):
     for facts in cache.glob("shard_*.json"):
         facts.write_text(facts.read_text().replace(before, read_spec(cache).identity()))
     with pytest.raises(ValueError, match=r"a cache of kind 'sound'; allowed: 'image'"):
-        build_dataset(latents(cache))
+        latents(cache).build()
 
 
 @pytest.mark.parametrize(
@@ -297,7 +299,7 @@ def test_a_cache_of_something_else_is_refused(cache):
 )
 def test_bad_values_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        CacheConfig(**changes)
+        ImageCacheConfig(**changes)
 
 
 @pytest.mark.parametrize("change", ["size", "tokenizer", "data"])
@@ -345,7 +347,7 @@ def command(config, *more):
 
 
 def call(arguments):
-    run_entry(main, config_module="image.conf", config_name="cache", schema=CacheConfig, argv=arguments)
+    run_entry(main, config_module="image.conf", config_name="cache", schema=ImageCacheConfig, argv=arguments)
 
 
 def test_it_says_what_it_wrote_and_how_to_use_it(pictures, conv_kl, tmp_path, capsys):
@@ -396,10 +398,9 @@ def test_a_broken_image_stops_it_by_name(pictures, conv_kl, tmp_path):
 
 def test_killed_and_started_again(pictures, conv_kl, cache, tmp_path):
     slow = (
-        "import sys, time, image.cache as c\nread = c.build_dataset\n"
-        "def build(config):\n    data = read(config); pixels = data.pixels\n"
-        "    data.pixels = lambda row: (time.sleep(0.1), pixels(row))[1]\n    return data\n"
-        "c.build_dataset = build\n"
+        "import time, image.cache as c\nfrom image.datasets.files import FileDataset\npixels = FileDataset.pixels\n"
+        "def slow(self, *args):\n    time.sleep(0.1)\n    return pixels(self, *args)\n"
+        "FileDataset.pixels = slow\n"
         "c.ENTRY.run()\n"
     )
     root = tmp_path / "killed"

@@ -14,8 +14,10 @@ from PIL import Image
 
 from core.draws import fold_seed, numpy_rng
 from core.schema import choice, plain, strict
-from image.data import DATASETS, DigitsConfig, FolderConfig, LatentsConfig, ParquetConfig, build_dataset
+from image.data import DATASETS, LatentsConfig
 from image.datasets.decode import center_crop, decode_image, to_media
+from image.datasets.digits import DigitsConfig
+from image.datasets.files import FolderConfig, ParquetConfig
 
 SIZE = 16
 
@@ -42,7 +44,7 @@ def write(path, data):
 
 def folder(root, **options):
     """The data set of a folder of class folders."""
-    return build_dataset(FolderConfig(root=str(root), **{"size": SIZE, "flip": False, **options}))
+    return FolderConfig(root=str(root), **{"size": SIZE, "flip": False, **options}).build()
 
 
 def bytes_of(media):
@@ -74,7 +76,7 @@ def two_classes(tmp_path):
 
 
 def test_digits_are_the_real_ones_in_range():
-    data = build_dataset(DigitsConfig(split="all"))
+    data = DigitsConfig(split="all").build()
     assert data.images.shape == (len(data), *data.media_shape) == (1797, 1, 8, 8)
     assert (data.images.min(), data.images.max()) == (-1, 1)
     assert data.class_names == list("0123456789")
@@ -86,7 +88,7 @@ def test_digits_are_the_real_ones_in_range():
 
 
 def test_digits_split_is_disjoint_complete_and_stratified():
-    train, heldout, everything = (build_dataset(DigitsConfig(split=split)) for split in ("train", "heldout", "all"))
+    train, heldout, everything = (DigitsConfig(split=split).build() for split in ("train", "heldout", "all"))
     assert len(train) + len(heldout) == len(everything)
     both = torch.cat([train.images, heldout.images]).flatten(1)
     assert torch.equal(_sorted_rows(both), _sorted_rows(everything.images.flatten(1)))
@@ -99,14 +101,14 @@ def _sorted_rows(rows):
 
 
 def test_digits_split_never_changes():
-    heldout = build_dataset(DigitsConfig(split="heldout"))
+    heldout = DigitsConfig(split="heldout").build()
     assert len(heldout) == 359
     assert fold_seed(*heldout.labels.tolist()) == 6373324681388999246
     assert fold_seed(*(heldout.images.sum((1, 2, 3)) * 8).long().tolist()) == 3657353959267459567
 
 
 def test_digits_are_not_flipped_and_items_are_copies():
-    data = build_dataset(DigitsConfig())
+    data = DigitsConfig().build()
     assert not data.flip
     before = data.images[0].clone()
     for seed in range(8):
@@ -145,7 +147,7 @@ def test_folder_takes_linked_folders_and_odd_names(two_classes, tmp_path_factory
 
 def test_samples_are_named_by_where_they_are(two_classes):
     assert folder(two_classes).name(1) == str(two_classes / "cat" / "b.png")
-    assert build_dataset(DigitsConfig(split="heldout")).name(17) == "digit 17 of heldout"
+    assert DigitsConfig(split="heldout").build().name(17) == "digit 17 of heldout"
 
 
 def test_data_set_travels_to_a_worker(two_classes):
@@ -383,7 +385,7 @@ def test_allowed_broken_files_are_counted_logged_and_left_out(two_classes, caplo
 
 def test_more_broken_files_than_allowed_is_an_error(two_classes):
     paths = [write(two_classes / "cat" / name, data) for name, data in BROKEN.items()]
-    with pytest.raises(ValueError, match=r"5 broken images, data\.max_broken is 4") as caught:
+    with pytest.raises(ValueError, match=r"broken images: 5, data\.max_broken is 4") as caught:
         folder(two_classes, max_broken=4)
     assert all(str(path) in str(caught.value) for path in paths)
 
@@ -407,7 +409,7 @@ def test_a_file_that_went_away_is_not_a_broken_image(two_classes):
 def test_missing_root_is_named(tmp_path):
     for config in (FolderConfig(root=str(tmp_path / "no")), ParquetConfig(root=str(tmp_path / "no"))):
         with pytest.raises(ValueError, match=r"data\.root is '.*no', which is not there"):
-            build_dataset(config)
+            config.build()
     file = write(tmp_path / "file", b"")
     with pytest.raises(ValueError, match=r"data\.root is '.*file', which is not a folder"):
         folder(file)
@@ -466,14 +468,14 @@ def test_parquet_shards_of_a_split(hub, no_network):
     hub("train-00000-of-00002.parquet", [encoded(picture(seed=i)) for i in range(3)], [2, 0, 1])
     hub("train-00001-of-00002.parquet", [encoded(picture(40, 60, seed=3), "JPEG")], [2])
     hub("validation-00000-of-00001.parquet", [encoded(picture(seed=8))], [1])
-    data = build_dataset(hub.config())
+    data = hub.config().build()
     assert data.class_names == ["tench", "goldfish", "shark"]
     assert data.labels.tolist() == [2, 0, 1, 2] and data.media_shape == (3, SIZE, SIZE)
     assert all(np.array_equal(bytes_of(data.pixels(index)), picture(seed=index)) for index in range(3))
     assert data.item(3, numpy_rng(0))["condition"] == 2
     assert data.name(3).endswith("train-00001-of-00002.parquet, row 0")
     assert torch.equal(pickle.loads(pickle.dumps(data)).pixels(3), data.pixels(3))
-    validation = build_dataset(hub.config(split="validation", flip=True, channels=1))
+    validation = hub.config(split="validation", flip=True, channels=1).build()
     assert len(validation) == 1 and validation.pixels(0).shape == (1, SIZE, SIZE)
     assert torch.equal(validation.pixels(0, mirror=True), validation.pixels(0).flip(-1))
 
@@ -481,7 +483,7 @@ def test_parquet_shards_of_a_split(hub, no_network):
 def test_parquet_equals_the_same_files_in_folders(hub, two_classes):
     files = sorted((two_classes / "cat").rglob("*.*")) + sorted((two_classes / "dog").glob("n02*"))
     hub("train-0.parquet", [path.read_bytes() for path in files], [0, 0, 0, 1, 1], names=["cat", "dog"])
-    shards, folders = build_dataset(hub.config()), folder(two_classes)
+    shards, folders = hub.config().build(), folder(two_classes)
     assert shards.labels.tolist() == folders.labels.tolist() and shards.class_names == folders.class_names
     assert all(torch.equal(shards.pixels(index), folders.pixels(index)) for index in range(5))
 
@@ -489,7 +491,7 @@ def test_parquet_equals_the_same_files_in_folders(hub, two_classes):
 @pytest.mark.parametrize("labels", [[70, 3, 70], ["b", "a", "b"]])
 def test_parquet_without_class_names_takes_the_distinct_labels(hub, labels):
     hub("train.parquet", [encoded(picture())] * 3, labels, names=None)
-    data = build_dataset(hub.config())
+    data = hub.config().build()
     assert data.class_names == [str(label) for label in sorted(set(labels))]
     assert data.labels.tolist() == [1, 0, 1] and data.labels.dtype == torch.int64
 
@@ -498,14 +500,14 @@ def test_parquet_broken_rows(hub, caplog):
     good = encoded(picture())
     hub("train-0.parquet", [good, good], [0, 1], names=None)
     path = hub("train-1.parquet", [truncated_jpeg(), good, None], [0, 1, 2], names=None)
-    data = build_dataset(hub.config())
+    data = hub.config().build()
     with pytest.raises(ValueError, match=r"train-1\.parquet, row 0 \(index 2\)"):
         data.item(2, numpy_rng(0))
     with pytest.raises(ValueError, match=r"row 2 \(index 4\): the row holds no bytes"):
         data.pixels(4)
     hub("train-1.parquet", [good, truncated_jpeg(), good], [0, 1, 2], names=None)
     with caplog.at_level(logging.WARNING, logger="image.data"):
-        kept = build_dataset(hub.config(max_broken=1))
+        kept = hub.config(max_broken=1).build()
     assert kept.num_broken == 1 and kept.labels.tolist() == [0, 1, 0, 2]
     assert f"{path}, row 1" in caplog.text
 
@@ -517,25 +519,25 @@ def test_parquet_layouts_that_are_refused(hub, tmp_path):
     good = encoded(picture())
     path = hub("train.parquet", [good], [0])
     with pytest.raises(ValueError, match=r"data\.root is .* data\.split is 'val': no file val\*\.parquet"):
-        build_dataset(hub.config(split="val"))
+        hub.config(split="val").build()
     hub("hidden-labels.parquet", [good], [-1])
     with pytest.raises(ValueError, match=r"'label' holds -1 .* allowed: 0\.\.2"):
-        build_dataset(hub.config(split="hidden"))
+        hub.config(split="hidden").build()
     hub("empty-rows.parquet", [good, good], [1, None], names=None)
     with pytest.raises(ValueError, match="a class in every row"):
-        build_dataset(hub.config(split="empty"))
+        hub.config(split="empty").build()
     pq.write_table(pa.table({"img": [good]}), path.with_name("odd.parquet"))
     with pytest.raises(ValueError, match=r"lacks the columns \['image', 'label'\]"):
-        build_dataset(hub.config(split="odd"))
+        hub.config(split="odd").build()
     write(path.with_name("cut.parquet"), path.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"damaged parquet file .*cut\.parquet"):
-        build_dataset(hub.config(split="cut"))
+        hub.config(split="cut").build()
 
 
 def test_parquet_without_the_extra_names_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError, match=r"pip install 'layersync\[hf\]'") as caught:
-        build_dataset(ParquetConfig(root=str(tmp_path)))
+        ParquetConfig(root=str(tmp_path)).build()
     assert "\n" not in str(caught.value)
 
 
@@ -581,4 +583,4 @@ def test_config_is_chosen_by_name_and_written_back():
 
 def test_unknown_config_type_is_refused():
     with pytest.raises(ValueError, match="allowed: digits, folder, parquet, latents"):
-        build_dataset(object())
+        object().build()

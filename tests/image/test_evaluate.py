@@ -18,7 +18,7 @@ from core.storage.provenance import json_sha256
 from core.storage.run_folder import RunDirectory
 from eval.measure.record import differences, read_records, table
 from eval.statistics.neighbours import Blocks, precision_recall
-from image.extractors import WeightsSource, build_extractor
+from image.extractors import DinoFeatures, InceptionFeatures, WeightsSource
 from image.media import open_images, open_reference
 from tests.core.processes.started import Launched
 from tests.end_to_end.image_runs import tiny
@@ -198,8 +198,8 @@ def test_a_folder_and_an_npz_of_the_same_images_give_the_same_numbers(tmp_path, 
     assert record.features["name"] == "dinov2"
     assert record.reference["kind"] == "folder"
     assert record.value > 0
-    eye = build_extractor("dinov2", WeightsSource(dinov2=dinov2), CPU)
-    a, b = (eye(torch.from_numpy(each))["cls"].double().numpy() for each in (rows, others))
+    extractor = DinoFeatures(WeightsSource(dinov2=dinov2), CPU)
+    a, b = (extractor(torch.from_numpy(each))["cls"].double().numpy() for each in (rows, others))
     difference = a.mean(0) - b.mean(0)
     cov = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     by_hand = difference @ difference + np.trace(cov[0] + cov[1] - 2 * scipy.linalg.sqrtm(cov[0] @ cov[1]).real)
@@ -218,8 +218,8 @@ def test_digits_are_a_reference_for_every_extractor(tmp_path, dinov2):
         for each, out in (("digits_heldout", "live"), (stats, "saved"))
     )
     assert saved.value == pytest.approx(live.value, rel=1e-6) and live.value > 0
-    eye = build_extractor("dinov2", WeightsSource(dinov2=dinov2), CPU)
-    seen = digits.seen_by(eye).rows(0, 20)
+    extractor = DinoFeatures(WeightsSource(dinov2=dinov2), CPU)
+    seen = digits.media_for(extractor).rows(0, 20)
     assert seen.dtype == torch.uint8 and torch.equal(seen.permute(0, 2, 3, 1), torch.from_numpy(rows))
 
 
@@ -261,8 +261,8 @@ def test_a_reference_batch_of_adm_is_read_as_it_is(tmp_path, inception, dinov2):
     samples, (reference, arrays) = save_npz(tmp_path / "a.npz", rows), adm_reference(tmp_path / "adm.npz", theirs)
     common = [f"samples={samples}", f"reference={reference}", f"inception={inception}", "feature_batch_size=4"]
     found = measured(*common, "metrics=[fid,sfid,precision,recall]", out=tmp_path / "out")
-    eye = build_extractor("inception_adm", WeightsSource(inception=inception), CPU)
-    own, other = eye(torch.from_numpy(rows)), eye(torch.from_numpy(theirs))
+    extractor = InceptionFeatures("inception_adm", WeightsSource(inception=inception), CPU)
+    own, other = extractor(torch.from_numpy(rows)), extractor(torch.from_numpy(theirs))
     assert found["fid"].value == pytest.approx(frechet_to_diagonal(own["pool"], arrays["mu"], arrays["sigma"]))
     by_hand = frechet_to_diagonal(own["spatial"], arrays["mu_s"], arrays["sigma_s"])
     assert found["sfid"].value == pytest.approx(by_hand)

@@ -12,8 +12,15 @@ import torch
 from PIL import Image
 
 from core.storage.atomic import sha256_file
-from image.extractors import WeightsSource, as_channels_first, as_rgb, build_extractor, resample_positions
-from image.stand_in import DigitsEvaluationConfig
+from image.extractors import (
+    DinoFeatures,
+    InceptionFeatures,
+    WeightsSource,
+    as_channels_first,
+    as_rgb,
+    resample_positions,
+)
+from image.stand_in import DigitFeatures, DigitsEvaluationConfig
 from tests.end_to_end.image_runs import save_malicious
 from tests.image.networks import save_dinov2, save_inception
 
@@ -27,7 +34,7 @@ def inception(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def adm(inception):
-    return build_extractor("inception_adm", WeightsSource(inception=inception), CPU)
+    return InceptionFeatures("inception_adm", WeightsSource(inception=inception), CPU)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +79,7 @@ def test_the_logits_have_no_bias(adm):
 
 
 def test_both_protocols_share_the_network_and_not_the_name(adm, inception):
-    other = build_extractor("inception_torch_fidelity", WeightsSource(inception=inception), CPU)
+    other = InceptionFeatures("inception_torch_fidelity", WeightsSource(inception=inception), CPU)
     found, theirs = adm(images()), other(images())
     assert theirs.keys() == {"pool", "logits"}
     for name in theirs:
@@ -105,25 +112,25 @@ def test_what_is_no_batch_of_images_is_refused(x, message):
 def test_weights_of_another_network_are_refused(tmp_path):
     torch.save({"fc.weight": torch.zeros(10, 4)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="is not the Inception-v3"):
-        build_extractor("inception_adm", WeightsSource(inception=tmp_path / "other.pth"), CPU)
+        InceptionFeatures("inception_adm", WeightsSource(inception=tmp_path / "other.pth"), CPU)
 
 
 def test_weights_that_would_run_code_are_refused_and_not_run(tmp_path):
     file = save_malicious(tmp_path / "weights.pth", tmp_path / "made")
     with pytest.raises(ValueError, match="refused"):
-        build_extractor("inception_adm", WeightsSource(inception=file), CPU)
+        InceptionFeatures("inception_adm", WeightsSource(inception=file), CPU)
     assert not (tmp_path / "made").exists()
 
 
 def test_absent_weights_and_weights_of_another_hash_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"weights 'inception' are missing.*python -m eval\.weights"):
-        build_extractor("inception_adm", WeightsSource(root=tmp_path), CPU)
+        InceptionFeatures("inception_adm", WeightsSource(root=tmp_path), CPU)
     file = tmp_path / "inception" / "weights-inception-2015-12-05-6726825d.pth"
     file.parent.mkdir()
     file.touch()
     os.truncate(file, 95_628_359)  # the published size, and zeros
     with pytest.raises(ValueError, match=r"SHA-256 is .* instead of 6726825d"):
-        build_extractor("inception_adm", WeightsSource(root=tmp_path), CPU)
+        InceptionFeatures("inception_adm", WeightsSource(root=tmp_path), CPU)
 
 
 def test_an_absent_extra_is_one_sentence(tmp_path):
@@ -131,14 +138,14 @@ def test_an_absent_extra_is_one_sentence(tmp_path):
         mock.patch.dict("sys.modules", {"torch_fidelity.feature_extractor_inceptionv3": None}),
         pytest.raises(ImportError, match=r"features=inception_adm needs the extra 'eval'"),
     ):
-        build_extractor("inception_adm", WeightsSource(root=tmp_path), CPU)
+        InceptionFeatures("inception_adm", WeightsSource(root=tmp_path), CPU)
 
 
 # --- DINOv2
 
 
 def test_dinov2_looks_as_dgm_eval_does(dinov2):
-    extractor = build_extractor("dinov2", WeightsSource(dinov2=dinov2), CPU)
+    extractor = DinoFeatures(WeightsSource(dinov2=dinov2), CPU)
     x = images(2, side=40)
     batch = []
     for image in x:
@@ -178,17 +185,16 @@ def test_a_folder_that_lacks_weights_is_refused(dinov2, tmp_path):
     (tmp_path / "config.json").write_bytes((dinov2 / "config.json").read_bytes())
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="lacks the weights"):
-        build_extractor("dinov2", WeightsSource(dinov2=tmp_path), CPU)
+        DinoFeatures(WeightsSource(dinov2=tmp_path), CPU)
     with pytest.raises(ValueError, match="there is no file"):
-        build_extractor("dinov2", WeightsSource(dinov2=tmp_path / "nowhere"), CPU)
+        DinoFeatures(WeightsSource(dinov2=tmp_path / "nowhere"), CPU)
 
 
 # --- digits
 
 
 def test_digits_take_floats_and_bytes_and_no_colours(tmp_path):
-    source = WeightsSource(digits=(DigitsEvaluationConfig(classifier_steps=2), tmp_path))
-    extractor = build_extractor("digits", source, CPU)
+    extractor = DigitFeatures(DigitsEvaluationConfig(classifier_steps=2), tmp_path, CPU)
     grey = images(4, channels=1, side=8)
     found = extractor(grey)
     assert {name: tuple(values.shape) for name, values in found.items()} == {"hidden": (4, 64), "logits": (4, 10)}
@@ -201,8 +207,3 @@ def test_digits_take_floats_and_bytes_and_no_colours(tmp_path):
         extractor(images(4, channels=1, side=9))
     (file,) = tmp_path.glob("*.safetensors")
     assert extractor.weights_sha256 == sha256_file(file)
-
-
-def test_an_unknown_extractor_is_refused():
-    with pytest.raises(ValueError, match="features is 'vgg'; allowed: inception_adm, "):
-        build_extractor("vgg", WeightsSource(), CPU)

@@ -11,13 +11,7 @@ from core.draws import SampleRandom, StepRandom
 from core.latents.tokenizer import kl_divergence, weights_sha256
 from core.schema import strict
 from image.codecs.autoencoder import AutoencoderConfig, ConvKL, load_autoencoder, save_autoencoder
-from image.tokenizer import (
-    TOKENIZERS,
-    AutoencoderKLConfig,
-    ConvKLConfig,
-    PixelsConfig,
-    build_tokenizer,
-)
+from image.tokenizer import TOKENIZERS, AutoencoderKLConfig, ConvKLConfig, PixelsConfig
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, which only the fixtures below do
 
@@ -63,7 +57,7 @@ def no_network(monkeypatch):
 
 
 def build(path: str, **options):
-    return build_tokenizer(AutoencoderKLConfig(path=path, **options), "cpu")
+    return AutoencoderKLConfig(path=path, **options).build("cpu")
 
 
 def test_every_tokenizer_is_selected_by_its_name():
@@ -74,14 +68,14 @@ def test_every_tokenizer_is_selected_by_its_name():
 
 def test_a_foreign_config_is_refused():
     with pytest.raises(ValueError, match="AutoencoderConfig; allowed: pixels, autoencoder_kl, conv_kl"):
-        build_tokenizer(AutoencoderConfig(), "cpu")
+        AutoencoderConfig().build("cpu")
 
 
 # --- pixels
 
 
 def test_pixels_are_the_identity():
-    tokenizer = build_tokenizer(PixelsConfig(), "cpu")
+    tokenizer = PixelsConfig().build("cpu")
     media = torch.rand(2, 1, 8, 8) * 2 - 1
     latents = tokenizer.encode(media, StepRandom(0, 0))
     assert torch.equal(latents, media)
@@ -98,7 +92,7 @@ def test_pixels_are_the_identity():
 
 
 def test_pixels_outside_the_range_are_clamped():
-    assert build_tokenizer(PixelsConfig(), "cpu").decode(torch.tensor([-1.5, 0.5, 1.5])).tolist() == [-1, 0.5, 1]
+    assert PixelsConfig().build("cpu").decode(torch.tensor([-1.5, 0.5, 1.5])).tolist() == [-1, 0.5, 1]
 
 
 # --- AutoencoderKL
@@ -405,7 +399,7 @@ def test_conv_kl_files_hold_the_network(saved):
 
 
 def test_conv_kl_standardises_its_latents(saved):
-    tokenizer = build_tokenizer(ConvKLConfig(path=str(saved), posterior="mean"), "cpu")
+    tokenizer = ConvKLConfig(path=str(saved), posterior="mean").build("cpu")
     media, network = torch.rand(3, 1, 8, 8), conv_kl()
     with torch.no_grad():
         mean, _ = network.moments(media)
@@ -420,10 +414,10 @@ def test_conv_kl_standardises_its_latents(saved):
 
 def test_conv_kl_without_files_names_the_command(saved, tmp_path):
     with pytest.raises(ValueError, match=r"tokenizer\.path is '.*absent', .*python -m image\.train_tokenizer"):
-        build_tokenizer(ConvKLConfig(path=str(tmp_path / "absent")), "cpu")
+        ConvKLConfig(path=str(tmp_path / "absent")).build("cpu")
     (saved / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"lacks model\.safetensors; `python -m image\.train_tokenizer`"):
-        build_tokenizer(ConvKLConfig(path=str(saved)), "cpu")
+        ConvKLConfig(path=str(saved)).build("cpu")
 
 
 @pytest.mark.parametrize(

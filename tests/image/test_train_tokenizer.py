@@ -12,8 +12,9 @@ from core.latents.tokenizer import weights_sha256
 from core.processes.failures import NonFiniteError
 from core.schema import strict
 from image.codecs.autoencoder import AutoencoderConfig, load_autoencoder
-from image.data import DigitsConfig, FolderConfig, build_dataset
-from image.tokenizer import ConvKLConfig, build_tokenizer
+from image.datasets.digits import DigitsConfig
+from image.datasets.files import FolderConfig
+from image.tokenizer import ConvKLConfig
 from image.train_tokenizer import (
     OUTPUT_FILES,
     TrainTokenizerConfig,
@@ -56,7 +57,7 @@ def test_a_training_leaves_a_tokenizer(trained, capsys):
     assert (metrics["train_images"], metrics["heldout_images"]) == (1438, 359)
     assert [metrics[key] for key in ("latent_mean", "latent_std")] == [config["latent_mean"], config["latent_std"]]
     assert strict(TrainTokenizerConfig, metrics["config"]).autoencoder == SMALL
-    tokenizer = build_tokenizer(ConvKLConfig(path=str(trained)), "cpu")
+    tokenizer = ConvKLConfig(path=str(trained)).build("cpu")
     assert tokenizer.latent_shape((1, 8, 8)) == (4, 4, 4)
     with Image.open(trained / "reconstructions.png") as picture:
         assert min(picture.size) > 100
@@ -123,7 +124,7 @@ def test_digits_are_measured_on_their_own_heldout_split(tmp_path):
     train, heldout = split_images(tiny(tmp_path))
     for images, split in ((train, "train"), (heldout, "heldout")):
         media = torch.cat(list(images.batches(500, len(images))))
-        assert torch.equal(media, build_dataset(DigitsConfig(split=split)).images)
+        assert torch.equal(media, DigitsConfig(split=split).build().images)
 
 
 def test_other_data_gives_up_rows(tmp_path):
@@ -146,7 +147,7 @@ def test_a_folder_of_colour_images(tmp_path):
     directory = main(tiny(tmp_path, data=data, name="folder", autoencoder=AutoencoderConfig(width=8, downsample=4)))
     metrics = json.loads((directory / "metrics.json").read_text())
     assert (metrics["train_images"], metrics["heldout_images"]) == (8, 2)
-    assert build_tokenizer(ConvKLConfig(path=str(directory)), "cpu").latent_shape((3, 16, 16)) == (4, 4, 4)
+    assert ConvKLConfig(path=str(directory)).build("cpu").latent_shape((3, 16, 16)) == (4, 4, 4)
 
 
 def test_latent_statistics_are_those_of_sampled_latents(tmp_path):
@@ -196,7 +197,7 @@ def test_digits_are_reconstructed(tmp_path):
     metrics = json.loads((directory / "metrics.json").read_text())
     assert metrics["psnr_db"] > 20
     assert metrics["psnr_sampled_db"] > 20
-    tokenizer = build_tokenizer(ConvKLConfig(path=str(directory)), "cpu")
-    latents = tokenizer.encode(build_dataset(DigitsConfig()).images, StepRandom(0, 0))
+    tokenizer = ConvKLConfig(path=str(directory)).build("cpu")
+    latents = tokenizer.encode(DigitsConfig().build().images, StepRandom(0, 0))
     assert abs(latents.mean().item()) < 0.02
     assert abs(latents.std().item() - 1) < 0.02

@@ -33,7 +33,7 @@ def main(config: ImageConfig) -> None:
     """Train."""
     fast = mock.patch.object(core.train.trainer, "matmul_peak", lambda device, dtype: 1e12)  # half a second of products
     with mock.patch.object(core.commands.train, "Trainer", Held), fast:
-        core.commands.train.run_training(config, "tests", build_domain, report, tell=print)
+        core.commands.train.run_training(config, "tests", build_domain, report, show=print)
 
 
 ENTRY = Entry(main, "image.conf", "train", ImageConfig)

@@ -1,12 +1,14 @@
 """LayerSync: recorded numbers, where its gradient goes, masks and times, and what it refuses."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from core.alignment.contract import TIME_WEIGHTS, NoAlignment, WeightSchedule
-from core.alignment.layersync import ALIGNMENTS, LayerSync, LayerSyncConfig
+from core.alignment.layersync import LayerSync, LayerSyncConfig
+from core.alignment.methods import ALIGNMENTS
 from core.alignment.tokens import masked_token_mean, token_cosine
 from core.schema import strict
 from tests.core.stand_in import DEPTH, WIDTH, Block, Player, gradients, media, transformer
@@ -493,9 +495,9 @@ def test_the_baseline_adds_nothing():
     baseline = strict(ALIGNMENTS["none"], {}).build(transformer())
     assert isinstance(baseline, NoAlignment)
     with baseline.paused():
-        terms = baseline.terms(0, torch.rand(3), mask=None)
-    assert terms.loss == 0
-    assert terms.similarity == {}
+        terms = baseline.terms(SimpleNamespace(t=torch.rand(3)), None)
+    assert terms.loss == 0 and len(baseline.heads) == 0
+    assert terms.similarity == terms.values == {}
 
 
 def test_config_defaults_are_the_paper():
@@ -512,7 +514,7 @@ def test_config_hands_every_option_on():
         "time_weight": "towards_data",
         "stop_gradient": False,
     }
-    sync = strict(LayerSyncConfig, node).build(transformer())
+    sync = strict(LayerSyncConfig, node).build(transformer()).sync
     assert sync.pairs == [("blocks.0", "blocks.3"), ("blocks.1", "blocks.4")]
     assert (sync.weight, sync.stop_gradient) == (0.3, False)
     assert sync.schedule == WeightSchedule("stop", end_step=7)

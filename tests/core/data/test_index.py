@@ -4,12 +4,12 @@ import json
 import logging
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 
-import core.data.index
-from audio.sounds.files import AudioFacts, probe
-from core.data.index import find_audio, index_audio, index_file
+from audio.sounds.files import AUDIO, AudioFacts, probe
+from core.data.index import find_media, index_file, index_media
 from tests.audio.audio_files import RATE, music, write_sound
 
 
@@ -30,7 +30,8 @@ def root(tmp_path):
 def probed(monkeypatch):
     """The names of the files that are probed, in the order in which that is asked."""
     names = []
-    monkeypatch.setattr(core.data.index, "probe", lambda path: names.append(path.name) or probe(path))
+    counted = replace(AUDIO, probe=lambda path: names.append(path.name) or probe(path))
+    monkeypatch.setitem(globals(), "AUDIO", counted)
     return names
 
 
@@ -44,17 +45,17 @@ PATHS = ["a/a.mp3", "a/deep/c.flac", "b.wav"]
 
 
 def test_files_are_found_at_any_depth_in_order(root, tmp_path):
-    assert find_audio(root) == PATHS
+    assert find_media(root, AUDIO) == PATHS
     write_sound(tmp_path / "elsewhere" / "d.ogg", music(0.1))
     (root / "z").symlink_to(tmp_path / "elsewhere")
     (root / "b.wav").rename(root / "b.WAV")
-    assert find_audio(root) == ["a/a.mp3", "a/deep/c.flac", "b.WAV", "z/d.ogg"]
+    assert find_media(root, AUDIO) == ["a/a.mp3", "a/deep/c.flac", "b.WAV", "z/d.ogg"]
 
 
 def test_no_audio_found_is_an_error(tmp_path):
     (tmp_path / "notes.txt").write_text("not a sound")
     with pytest.raises(ValueError, match=r"data.root is .*: no audio file there \(.flac"):
-        find_audio(tmp_path)
+        find_media(tmp_path, AUDIO)
 
 
 def test_a_folder_that_cannot_be_read_is_an_error(root, monkeypatch):
@@ -68,48 +69,48 @@ def test_a_folder_that_cannot_be_read_is_an_error(root, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(PermissionError, match="deep"):
-        find_audio(root)
+        find_media(root, AUDIO)
 
 
 def test_facts_are_those_of_the_files(root, cache):
-    facts = index_audio(root, PATHS, cache).facts
+    facts = index_media(root, PATHS, AUDIO, cache).facts
     assert facts == {path: probe(root / path) for path in PATHS}
     assert facts["a/deep/c.flac"] == AudioFacts(round(0.2 * RATE), RATE, 1)
 
 
 def test_only_new_and_changed_files_are_probed_again(root, cache, probed):
-    first = index_audio(root, PATHS, cache)
+    first = index_media(root, PATHS, AUDIO, cache)
     assert sorted(probed) == ["a.mp3", "b.wav", "c.flac"]
     probed.clear()
-    assert index_audio(root, PATHS, cache) == first
+    assert index_media(root, PATHS, AUDIO, cache) == first
     assert probed == []
     write_sound(root / "b.wav", music(0.4))  # another size
     status = (root / "a" / "a.mp3").stat()
     os.utime(root / "a" / "a.mp3", ns=(status.st_atime_ns, status.st_mtime_ns + 1))  # same size, another time
     write_sound(root / "new.wav", music(0.1))
-    second = index_audio(root, [*PATHS, "new.wav"], cache)
+    second = index_media(root, [*PATHS, "new.wav"], AUDIO, cache)
     assert sorted(probed) == ["a.mp3", "b.wav", "new.wav"]
     assert second.facts["b.wav"].frames == round(0.4 * RATE)
     probed.clear()
     write_sound(root / "b.wav", music(0.5))
-    assert list(index_audio(root, ["b.wav"], cache).facts) == ["b.wav"]
-    assert len(index_audio(root, [*PATHS, "new.wav"], cache).facts) == 4
+    assert list(index_media(root, ["b.wav"], AUDIO, cache).facts) == ["b.wav"]
+    assert len(index_media(root, [*PATHS, "new.wav"], AUDIO, cache).facts) == 4
     assert probed == ["b.wav"]  # a part of the files does not forget the others
 
 
 def test_no_cache_means_no_file(root, tmp_path, probed, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    index_audio(root, PATHS, None)
-    index_audio(root, PATHS, None)
+    index_media(root, PATHS, AUDIO, None)
+    index_media(root, PATHS, AUDIO, None)
     assert len(probed) == 2 * len(PATHS)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_each_root_has_its_own_index_whatever_it_is_called_by(root, cache, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert index_file(root, cache) == index_file(root.relative_to(tmp_path), cache)
-    assert index_file(root, cache) != index_file(root / "a", cache)
+    assert index_file(root, AUDIO, cache) == index_file(root.relative_to(tmp_path), AUDIO, cache)
+    assert index_file(root, AUDIO, cache) != index_file(root / "a", AUDIO, cache)
 
 
 @pytest.mark.parametrize(
@@ -125,12 +126,12 @@ def test_each_root_has_its_own_index_whatever_it_is_called_by(root, cache, tmp_p
     ],
 )
 def test_a_damaged_index_is_made_anew_with_a_warning(root, cache, caplog, damage):
-    wanted = index_audio(root, PATHS, cache)
-    file = index_file(root, cache)
+    wanted = index_media(root, PATHS, AUDIO, cache)
+    file = index_file(root, AUDIO, cache)
     whole = json.loads(file.read_text())
     file.write_bytes(damage.encode("latin-1"))
     with caplog.at_level(logging.WARNING):
-        assert index_audio(root, PATHS, cache) == wanted
+        assert index_media(root, PATHS, AUDIO, cache) == wanted
     assert f"index {file} is damaged" in caplog.text
     assert json.loads(file.read_text()) == whole
 
@@ -139,30 +140,30 @@ def test_broken_files_are_an_error_that_lists_the_first_five(root, cache):
     for number in range(7):
         (root / f"x{number}.mp3").write_text("no sound")
     with pytest.raises(ValueError, match=r"broken audio files: 7, data.max_broken is 0; the first:") as error:
-        index_audio(root, find_audio(root), cache)
+        index_media(root, find_media(root, AUDIO), AUDIO, cache)
     assert "x4.mp3" in str(error.value)
     assert "x5.mp3" not in str(error.value)
     with pytest.raises(ValueError, match=r"broken audio files: 7, data.max_broken is 6"):
-        index_audio(root, find_audio(root), cache, max_broken=6)
+        index_media(root, find_media(root, AUDIO), AUDIO, cache, max_broken=6)
 
 
 def test_broken_and_missing_files_within_the_bound_are_left_out_and_logged(root, cache, caplog):
     (root / "x.mp3").write_text("no sound")
     (root / "y.flac").touch()
     with caplog.at_level(logging.WARNING):
-        index = index_audio(root, [*PATHS, "gone.wav", "x.mp3", "y.flac"], cache, max_broken=3)
+        index = index_media(root, [*PATHS, "gone.wav", "x.mp3", "y.flac"], AUDIO, cache, max_broken=3)
     assert list(index.facts) == PATHS
     assert list(index.broken) == ["gone.wav", "x.mp3", "y.flac"]
     assert f"{root / 'gone.wav'} is not there" in caplog.text
     assert all(f"left out: {why}" in caplog.text for why in index.broken.values())
     shutil.copy(root / "b.wav", root / "y.flac")  # mended: a broken file is never remembered
-    assert "y.flac" in index_audio(root, ["y.flac"], cache).facts
+    assert "y.flac" in index_media(root, ["y.flac"], AUDIO, cache).facts
 
 
 def test_what_was_probed_before_an_error_is_kept(root, cache, probed):
     (root / "x.mp3").write_text("no sound")
     with pytest.raises(ValueError, match=r"x\.mp3"):
-        index_audio(root, [*PATHS, "x.mp3"], cache)
+        index_media(root, [*PATHS, "x.mp3"], AUDIO, cache)
     probed.clear()
-    index_audio(root, PATHS, cache)
+    index_media(root, PATHS, AUDIO, cache)
     assert probed == []

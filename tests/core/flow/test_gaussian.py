@@ -10,8 +10,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.flow.path import PATHS, Interpolant
+from core.flow.path import PATHS, Cosine, Interpolant
 from core.flow.sampler import SDE_SOLVERS, Sampler, SamplerConfig
+from core.flow.solvers import AncestralConfig
 from tests.core.flow.numerics import one_thread  # noqa: F401, a fixture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,7 +34,7 @@ def function_of_covariance(values):
 
 def law(path, t):
     """Mean (2) and eigenvalues of the covariance (2) of x_t."""
-    c = PATHS[path](torch.tensor(t, dtype=torch.float64))
+    c = PATHS[path].coefficients(torch.tensor(t, dtype=torch.float64))
     return c.alpha * MEAN, c.alpha**2 * VARIANCES + c.sigma**2
 
 
@@ -41,7 +42,7 @@ def best_predictor(path, prediction):
     """What a perfect network returns: E[data | x_t], E[noise | x_t], the score, or the velocity."""
 
     def network(x, t, condition):
-        c = Interpolant(path).over(t, x)
+        c = Interpolant(path).over(t if path.steps is None else 1 - (t + 1).double() / path.steps, x)
         eigenvalues = c.alpha**2 * VARIANCES + c.sigma**2
         whitened = (x - c.alpha * MEAN) @ AXES / eigenvalues @ AXES.T
         data, noise = MEAN + c.alpha * whitened @ COVARIANCE, c.sigma * whitened
@@ -68,13 +69,15 @@ class Impulses:
         return noise
 
 
-def affine_map(sampler, path, start=None):
+def affine_map(sampler, start=None):
     """The sample without noise (2) and its derivative (2, draws) by every random number."""
     config = sampler.config
     draws = config.num_steps - (config.last_step != "none") if config.solver in SDE_SOLVERS else 0
+    if isinstance(config.solver, AncestralConfig):
+        draws = config.num_steps - 1 if config.solver.eta else 0
     rows = 1 + 2 * (1 + draws)
     labels, random = torch.zeros(rows), Impulses(start)
-    samples = sampler(best_predictor(path, sampler.prediction), (rows, 2), labels, labels, random)
+    samples = sampler(best_predictor(sampler.interpolant.path, sampler.prediction), (rows, 2), labels, labels, random)
     assert random.draws == 1 + draws
     return samples[0], (samples[1:] - samples[0]).T
 
@@ -98,10 +101,10 @@ def close(actual, expected, tolerance):
     ids=lambda value: value["solver"] if isinstance(value, dict) else "",
 )
 def test_ode_is_the_exact_map_from_noise_to_data(path, prediction, settings, tolerance):
-    sampler = Sampler(SamplerConfig(**settings), Interpolant(path), prediction)
+    sampler = Sampler(SamplerConfig(**settings), Interpolant(PATHS[path]), prediction)
     (mean0, variances0), (mean1, variances1) = (law(path, t) for t in sampler.interval)
     exact = function_of_covariance((variances1 / variances0).sqrt())
-    offset, jacobian = affine_map(sampler, path)
+    offset, jacobian = affine_map(sampler)
     close(jacobian, exact, tolerance)
     close(offset, mean1 - exact @ mean0, tolerance)
     close(offset, MEAN, 1e-2)  # and that is the data, up to the margins and VP's remaining signal at t = 0
@@ -120,9 +123,9 @@ def extrapolated(config, path, prediction):
     for steps in (config.num_steps, 2 * config.num_steps):
         last_step_size = 2 * config.last_step_size * config.num_steps / steps
         config_now = replace(config, num_steps=steps, last_step_size=last_step_size)
-        sampler = Sampler(config_now, Interpolant(path), prediction)
+        sampler = Sampler(config_now, Interpolant(PATHS[path]), prediction)
         mean0, variances0 = law(path, sampler.interval[0])
-        offset, jacobian = affine_map(sampler, path, (mean0, function_of_covariance(variances0.sqrt())))
+        offset, jacobian = affine_map(sampler, (mean0, function_of_covariance(variances0.sqrt())))
         results.append((offset, jacobian @ jacobian.T))
     (coarse_mean, coarse), (mean, covariance) = results
     return (2 * mean - coarse_mean, 2 * covariance - coarse), (mean, covariance)
@@ -174,9 +177,27 @@ def test_sde_reaches_mean_and_covariance_with_every_last_step(path, prediction, 
 def test_default_margins_give_the_data_from_plain_noise(path, prediction, form, last_step, solver):
     """Everything as a user gets it; a few steps at the singular end of sbdm are what the wide tolerance is for."""
     config = SamplerConfig(solver=solver, num_steps=60, diffusion_form=form, last_step=last_step, last_step_size=0.01)
-    offset, jacobian = affine_map(Sampler(config, Interpolant(path), prediction), path)
+    offset, jacobian = affine_map(Sampler(config, Interpolant(PATHS[path]), prediction))
     close(offset, MEAN, 3e-2)
     close(jacobian @ jacobian.T, COVARIANCE, 8e-2)
+
+
+# the levels of a diffusion: first order too
+
+
+@pytest.mark.parametrize("prediction", Cosine.predictions)
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_ancestral_steps_reach_mean_and_covariance(prediction, eta, stride):
+    results = []
+    for num_steps in (150, 300):
+        config = SamplerConfig(AncestralConfig("ancestral", eta), num_steps)
+        offset, jacobian = affine_map(Sampler(config, Interpolant(Cosine(stride * num_steps)), prediction))
+        results.append(torch.cat([offset[None], jacobian @ jacobian.T]))
+    coarse, fine = results
+    exact = torch.cat([MEAN[None], COVARIANCE])
+    close(fine, exact, 3e-2)
+    close(2 * fine - coarse, exact, 2e-3)
 
 
 # Tweedie's last step is the posterior mean itself
@@ -187,8 +208,8 @@ def test_default_margins_give_the_data_from_plain_noise(path, prediction, form, 
 def test_tweedie_ends_at_the_posterior_mean(path, prediction):
     config = SamplerConfig(solver="euler_maruyama", num_steps=4, last_step="tweedie", last_step_size=0.3)
     states, labels = [], torch.zeros(9)
-    network = best_predictor(path, prediction)
-    sampler = Sampler(config, Interpolant(path), prediction)
+    network = best_predictor(PATHS[path], prediction)
+    sampler = Sampler(config, Interpolant(PATHS[path]), prediction)
     samples = sampler(network, (9, 2), labels, labels, Impulses(), lambda step, x: states.append(x))
     t = torch.full((9,), 0.7, dtype=torch.float64)
-    close(samples, best_predictor(path, "data")(states[-1], t, labels), 1e-9)
+    close(samples, best_predictor(PATHS[path], "data")(states[-1], t, labels), 1e-9)

@@ -224,8 +224,8 @@ def test_uniform_times_fill_the_valid_interval(path, prediction):
     config = ObjectiveConfig(path, prediction)
     objective = FlowMatching(config)
     low, high = objective.interval
-    margin = objective.interpolant.default_margin(prediction, training=True)
-    assert (low, high) == objective.interpolant.time_interval(prediction, margin)
+    margin = objective.path.default_margin(prediction, training=True)
+    assert (low, high) == objective.path.time_interval(prediction, margin)
     t = times(config)
     assert t.min() >= low and t.max() <= high
     check_quantiles(t, lambda p: low + (high - low) * p)

@@ -6,7 +6,16 @@ from dataclasses import fields
 import pytest
 import torch
 
-from core.flow.path import PATHS, VP_BETA_MAX, VP_BETA_MIN, Coefficients, Interpolant, broadcast_time
+from core.flow.path import (
+    PATHS,
+    VP_BETA_MAX,
+    VP_BETA_MIN,
+    Coefficients,
+    Interpolant,
+    Linear,
+    broadcast_time,
+    build_path,
+)
 from tests.core.flow.numerics import close
 from tests.golden_files import load_golden
 
@@ -21,7 +30,7 @@ golden_path = pytest.mark.parametrize("name", CONFIG["paths"])
 
 def interpolant_of(name):
     """The path that the recording calls `name`."""
-    return Interpolant(name.lower())
+    return Interpolant(PATHS[name.lower()])
 
 
 def point(batch=5, seed=0, low=0.03, high=0.97):
@@ -111,7 +120,7 @@ def form_of(row):
 
 def interval_of(row, name, prediction, margin):
     """Our interval for the setting of a row."""
-    path, options = interpolant_of(name), {"form": form_of(row), "last_step_size": row["last_step_size"]}
+    path, options = PATHS[name.lower()], {"form": form_of(row), "last_step_size": row["last_step_size"]}
     return path.time_interval(prediction, margin, **options)
 
 
@@ -135,7 +144,7 @@ def test_recorded_intervals(name, prediction):
 
 @every_setting
 def test_intervals_that_the_source_left_unset_are_usable(name, prediction):
-    path = interpolant_of(name)
+    path = PATHS[name.lower()]
     unset = [row for row in interval_rows(name, prediction) if math.isnan(row["t0"]) or math.isnan(row["t1"])]
     assert unset or (prediction == "velocity" and name != "VP")
     for row in unset:
@@ -149,7 +158,7 @@ def test_intervals_that_the_source_left_unset_are_usable(name, prediction):
 @every_setting
 def test_default_training_margin_is_the_recorded_one(name, prediction):
     held = {row["train_eps"] for row in interval_rows(name, prediction) if math.isnan(row["train_eps_arg"])}
-    assert held == {interpolant_of(name).default_margin(prediction, training=True)}
+    assert held == {PATHS[name.lower()].default_margin(prediction, training=True)}
 
 
 # ends of the time axis
@@ -157,23 +166,22 @@ def test_default_training_margin_is_the_recorded_one(name, prediction):
 
 @pytest.mark.parametrize("path", ["linear", "gvp"])
 def test_only_sbdm_needs_a_margin_with_a_velocity_network(path):
-    interpolant = Interpolant(path)
-    assert interpolant.default_margin("velocity", training=True) == 0
-    assert interpolant.default_margin("velocity", training=False) == 0
-    assert interpolant.default_margin("velocity", training=False, form="sigma") == 0
-    assert interpolant.default_margin("velocity", training=False, form="sbdm") == 1e-3
-    assert interpolant.time_interval("velocity", 0.2) == (0, 1)
-    assert interpolant.time_interval("velocity", 0.2, form="sigma") == (0, 0.8)
-    assert interpolant.time_interval("velocity", 0.2, form="sbdm", last_step_size=0.1) == (0.2, 0.9)
+    assert PATHS[path].default_margin("velocity", training=True) == 0
+    assert PATHS[path].default_margin("velocity", training=False) == 0
+    assert PATHS[path].default_margin("velocity", training=False, form="sigma") == 0
+    assert PATHS[path].default_margin("velocity", training=False, form="sbdm") == 1e-3
+    assert PATHS[path].time_interval("velocity", 0.2) == (0, 1)
+    assert PATHS[path].time_interval("velocity", 0.2, form="sigma") == (0, 0.8)
+    assert PATHS[path].time_interval("velocity", 0.2, form="sbdm", last_step_size=0.1) == (0.2, 0.9)
 
 
 @every_path
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("form", [None, *FORMS])
 def test_everything_is_finite_within_the_default_interval(path, prediction, form):
-    interpolant = Interpolant(path)
-    margin = interpolant.default_margin(prediction, training=False, form=form)
-    interval = interpolant.time_interval(prediction, margin, form=form, last_step_size=0.0 if form is None else 0.04)
+    interpolant = Interpolant(PATHS[path])
+    margin = PATHS[path].default_margin(prediction, training=False, form=form)
+    interval = PATHS[path].time_interval(prediction, margin, form=form, last_step_size=0.0 if form is None else 0.04)
     t = torch.tensor(interval)
     output, x = torch.ones(2, 4), torch.full((2, 4), 0.5)
     velocity = interpolant.to_velocity(output, x, t, prediction)
@@ -189,7 +197,7 @@ def test_everything_is_finite_within_the_default_interval(path, prediction, form
 @every_path
 def test_noise_is_at_zero_and_data_at_one(path):
     data, noise, _ = point(2)
-    interpolant = Interpolant(path)
+    interpolant = Interpolant(PATHS[path])
     at = torch.tensor([0.0, 1.0], dtype=torch.float64)
     if path != "vp":
         close(interpolant.point(data, noise, at), torch.stack([noise[0], data[1]]), 1e-12)
@@ -202,7 +210,7 @@ def test_noise_is_at_zero_and_data_at_one(path):
 @every_path
 def test_derivatives_are_those_of_the_coefficients(path):
     t = torch.linspace(0.02, 0.98, 25, dtype=torch.float64, requires_grad=True)
-    c = PATHS[path](t)
+    c = PATHS[path].coefficients(t)
     for value, derivative in ((c.alpha, c.d_alpha), (c.sigma, c.d_sigma), (c.alpha.log(), c.d_log_alpha)):
         (expected,) = torch.autograd.grad(value.sum(), t, retain_graph=True, create_graph=False)
         close(derivative.detach(), expected, 1e-9)
@@ -210,14 +218,14 @@ def test_derivatives_are_those_of_the_coefficients(path):
 
 @pytest.mark.parametrize("path", ["gvp", "vp"])
 def test_variance_is_preserved(path):
-    c = PATHS[path](torch.linspace(0.01, 0.99, 25, dtype=torch.float64))
+    c = PATHS[path].coefficients(torch.linspace(0.01, 0.99, 25, dtype=torch.float64))
     close(c.alpha**2 + c.sigma**2, torch.ones(25, dtype=torch.float64), 1e-12)
 
 
 @every_path
 def test_single_precision_holds_close_to_both_ends(path):
     t = torch.tensor([1e-5, 1e-3, 1 - 1e-3, 1 - 2.0**-17])
-    single, double = PATHS[path](t), PATHS[path](t.double())
+    single, double = PATHS[path].coefficients(t), PATHS[path].coefficients(t.double())
     for field in fields(Coefficients):
         expected = getattr(double, field.name)
         torch.testing.assert_close(getattr(single, field.name).double(), expected, rtol=5e-3, atol=1e-7)
@@ -226,7 +234,7 @@ def test_single_precision_holds_close_to_both_ends(path):
 @every_path
 def test_velocity_is_the_derivative_of_the_point(path):
     data, noise, t = point()
-    interpolant = Interpolant(path)
+    interpolant = Interpolant(PATHS[path])
     _, expected = torch.autograd.functional.jvp(lambda t: interpolant.point(data, noise, t), t, torch.ones_like(t))
     close(interpolant.velocity(data, noise, t), expected, 1e-10)
 
@@ -235,7 +243,7 @@ def test_velocity_is_the_derivative_of_the_point(path):
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_every_prediction_gives_back_the_four_true_quantities(path, prediction):
     data, noise, t = point(9)
-    interpolant = Interpolant(path)
+    interpolant = Interpolant(PATHS[path])
     x = interpolant.point(data, noise, t)
     truth = {
         "velocity": interpolant.velocity(data, noise, t),
@@ -254,14 +262,14 @@ def test_every_prediction_gives_back_the_four_true_quantities(path, prediction):
 @pytest.mark.parametrize("via", PREDICTIONS)
 def test_round_trip_of_an_arbitrary_output(path, start, via):
     x, output, t = point(9, seed=1)
-    interpolant = Interpolant(path)
+    interpolant = Interpolant(PATHS[path])
     there = getattr(interpolant.estimates(output, x, t, start), via)
     close(getattr(interpolant.estimates(there, x, t, via), start), output, 1e-9)
 
 
 def test_diffusion_forms_by_hand():
     t = torch.tensor([0.25, 0.5], dtype=torch.float64)
-    path = Interpolant("linear")
+    path = Interpolant(Linear())
     half = math.sqrt(0.5)
     expected = {
         "constant": [2, 2],
@@ -274,7 +282,9 @@ def test_diffusion_forms_by_hand():
     assert set(expected) == set(FORMS)
     for form, values in expected.items():
         close(path.diffusion(t, form, 2.0), torch.tensor(values, dtype=torch.float64), 1e-12)
-    assert not torch.allclose(Interpolant("gvp").diffusion(t, "sigma"), Interpolant("gvp").diffusion(t, "linear"))
+    assert not torch.allclose(
+        Interpolant(PATHS["gvp"]).diffusion(t, "sigma"), Interpolant(PATHS["gvp"]).diffusion(t, "linear")
+    )
 
 
 # times for each token
@@ -286,7 +296,7 @@ def test_a_time_for_each_token_is_each_token_alone(path, prediction):
     generator = torch.Generator().manual_seed(2)
     data, noise, output = torch.randn(3, 4, 5, 3, generator=generator, dtype=torch.float64)
     t = 0.05 + 0.9 * torch.rand(4, 5, generator=generator, dtype=torch.float64)
-    interpolant = Interpolant(path)
+    interpolant = Interpolant(PATHS[path])
     x = interpolant.point(data, noise, t)
     tokens = [value.flatten(0, 1) for value in (data, noise, output, x)]
     close(x.flatten(0, 1), interpolant.point(*tokens[:2], t.flatten()), 1e-12)
@@ -301,15 +311,15 @@ def test_a_time_for_each_token_is_each_token_alone(path, prediction):
 def test_a_backbone_may_lay_times_out_its_own_way(path):
     data, noise, _ = point()
     t = torch.linspace(0.1, 0.9, 5 * 2, dtype=torch.float64).view(5, 2)  # one time for each index of the last axis
-    own = Interpolant(path, expand=lambda t, x: t[:, None, :])
-    standard = Interpolant(path)
+    own = Interpolant(PATHS[path], expand=lambda t, x: t[:, None, :])
+    standard = Interpolant(PATHS[path])
     expected = standard.point(data.transpose(1, 2), noise.transpose(1, 2), t).transpose(1, 2)
     close(own.point(data, noise, t), expected, 1e-12)
 
 
 def test_one_time_repeated_for_each_token_is_a_time_for_the_sample():
     data, noise, t = point()
-    path = Interpolant("gvp")
+    path = Interpolant(PATHS["gvp"])
     assert torch.equal(path.point(data, noise, t), path.point(data, noise, t[:, None].expand(5, 3)))
 
 
@@ -318,13 +328,13 @@ def test_one_time_repeated_for_each_token_is_a_time_for_the_sample():
 
 def test_refusals_name_the_value_and_the_allowed_set():
     x, t = torch.zeros(2, 3), torch.full((2,), 0.5)
-    path = Interpolant("linear")
-    with pytest.raises(ValueError, match=r"objective\.path is 'cosine'.*linear.*gvp.*vp"):
-        Interpolant("cosine")
+    path = Interpolant(Linear())
+    with pytest.raises(ValueError, match=r"objective\.path is 'cosine'.*linear.*gvp.*vp.*name: cosine"):
+        build_path("cosine")
     with pytest.raises(ValueError, match=r"objective\.prediction is 'epsilon'.*velocity.*noise.*score.*data"):
         path.estimates(x, x, t, "epsilon")
     with pytest.raises(ValueError, match=r"objective\.prediction is 'epsilon'"):
-        path.time_interval("epsilon", 0.0)
+        Linear().time_interval("epsilon", 0.0)
     with pytest.raises(ValueError, match=r"sampler\.diffusion_form is 'SBDM'.*sbdm"):
         path.diffusion(t, "SBDM")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core.draws import SampleRandom
-from core.flow.path import Interpolant
+from core.flow.path import Interpolant, Linear
 from core.flow.sampler import SDE_SOLVERS, Sampler, SamplerConfig, guide
 from core.flow.solvers import TABLEAUX
 from tests.core.flow.numerics import Counted, close, one_thread  # noqa: F401, a fixture
@@ -85,7 +85,7 @@ every_setting = pytest.mark.parametrize("setting", list(SETTINGS))
 
 def sample(setting, indices, seed=3, prediction="velocity"):
     """Samples of these indices, sample i under the condition i."""
-    sampler = Sampler(SamplerConfig(**SETTINGS[setting]), Interpolant("linear"), prediction)
+    sampler = Sampler(SamplerConfig(**SETTINGS[setting]), Interpolant(Linear()), prediction)
     wanted = torch.tensor([float(index) for index in indices])
     shape = (len(indices), *SHAPE)
     return sampler(labelled, shape, wanted, torch.full_like(wanted, -1), SampleRandom(seed, indices))
@@ -112,7 +112,7 @@ def test_samples_do_not_depend_on_which_process_makes_them(setting):
 @pytest.mark.parametrize("prediction", ["noise", "score", "data"])
 @pytest.mark.parametrize("solver", ["heun", "euler_maruyama"])
 def test_guidance_means_the_same_in_every_prediction(prediction, solver):
-    interpolant, ends = Interpolant("linear"), []
+    interpolant, ends = Interpolant(Linear()), []
     x, wanted, null = guided_inputs()
 
     class Fixed:
@@ -144,7 +144,7 @@ def test_guidance_means_the_same_in_every_prediction(prediction, solver):
 )
 def test_num_steps_counts_the_last_step(settings, evaluations):
     network, labels = Counted(labelled), torch.zeros(2)
-    sampler = Sampler(SamplerConfig(**settings), Interpolant("linear"), "velocity")
+    sampler = Sampler(SamplerConfig(**settings), Interpolant(Linear()), "velocity")
     end = sampler(network, (2, *SHAPE), labels, labels, SampleRandom(0, [0, 1]))
     assert network.rows == [2] * evaluations and end.isfinite().all()
 
@@ -159,7 +159,7 @@ def test_num_steps_counts_the_last_step(settings, evaluations):
 )
 def test_guidance_is_paid_for_only_where_it_is_asked_for(guidance, rows):
     network, labels = Counted(labelled), torch.zeros(2)
-    sampler = Sampler(SamplerConfig("euler", 4, **guidance), Interpolant("linear"), "velocity")  # t = 0, 1/4, 1/2, 3/4
+    sampler = Sampler(SamplerConfig("euler", 4, **guidance), Interpolant(Linear()), "velocity")  # t = 0, 1/4, 1/2, 3/4
     sampler(network, (2, *SHAPE), labels, labels, SampleRandom(0, [0, 1]))
     assert network.rows == rows
 
@@ -178,7 +178,7 @@ def test_sampling_makes_no_graph_and_keeps_the_precision(solver):
         return weight * point
 
     config = SamplerConfig(solver, 4)
-    end = Sampler(config, Interpolant("linear"), "velocity")(network, tuple(x.shape), wanted, null, Fixed())
+    end = Sampler(config, Interpolant(Linear()), "velocity")(network, tuple(x.shape), wanted, null, Fixed())
     assert not end.requires_grad and end.dtype == torch.float64
 
 
@@ -195,7 +195,7 @@ def test_sampling_makes_no_graph_and_keeps_the_precision(solver):
     ],
 )
 def test_interval_of_a_sampler(settings, prediction, interval):
-    assert Sampler(SamplerConfig(**settings), Interpolant("linear"), prediction).interval == pytest.approx(interval)
+    assert Sampler(SamplerConfig(**settings), Interpolant(Linear()), prediction).interval == pytest.approx(interval)
 
 
 def test_times_rise_from_noise_to_data():
@@ -205,7 +205,7 @@ def test_times_rise_from_noise_to_data():
         asked.append(t.item())
         return x
 
-    sampler = Sampler(SamplerConfig("euler", 4), Interpolant("linear"), "velocity")
+    sampler = Sampler(SamplerConfig("euler", 4), Interpolant(Linear()), "velocity")
     sampler(network, (1, *SHAPE), labels, labels, SampleRandom(0, [0]))
     assert asked == pytest.approx([0, 0.25, 0.5, 0.75]) and all(a < b for a, b in pairwise(asked))
 
@@ -243,12 +243,12 @@ def test_refusals_name_the_key_the_value_and_the_allowed_set(settings, message):
 def test_settings_that_leave_no_time_are_refused():
     config = SamplerConfig("euler_maruyama", diffusion_form="sbdm", margin=0.4, last_step_size=0.7)
     with pytest.raises(ValueError, match=r"sampler\.margin.*0\.4.*sampler\.last_step_size.*0\.7"):
-        Sampler(config, Interpolant("linear"), "velocity")
+        Sampler(config, Interpolant(Linear()), "velocity")
 
 
 def test_more_guided_channels_than_the_latents_have_are_refused():
     labels = torch.zeros(1)
-    sampler = Sampler(SamplerConfig(guidance_channels=4), Interpolant("linear"), "velocity")
+    sampler = Sampler(SamplerConfig(guidance_channels=4), Interpolant(Linear()), "velocity")
     with pytest.raises(ValueError, match=r"sampler\.guidance_channels is 4, the latents have 3 channels"):
         sampler(labelled, (1, 3, 2), labels, labels, SampleRandom(0, [0]))
 
@@ -257,5 +257,5 @@ def test_more_guided_channels_than_the_latents_have_are_refused():
 def test_the_smallest_settings_are_accepted(solver):
     config = SamplerConfig(solver, 1 + (solver in SDE_SOLVERS), margin=0.0, guidance_scale=0.0, guidance_channels=1)
     labels = torch.zeros(1)
-    sampler = Sampler(config, Interpolant("linear"), "velocity")
+    sampler = Sampler(config, Interpolant(Linear()), "velocity")
     assert sampler(labelled, (1, 3, 2), labels, labels, SampleRandom(0, [0])).isfinite().all()

@@ -9,7 +9,7 @@ import re
 import pytest
 import torch
 
-from core.flow.path import Interpolant
+from core.flow.path import PATHS, Interpolant
 from core.flow.sampler import Sampler, SamplerConfig, guide
 from core.flow.solvers import SDE, TABLEAUX, dopri5, euler_maruyama, heun_maruyama, runge_kutta
 from image.backbone import SiT
@@ -134,7 +134,7 @@ def test_recorded_runs_through_the_pure_solvers(key, network):
     elif config.solver in TABLEAUX:
         x = runge_kutta(velocity, x, times, config.solver, keep)
     else:
-        sde = SDE(Interpolant(path_of(key)), config.diffusion_form, config.diffusion_norm)
+        sde = SDE(Interpolant(PATHS[path_of(key)]), config.diffusion_form, config.diffusion_norm)
         solve = {"euler_maruyama": euler_maruyama, "heun_maruyama": heun_maruyama}[config.solver]
         draws = iter(GOLDEN["noise"][: facts["noise_draws"], : len(x)])
         x = solve(velocity, x, times, sde, lambda: next(draws), keep)
@@ -145,7 +145,7 @@ def test_recorded_runs_through_the_pure_solvers(key, network):
 
 @every_run
 def test_recorded_runs_through_the_sampler(key, network):
-    sampler = Sampler(config_of(key), Interpolant(path_of(key)), "velocity")
+    sampler = Sampler(config_of(key), Interpolant(PATHS[path_of(key)]), "velocity")
     assert sampler.interval == pytest.approx(recorded(key)[1], abs=1e-9)
     counted, states = Counted(network), []
     end = sampler(counted, tuple(GOLDEN["init"].shape), *labels(), Replay(), lambda step, x: states.append(x))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from core.flow.path import Interpolant
+from core.flow.path import PATHS, Interpolant
 from core.flow.solvers import (
     DORMAND_PRINCE,
     DORMAND_PRINCE_ERROR,
@@ -97,7 +97,7 @@ def test_an_sde_without_diffusion_is_the_ode(solver, rule):
     def velocity(x, t):
         return torch.sin(x) + t[:, None]
 
-    sde = SDE(Interpolant("gvp"), "constant", 0.0)
+    sde = SDE(Interpolant(PATHS["gvp"]), "constant", 0.0)
     close(solver(velocity, x, times, sde, lambda: torch.ones(3, 4)), runge_kutta(velocity, x, times, rule), 1e-6)
 
 

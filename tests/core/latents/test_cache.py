@@ -87,7 +87,7 @@ def make(root, part=(0, 1), source=SOURCE, stop_after=None, num_workers=0, **cha
 
 
 def read(root, flip=True):
-    return LatentShards(root, flip=flip, make_command=MAKE)
+    return LatentShards(root, kind="number", flip=flip, make_command=MAKE)
 
 
 def files(root):

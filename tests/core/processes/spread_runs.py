@@ -15,6 +15,7 @@ import torch.distributed as dist
 import torch.distributed.fsdp
 from torch import nn
 
+import core.train.notes
 import core.train.tracking
 import core.train.trainer
 from core.alignment.contract import NoAlignmentConfig
@@ -139,8 +140,8 @@ def compiled_by(backend):
 
 
 def weak_gradients(trainer) -> list[dict[str, torch.Tensor]]:
-    """A list that gets the whole gradients of the weak block whenever the optimizer steps."""
-    kept, step, prefix = [], trainer.optimizer.step, f"blocks.{WEAK - 1}."
+    """A list that gets the whole gradients of the weak block, and of heads, whenever the optimizer steps."""
+    kept, step, prefix = [], trainer.optimizer.step, (f"blocks.{WEAK - 1}.", "alignment.")
 
     def seen(lr):
         named = trainer.optimizer.named.items()
@@ -206,7 +207,7 @@ def resumed(world, case, runs_dir) -> dict:
 def sampled(world, case, runs_dir) -> torch.Tensor | None:
     """Samples made right after the last checkpoint was read, with no forward pass before."""
     trainer = build(case, world, runs_dir)
-    trainer.saved.restore()
+    trainer.restore()
     return samples_of(trainer)
 
 

@@ -22,7 +22,7 @@ from core.flow.sampler import SamplerConfig
 from core.processes.world import World
 from core.storage.checkpoint import CheckpointStore, read_checkpoint
 from core.train.ema import EMAConfig
-from image.data import DigitsConfig, build_dataset
+from image.datasets.digits import DigitsConfig
 from tests.core.processes import spread_runs
 from tests.core.processes.spread_runs import BATCH, STEPS, STRONG, WEAK, WEIGHT, Case, fitted
 from tests.core.processes.started import together
@@ -336,7 +336,7 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all_with_one_message(tol
     assert re.match(r"step 2: loss (inf|nan), gradient norm .* Nothing was updated", scenes[0]["message"])
     assert newest(run.parents[1], "broken").step == 1
     facts = json.loads((run / "nonfinite_step_00000002.json").read_text())
-    stream = SampleStream(build_dataset(DigitsConfig()), seed=0)
+    stream = SampleStream(DigitsConfig().build(), seed=0)
     assert [sample["index"] for sample in facts["samples"]] == [stream.index(BATCH + row) for row in range(BATCH)]
     assert [sample["flow_loss"] in ("inf", "nan") for sample in facts["samples"]] == [False] * (BATCH - 1) + [True]
     assert facts["loss"] in ("inf", "nan")

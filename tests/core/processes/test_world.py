@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from core.processes.world import TOLD, PeerError, Place, World, joined, part, pick_device
+from core.processes.world import REPORTED, PeerError, Place, World, joined, part, pick_device
 from tests.core.processes.started import together
 from tests.rows import every_row
 
@@ -109,10 +109,10 @@ def talk(world):
 def fail(world):
     """What becomes of each error of the main process, and of the talk after it."""
     heard = []
-    for kind in TOLD:
+    for kind in REPORTED:
         try:
             world.on_main(lambda kind=kind: _raise(kind))
-        except (PeerError, *TOLD) as error:
+        except (PeerError, *REPORTED) as error:
             heard.append([type(error).__name__, str(error)])
     world.barrier()
     return heard, world.mean([1.0], 1.0)
@@ -146,6 +146,6 @@ def test_the_main_process_gathers_in_the_order_of_ranks(heard):
 
 def test_an_error_of_the_main_process_reaches_all_and_they_can_go_on(heard):
     errors, after = zip(*(each["fail"] for each in heard), strict=True)
-    assert errors[0] == [[kind.__name__, "no luck"] for kind in TOLD]
-    assert list(errors[1:]) == [[["PeerError", f"{kind.__name__}: no luck"] for kind in TOLD]] * (SIZE - 1)
+    assert errors[0] == [[kind.__name__, "no luck"] for kind in REPORTED]
+    assert list(errors[1:]) == [[["PeerError", f"{kind.__name__}: no luck"] for kind in REPORTED]] * (SIZE - 1)
     assert list(after) == [[float(SIZE)]] * SIZE

@@ -79,7 +79,7 @@ def test_what_a_killed_process_had_left_to_do_is_done_later(tmp_path):
         CheckpointStore(tmp_path, keep=3).save(step, {"model": state()}, {})
     (tmp_path / "latest").write_text("step_00000010\n")
     store = CheckpointStore(tmp_path, keep=2)
-    store.settle(store.newest_sound())
+    store.settle(store.newest_intact())
     assert names_in(tmp_path) == ["latest", "step_00000010", "step_00000015"]
     assert read_checkpoint(tmp_path / "latest").step == 15
 
@@ -177,19 +177,19 @@ def test_a_folder_or_file_that_is_no_checkpoint_is_named(tmp_path):
         refused(path, path, "not a complete checkpoint")
 
 
-def test_the_newest_sound_one_is_found_and_damaged_ones_are_set_aside(tmp_path, caplog):
-    assert CheckpointStore(tmp_path / "none").newest_sound() is None
+def test_the_newest_intact_one_is_found_and_damaged_ones_are_set_aside(tmp_path, caplog):
+    assert CheckpointStore(tmp_path / "none").newest_intact() is None
     store = CheckpointStore(tmp_path, keep=3)
     for step in (5, 10, 15):
         store.save(step, {"model": state(), "ema": state()}, {})
     for step in (10, 15):
         (tmp_path / f"step_{step:08d}" / "model.safetensors").unlink()
-    assert store.newest_sound(only=("ema",)).name == "step_00000015"
-    assert store.newest_sound().name == "step_00000005"
+    assert store.newest_intact(only=("ema",)).name == "step_00000015"
+    assert store.newest_intact().name == "step_00000005"
     assert len(store.paths()) == 3, "looking moves nothing"
-    assert store.newest_sound(set_aside=True).name == "step_00000005"
+    assert store.newest_intact(set_aside=True).name == "step_00000005"
     assert names_in(tmp_path) == ["latest", "step_00000005", "step_00000010.damaged", "step_00000015.damaged"]
     assert "step_00000015.damaged, and the one before it is used" in caplog.text
     (store.save(10, {"model": state()}, {}) / MANIFEST).unlink()  # a second one of the same step
-    assert store.newest_sound(set_aside=True).name == "step_00000005"
+    assert store.newest_intact(set_aside=True).name == "step_00000005"
     assert len([name for name in names_in(tmp_path) if name.startswith("step_00000010.damaged")]) == 2

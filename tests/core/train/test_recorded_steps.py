@@ -13,7 +13,7 @@ from core.step import TrainingLoss
 from core.train.ema import EMA, EMAConfig
 from core.train.optimizer import Optimizer, OptimizerConfig
 from image.backbone import SiT
-from image.tokenizer import PixelsConfig, build_tokenizer
+from image.tokenizer import PixelsConfig
 from tests.golden_files import load_golden, with_prefix
 from tests.rows import every_row
 
@@ -46,7 +46,7 @@ class Run:
         self.model = SiT(**{name: value for name, value in sizes.items() if "encoder_depth" not in name}).train()
         self.model.load_state_dict(with_prefix(TENSORS, "state."))
         self.loss = TrainingLoss(
-            tokenizer=build_tokenizer(PixelsConfig(), "cpu"),
+            tokenizer=PixelsConfig().build("cpu"),
             conditioning=LabelConditioning(LabelConfig(drop=0.0), sizes["num_classes"]),
             network=self.model,
             backbone=self.model,

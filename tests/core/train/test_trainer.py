@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import torch
 
-import core.train.saved
+import core.train.notes
 from core.commands.entry import compose_config
 from core.contracts import Batch
 from core.data.stream import SampleStream, collate, fingerprint
@@ -294,9 +294,9 @@ def test_loss_scale_and_dropped_steps_survive_a_resume(make):
     overflow_once(first)
     first.update(batch_of(first, 1))
     first.update(batch_of(first, 2))
-    first.saved.save()
+    first.save()
     second = opened(make("trainer.precision=fp16"))
-    second.saved.restore()
+    second.restore()
     assert (second.step, second.skipped, second.scaler.get_scale()) == (3, 1, 512.0)
     for trainer in (first, second):
         for number in range(3, 5):
@@ -312,7 +312,7 @@ def test_loss_scale_and_dropped_steps_survive_a_resume(make):
 def test_a_manifest_tells_what_made_it(make):
     trainer = make("trainer.num_workers=3")
     trainer.update(batch_of(trainer))
-    trainer.saved.save()
+    trainer.save()
     notes = read_checkpoint(trainer.saved.store.latest()).notes
     assert notes["config"] == plain(trainer.config)
     assert notes["config_sha256"] == json_sha256(dict(reversed(plain(trainer.config).items())))
@@ -328,22 +328,22 @@ def test_a_manifest_tells_what_made_it(make):
 def test_another_code_and_another_torch_are_told(make, caplog, monkeypatch):
     first = make()
     first.update(batch_of(first))
-    first.saved.save()
-    monkeypatch.setattr(core.train.saved, "code_version", lambda: {"version": "9", "commit": None, "dirty": None})
+    first.save()
+    monkeypatch.setattr(core.train.notes, "code_version", lambda: {"version": "9", "commit": None, "dirty": None})
     monkeypatch.setattr(torch, "__version__", "2.99.0")
-    make().saved.restore()
+    make().restore()
     assert "this is {'version': '9'" in caplog.text
     assert "was made with torch " in caplog.text
 
 
 def test_a_step_is_saved_once_and_step_zero_never(make, monkeypatch):
     trainer = make()
-    trainer.saved.save()
+    trainer.save()
     assert trainer.saved.store.latest() is None
     trainer.update(batch_of(trainer))
-    trainer.saved.save()
+    trainer.save()
     monkeypatch.setattr(trainer.saved.store, "save", lambda *args: pytest.fail("saved again"))
-    trainer.saved.save()
+    trainer.save()
 
 
 def test_a_resumed_trainer_is_the_trainer_that_saved(make):
@@ -351,9 +351,9 @@ def test_a_resumed_trainer_is_the_trainer_that_saved(make):
     for number in range(3):
         first.update(batch_of(first, number))
     first.seconds = 12.5
-    first.saved.save()
+    first.save()
     second = opened(make())
-    second.saved.restore()
+    second.restore()
     assert (second.step, second.seconds) == (3, 12.5)
     saved = read_checkpoint(second.saved.store.latest())
     states = {
@@ -369,7 +369,7 @@ def test_a_resumed_trainer_is_the_trainer_that_saved(make):
 
 def test_without_a_checkpoint_a_trainer_starts_at_zero(make):
     trainer = make()
-    trainer.saved.restore()
+    trainer.restore()
     assert trainer.step == 0
 
 

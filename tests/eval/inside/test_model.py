@@ -4,28 +4,28 @@ import pytest
 import torch
 
 from core.draws import SampleRandom
-from eval.inside.model import Reading, choose_rows, collect, domain_module, listen, pool, read_rows
+from eval.inside.model import ForwardOptions, capture_tokens, choose_rows, collect, domain_module, pool, read_rows
 from eval.inside.splits import split_rows
-from tests.eval.inside.toy_inside import CLASSES, TOKENS, WIDTH, Backbone, Function, opened, residual
+from tests.eval.inside.toy_model import CLASSES, TOKENS, WIDTH, Backbone, Function, opened, residual
 
 
 def test_tokens_are_those_of_the_blocks_at_the_point_on_the_path():
     """Identity, then doubled: block 1 is x_t = t data + (1 - t) noise with the noise of (seed, row)."""
-    inside = opened(Backbone([Function(lambda x: x + 0), Function(lambda x: 2 * x)]))
-    rows, reading = [5, 3, 60], Reading(seed=11, batch_size=2)
-    tokens, mask = collect(inside, rows, 0.25, reading, pooled=False)
+    model = opened(Backbone([Function(lambda x: x + 0), Function(lambda x: 2 * x)]))
+    rows, forward = [5, 3, 60], ForwardOptions(seed=11, batch_size=2)
+    tokens, mask = collect(model, rows, 0.25, forward, pooled=False)
     noise = SampleRandom(11, rows).normal("noise", (3, TOKENS, WIDTH))
-    expected = 0.25 * inside.domain.dataset.media[rows] + 0.75 * noise
+    expected = 0.25 * model.domain.dataset.media[rows] + 0.75 * noise
     torch.testing.assert_close(tokens[0], expected)
     torch.testing.assert_close(tokens[1], 2 * expected)
     assert mask is None
 
 
 def test_pooled_tokens_are_means_whatever_the_batch_size():
-    inside = opened(residual())
-    whole, _ = collect(inside, range(10), 0.5, Reading(), pooled=False)
+    model = opened(residual())
+    whole, _ = collect(model, range(10), 0.5, ForwardOptions(), pooled=False)
     for size in (3, 64):
-        pooled, _ = collect(inside, range(10), 0.5, Reading(batch_size=size))
+        pooled, _ = collect(model, range(10), 0.5, ForwardOptions(batch_size=size))
         for a, b in zip(whole, pooled, strict=True):
             torch.testing.assert_close(a.mean(1), b)
 
@@ -42,32 +42,32 @@ def test_pooling_leaves_padding_out():
     ("condition", "seen"), [("unconditional", [2, 2, 2]), ("own", [1, 1, 0]), ("requested", [0, 1, 0])]
 )
 def test_the_condition_is_the_one_that_was_asked_for(condition, seen):
-    inside = opened(residual())
-    collect(inside, [5, 3, 60], 1.0, Reading(condition=condition, batch_size=2))
-    assert torch.cat(inside.domain.backbone.seen).tolist() == seen
+    model = opened(residual())
+    collect(model, [5, 3, 60], 1.0, ForwardOptions(condition=condition, batch_size=2))
+    assert torch.cat(model.domain.backbone.seen).tolist() == seen
     assert CLASSES == 2
 
 
 def test_noise_is_the_same_at_all_times_and_nothing_keeps_a_gradient_or_a_hook():
-    inside = opened(residual())
-    heard = list(listen(inside, [0, 1], [0.0, 1.0], Reading()))
-    assert [each.t for each in heard] == [0, 1]
-    assert not heard[0].output.requires_grad
-    torch.testing.assert_close(heard[1].x_t, inside.domain.dataset.media[:2])
-    assert not any(block._forward_hooks for block in inside.domain.backbone.blocks)
+    model = opened(residual())
+    captured = list(capture_tokens(model, [0, 1], [0.0, 1.0], ForwardOptions()))
+    assert [each.t for each in captured] == [0, 1]
+    assert not captured[0].output.requires_grad
+    torch.testing.assert_close(captured[1].x_t, model.domain.dataset.media[:2])
+    assert not any(block._forward_hooks for block in model.domain.backbone.blocks)
 
 
 def test_a_null_condition_that_was_never_trained_is_refused():
-    inside = opened(residual())
-    object.__setattr__(inside, "null_trained", False)
+    model = opened(residual())
+    object.__setattr__(model, "null_trained", False)
     with pytest.raises(ValueError, match=r"condition is 'unconditional' but the run has conditioning.drop 0"):
-        collect(inside, [0], 0.5, Reading())
+        collect(model, [0], 0.5, ForwardOptions())
 
 
 @pytest.mark.parametrize("times", [[], [-0.1], [1.5], [0.5, 0.5]])
 def test_bad_times_are_refused(times):
     with pytest.raises(ValueError, match=r"distinct times in \[0, 1\]"):
-        next(listen(opened(residual()), [0], times, Reading()))
+        next(capture_tokens(opened(residual()), [0], times, ForwardOptions()))
 
 
 def test_rows_are_a_shuffled_data_set_cut():

@@ -6,11 +6,12 @@ import scipy.linalg
 import torch
 
 from core.processes.world import World
-from eval.measure.extractor import Extractor, extract
+from eval.measure.extractor import ExtractedFeatures, Extractor, FeatureExtraction, extract
 from eval.measure.media import ArrayMedia, FirstMedia
+from eval.measure.metrics import FrechetDistance, ReferenceStatistics
 from eval.measure.record import read_records
 from eval.measure.reference import MediaReference, load_statistics, save_statistics
-from eval.measure.table import Against, Metric, Table, frechet
+from eval.measure.table import Table, compute_metrics
 from eval.statistics.neighbours import precision_recall
 from tests.eval.waves import TABLE, Waves, Windows, measure_waves, save_waves, windows_of
 
@@ -159,23 +160,25 @@ def test_what_arrays_are_named_by_follows_their_values():
     assert FirstMedia(one, 1).sha256 != one.sha256
 
 
+def features_of(media, batch_size=4):
+    return FeatureExtraction(World(), batch_size, "wave").extract_features(media, Windows())
+
+
 def test_statistics_of_other_features_than_the_file_holds_are_refused(root):
-    media, eye = Waves(root / "theirs"), Windows()
-    save_statistics(root / "s.npz", MediaReference(media, None), eye, extract(media, eye, 4, World()))
-    assert load_statistics(root / "s.npz", TABLE.of(["distance"]), eye).moments["moves"].num_samples == 23
+    media = Waves(root / "theirs")
+    save_statistics(root / "s.npz", MediaReference(media, None), features_of(media))
+    assert load_statistics(root / "s.npz", TABLE.of(["distance"]), Windows()).moments["moves"].num_samples == 23
     with pytest.raises(ValueError, match="holds statistics of features 'moves' only, not of other's"):
-        load_statistics(root / "s.npz", {"other": Metric(frechet, ("windows",), of="logits")}, eye)
+        load_statistics(root / "s.npz", [FrechetDistance("other", ("windows",), "logits")], Windows())
 
 
 def test_a_metric_that_stands_beside_others_has_its_own_extractor():
-    metrics = {"a": Metric(frechet, ("one",)), "b": Metric(frechet, ("two", "one"), beside=True)}
-    table = Table(metrics, {"one": ("a", "b"), "two": ("b",)}, unit="wave")
-    assert table.plan(None, "one") == {"one": ["a"], "two": ["b"]}
-    assert table.plan(["b", "a", "b"], "one") == {"two": ["b"], "one": ["a"]}
+    a, b = FrechetDistance("a", ("one",)), FrechetDistance("b", ("two", "one"), beside=True)
+    table = Table((a, b), {"one": ("a", "b"), "two": ("b",)}, unit="wave")
+    assert table.by_extractor(None, "one") == {"one": [a], "two": [b]}
+    assert table.by_extractor(["b", "a", "b"], "one") == {"two": [b], "one": [a]}
     with pytest.raises(ValueError, match="'a' but features is 'two'; allowed for it: one"):
-        table.plan(["a"], "two")
-    with pytest.raises(ValueError, match="needs 'images' of the reference; allowed: moments, features, nothing"):
-        Metric(frechet, ("one",), needs="images")
+        table.by_extractor(["a"], "two")
 
 
 def test_precision_and_recall_are_computed_once(monkeypatch):
@@ -185,12 +188,12 @@ def test_precision_and_recall_are_computed_once(monkeypatch):
         calls.append(options)
         return precision_recall(*args, **options)
 
-    monkeypatch.setattr("eval.measure.table.precision_recall", counted)
-    rng, eye = np.random.default_rng(0), Windows()
+    monkeypatch.setattr("eval.measure.metrics.precision_recall", counted)
+    rng = np.random.default_rng(0)
     ours, theirs = (rng.normal(size=(20, 2)).astype(np.float32) for _ in range(2))
-    samples = ArrayMedia("waves", "wave", torch.zeros(20, 1))
+    samples = ExtractedFeatures(Windows(), ArrayMedia("waves", "wave", torch.zeros(20, 1)), {"moves": ours})
     names = ["recall", "precision"]
-    found = TABLE.measure(names, eye, {"moves": ours}, Against({}, {"moves": theirs}), samples, torch.device("cpu"))
+    found = compute_metrics(TABLE.of(names), samples, ReferenceStatistics(features={"moves": theirs}))
     assert list(found) == names
     assert len(calls) == 1
     assert found["recall"] != found["precision"]

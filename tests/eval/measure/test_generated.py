@@ -8,12 +8,18 @@ from core.processes.world import World
 from eval.measure.generated import AS_THEY_ARE, ChunkMedia, Chunks, Form
 from tests.core.test_generate import LABELS, generator
 
-INT16 = Form(
-    "int16: 32767 x, rounded",
-    floats=False,
-    store=lambda media: (media.clamp(-1, 1) * 32767).round().to(torch.int16),
-    load=lambda stored: stored.float() / 32767,
-)
+
+class Int16(Form):
+    rule, floats = "int16: 32767 x, rounded", False
+
+    def store(self, media):
+        return (media.clamp(-1, 1) * 32767).round().to(torch.int16)
+
+    def load(self, stored):
+        return stored.float() / 32767
+
+
+INT16 = Int16()
 
 
 def chunks_of(tmp_path, form, size=3, **identity):

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from eval.measure.record import Facts, Record, differences, hardware, read_records, table, write_records
+from eval.measure.record import Provenance, Record, differences, hardware, read_records, table, write_records
 from eval.statistics.estimate import Estimate, Interval
 
 PROTOCOL = {"sampler": {"solver": "heun", "num_steps": 250}, "weights": "ema", "labels": "balanced", "seed": 0}
@@ -196,7 +196,7 @@ def test_bad_tables_are_refused():
 
 
 def test_facts_make_records_of_estimates():
-    facts = Facts(PROTOCOL, hardware(torch.device("cpu"), 2), "2030-01-01T00:00:00+00:00", None, 5, "runs/image/a")
+    facts = Provenance(PROTOCOL, hardware(torch.device("cpu"), 2), "2030-01-01T00:00:00+00:00", None, 5, "runs/image/a")
     made = facts.record("fid", Estimate(1.5, 10, Interval(1.0, 2.0, "x"), {"k": 3}), FEATURES, REFERENCE)
     assert (made.value, made.num_samples, made.parameters, made.step) == (1.5, 10, {"k": 3}, 5)
     assert made.hardware["processes"] == 2

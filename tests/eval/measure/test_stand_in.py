@@ -1,6 +1,4 @@
-"""The evaluator that trains its own classifier, on a toy data set of waves with three classes."""
-
-from dataclasses import replace
+"""The extractor that trains its own classifier, and its evaluator, on a toy data set of waves with three classes."""
 
 import numpy as np
 import pytest
@@ -9,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from core.storage.atomic import sha256_file
-from eval.measure.stand_in import Classifier, ClassifierEvaluator, Fit, StandIn, fit_classifier
+from eval.measure.stand_in import Classifier, ClassifierOptions, StandInEvaluator, StandInExtractor
 from eval.statistics.frechet import frechet_distance, moments
 
 CPU = torch.device("cpu")
@@ -33,36 +31,39 @@ def waves(count, seed):
     return 0.8 * torch.sin((labels[:, None, None] + 1) * time) + 0.1 * noise, labels
 
 
-def fit(media, labels, steps=80, seed=0, augment=lambda rows, random: rows):
-    return fit_classifier(WaveClassifier, media, labels, Fit("wave classifier", steps, seed, batch=32), augment)
+class WaveFeatures(StandInExtractor):
+    name, title, plural, shape, preprocessing = "waves", "wave classifier", "waves", (1, LENGTH), "none"
+    fit_rows = 32
+
+    def split(self, name):
+        return {"train": waves(90, 0), "heldout": waves(40, 1)}[name]
+
+    def network(self):
+        return WaveClassifier()
 
 
-def stand_in(folder, **changes):
-    about = StandIn(
-        name="waves",
-        media="waves",
-        title="wave classifier",
-        train=waves(90, 0),
-        heldout=waves(40, 1),
-        make=WaveClassifier,
-        fit=fit,
-        file=folder / "cache" / "wave_classifier.safetensors",
-    )
-    return replace(about, **changes)
+class Louder(WaveFeatures):
+    def augment(self, media, random):
+        return media * random.uniform("gain", (1,))
 
 
-def refuse(*args):
-    raise AssertionError("trained again")
+class NeverTrained(WaveFeatures):
+    def fit(self, media, labels):
+        raise AssertionError("trained again")
+
+
+def options(**changes):
+    return ClassifierOptions(**{"classifier_steps": 80, **changes})
 
 
 def test_the_numbers_are_those_of_the_networks_features(tmp_path):
-    about = stand_in(tmp_path)
-    evaluator = ClassifierEvaluator(about, None, CPU)
+    extractor = WaveFeatures(options(), tmp_path, CPU)
+    evaluator = StandInEvaluator(extractor)
     assert evaluator.num_samples == 40
-    assert evaluator.weights_sha256 == sha256_file(about.file)
+    assert extractor.weights_sha256 == sha256_file(tmp_path / "wave_classifier-steps80-seed0.safetensors")
     assert evaluator.classifier_accuracy > 0.9
-    (train, _), (heldout, labels) = about.train, about.heldout
-    features = [evaluator.classifier.features(media).detach().double().numpy() for media in (train, heldout)]
+    (train, _), (heldout, labels) = extractor.split("train"), extractor.split("heldout")
+    features = [extractor.classifier.features(media).detach().double().numpy() for media in (train, heldout)]
     numbers = evaluator.evaluate(heldout, labels)
     by_hand = frechet_distance(moments(features[1]), moments(features[0]))
     assert numbers["frechet_distance"] == pytest.approx(by_hand, rel=1e-4) == numbers["frechet_floor"]
@@ -72,63 +73,64 @@ def test_the_numbers_are_those_of_the_networks_features(tmp_path):
     assert evaluator.evaluate(-heldout, labels)["frechet_distance"] > 10 * numbers["frechet_floor"]
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, None])
-def test_how_many_the_network_is_shown_at_once_moves_nothing(tmp_path, batch_size):
-    whole = ClassifierEvaluator(stand_in(tmp_path), 5, CPU)
-    parts = ClassifierEvaluator(stand_in(tmp_path, batch_size=batch_size), 5, CPU)
-    media, labels = waves(20, 2)
-    assert parts.evaluate(media, labels) == pytest.approx(whole.evaluate(media, labels), rel=1e-4)
-    assert parts.num_samples == 5
+def test_how_many_the_network_is_given_at_once_moves_nothing(tmp_path, monkeypatch):
+    evaluator, media = StandInEvaluator(WaveFeatures(options(num_samples=5), tmp_path, CPU)), waves(20, 2)
+    whole = evaluator.evaluate(*media)
+    assert evaluator.num_samples == 5
+    for count in (1, 7, None):
+        monkeypatch.setattr(WaveFeatures, "evaluate_rows", count)
+        assert evaluator.evaluate(*media) == pytest.approx(whole, rel=1e-4), count
 
 
 def test_it_is_trained_once_and_then_read(tmp_path):
-    first = ClassifierEvaluator(stand_in(tmp_path), None, CPU)
-    again = ClassifierEvaluator(stand_in(tmp_path, fit=refuse), None, CPU)
+    first, again = WaveFeatures(options(), tmp_path, CPU), NeverTrained(options(), tmp_path, CPU)
     assert again.weights_sha256 == first.weights_sha256
     assert not again.classifier.training
-    with pytest.raises(AssertionError, match="trained again"):
-        ClassifierEvaluator(stand_in(tmp_path, fit=refuse, file=tmp_path / "other.safetensors"), None, CPU)
+    for other in ({"classifier_steps": 81}, {"classifier_seed": 1}):
+        with pytest.raises(AssertionError, match="trained again"):
+            NeverTrained(options(**other), tmp_path, CPU)
 
 
-def cut_short(file):
-    file.write_bytes(file.read_bytes()[:100])
+def test_a_damaged_cache_is_refused_in_one_line(tmp_path):
+    file = WaveFeatures(options(), tmp_path, CPU).file
+    content = file.read_bytes()
+    state = {name: values.clone() for name, values in load_file(file).items()}  # which maps the file
+    for damage in (
+        lambda: file.write_bytes(content[:100]),
+        lambda: file.write_bytes(b""),
+        lambda: save_file({**state, "head.weight": torch.zeros(5, 6)}, file),
+        lambda: save_file({name: state[name] for name in state if name != "head.bias"}, file),
+    ):
+        damage()
+        with pytest.raises(ValueError, match=r"cached classifier .*wave_classifier.* is damaged, delete") as error:
+            WaveFeatures(options(), tmp_path, CPU)
+        assert "\n" not in str(error.value)
 
 
-def of_other_classes(file):
-    save_file({**load_file(file), "head.weight": torch.zeros(5, 6)}, file)
-
-
-@pytest.mark.parametrize("damage", [cut_short, of_other_classes])
-def test_a_damaged_cache_is_refused_in_one_line(tmp_path, damage):
-    about = stand_in(tmp_path)
-    ClassifierEvaluator(about, None, CPU)
-    damage(about.file)
-    with pytest.raises(ValueError, match=r"cached classifier .*wave_classifier.* is damaged, delete") as error:
-        ClassifierEvaluator(about, None, CPU)
-    assert "\n" not in str(error.value)
-
-
-def test_training_depends_on_its_settings_and_not_on_the_global_generator():
-    def state(seed=0, **options):
-        torch.manual_seed(seed + 9)
-        before = torch.get_rng_state()
-        found = fit(*waves(30, 0), steps=3, seed=seed, **options).state_dict()
-        assert torch.equal(torch.get_rng_state(), before)
-        torch.manual_seed(5)
-        again = fit(*waves(30, 0), steps=3, seed=seed, **options).state_dict()
-        assert all(torch.equal(found[name], again[name]) for name in found)
-        return found["head.weight"]
-
-    plain = state()
-    assert not torch.equal(plain, state(seed=1))
-    assert not torch.equal(plain, state(augment=lambda rows, random: rows * random.uniform("gain", (1,))))
+def test_training_depends_on_its_options_and_not_on_the_global_generator(tmp_path):
+    found = {}
+    for name, kind, seed in (("plain", WaveFeatures, 0), ("seed", WaveFeatures, 1), ("augment", Louder, 0)):
+        weights = []
+        for place in "ab":
+            torch.manual_seed(ord(place))
+            before = torch.get_rng_state()
+            folder = tmp_path / name / place
+            weights.append(kind(options(classifier_steps=3, classifier_seed=seed), folder, CPU).classifier.head.weight)
+            assert torch.equal(torch.get_rng_state(), before)
+        assert torch.equal(*weights)
+        found[name] = weights[0]
+    assert not torch.equal(found["plain"], found["seed"])
+    assert not torch.equal(found["plain"], found["augment"])
 
 
 def test_media_of_another_shape_and_media_that_are_not_finite_are_refused(tmp_path):
-    evaluator = ClassifierEvaluator(stand_in(tmp_path), None, CPU)
-    with pytest.raises(ValueError, match=r"evaluation=waves measures waves \(1, 12\), got \(2, 12\)"):
+    evaluator = StandInEvaluator(WaveFeatures(options(), tmp_path, CPU))
+    with pytest.raises(ValueError, match=r"the wave classifier takes waves \(1, 12\), got \(2, 12\)"):
         evaluator.evaluate(torch.zeros(4, 2, LENGTH), torch.zeros(4))
     media, labels = waves(6, 3)
     media[2] = torch.nan
     with pytest.raises(ValueError, match="of 1 samples are NaN or infinite, first at row 2"):
         evaluator.evaluate(media, labels)
+    for key in ("num_samples", "classifier_steps"):
+        with pytest.raises(ValueError, match=rf"evaluation\.{key} is 0"):
+            options(**{key: 0})

@@ -6,19 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from audio.conditioning import (
-    Labels,
-    NoneConfig,
-    Tags,
-    TagsConfig,
-    TextConfig,
-    Texts,
-    Unconditional,
-    VectorEmbedder,
-    build_conditioning,
-    condition_dataset,
-)
-from core.conditioning.labels import LabelConfig
+from audio.conditioning import CONDITIONINGS, TextConfig
+from core.conditioning.contract import assign_conditions
+from core.conditioning.labels import LabelConditioning, LabelConfig
+from core.conditioning.none import NoneConfig, Unconditional
+from core.conditioning.tags import TagConditioning, TagsConfig
+from core.conditioning.texts import TextConditioning, VectorEmbedder
 from core.draws import StepRandom
 from core.schema import plain, strict
 
@@ -26,13 +19,13 @@ NAMES = ["genre---jazz", "genre---rock", "instrument---piano", "mood/theme---cal
 
 
 def tags(**options):
-    return Tags(TagsConfig(**options), NAMES)
+    return TagConditioning(TagsConfig(**options), NAMES)
 
 
 def texts(**options):
     table = {"a piano": [1.0, 0.0, 2.0], "a drum": [0.0, 3.0, 0.0], "a flute": [0.5, 0.5, 0.5]}
     config = TextConfig(encoder="clap", path="somewhere", prompts=["a piano", "a drum"], **options)
-    return Texts(config, lambda wanted: torch.tensor([table[each] for each in wanted]))
+    return TextConditioning(config, lambda wanted: torch.tensor([table[each] for each in wanted]))
 
 
 @pytest.mark.parametrize("kind", [tags, texts])
@@ -85,7 +78,7 @@ def test_named_tags_are_one_set_and_unknown_ones_name_their_neighbours():
 
 
 def test_classes_are_named_or_numbered():
-    labels = Labels(LabelConfig(), ["piano", "flute", "bell"])
+    labels = LabelConditioning(LabelConfig(), 3, ["piano", "flute", "bell"])
     assert labels.named(["bell", 0], 3).tolist() == [2, 0, 2]
     with pytest.raises(ValueError, match=r"labels has 'belle'.*: bell"):
         labels.named(["belle"], 1)
@@ -114,7 +107,7 @@ def data(**members):
 
 def test_a_data_set_gets_the_conditions_that_are_asked_for():
     with_tags = data(tag_sets=np.eye(4, dtype=np.uint8)[:2], tag_names=NAMES)
-    condition_dataset(with_tags, TagsConfig(), torch.device("cpu"))
+    assign_conditions(with_tags, TagsConfig(), CONDITIONINGS, torch.device("cpu"))
     assert with_tags.conditions.dtype == torch.uint8 and with_tags.class_names == NAMES and with_tags.labels is None
 
 
@@ -128,7 +121,7 @@ def test_a_data_set_gets_the_conditions_that_are_asked_for():
 )
 def test_data_without_them_are_refused(config, words):
     with pytest.raises(ValueError, match=words):
-        condition_dataset(data(), config, torch.device("cpu"))
+        assign_conditions(data(), config, CONDITIONINGS, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -146,4 +139,4 @@ def test_bad_options_are_refused(schema, values, words):
 
 def test_a_config_comes_back_from_its_plain_form():
     assert strict(NoneConfig, plain(NoneConfig())) == NoneConfig()
-    assert isinstance(build_conditioning(NoneConfig(), [], torch.device("cpu")), Unconditional)
+    assert isinstance(NoneConfig().build([], torch.device("cpu")), Unconditional)

@@ -11,7 +11,7 @@ from core.alignment.layersync import LayerSyncConfig
 from core.contracts import Domain
 from core.flow.objective import ObjectiveConfig
 from core.flow.path import broadcast_time
-from eval.inside.model import Inside
+from eval.inside.model import TrainedModel
 
 TOKENS, WIDTH, CLASSES = 6, 4, 2
 
@@ -104,14 +104,14 @@ class Backbone(nn.Module):
 
 
 def opened(backbone, media=None, labels=None, *, pairs=None, masks=None, rows=64):
-    """An `Inside` of a toy backbone; without media, normal numbers from a seed."""
+    """A `TrainedModel` of a toy backbone; without media, normal numbers from a seed."""
     if media is None:
         media = torch.randn(rows, TOKENS, WIDTH, generator=torch.Generator().manual_seed(1))
     labels = torch.arange(len(media)) % CLASSES if labels is None else labels
     dataset = Rows(media, labels, masks)
     domain = Domain("toy", "row", dataset, Same(), backbone.eval(), Labels(), preview=None)
     alignment = NoAlignmentConfig() if pairs is None else LayerSyncConfig(pairs, weight=0.5)
-    return Inside(domain, ObjectiveConfig(), alignment, torch.device("cpu"))
+    return TrainedModel(domain, ObjectiveConfig(), alignment, torch.device("cpu"))
 
 
 def residual(depth=4, seed=0, **options):

@@ -1,0 +1,18 @@
+"""All alignment methods by the name that a config gives them; nothing else names one."""
+
+from __future__ import annotations
+
+from core.alignment.contract import NoAlignmentConfig
+from core.alignment.dispersive import DispersiveConfig
+from core.alignment.layersync import LayerSyncConfig
+from core.alignment.sra import SRAConfig
+from core.alignment.sra2 import SRA2Config
+
+ALIGNMENTS: dict[str, type] = {
+    "none": NoAlignmentConfig,
+    "layersync": LayerSyncConfig,
+    "dispersive": DispersiveConfig,
+    "sra": SRAConfig,
+    "sra2": SRA2Config,
+}
+AnyAlignmentConfig = NoAlignmentConfig | LayerSyncConfig | DispersiveConfig | SRAConfig | SRA2Config

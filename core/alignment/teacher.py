@@ -1,0 +1,51 @@
+"""The teacher of methods that align with a second forward pass: the backbone under its average weights.
+
+It is a copy of the bare backbone whose weights are the average "ema" itself, in the same memory, so that it costs no
+copy a step, and its hooks are its own, so that its forward pass does not replace the student's tokens.
+
+Letters: B batch, N tokens, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from core.alignment.hooks import Layer, LayerHooks, find_blocks
+from core.contracts import Condition
+from core.precision import Precision, autocast
+
+
+class Teacher:
+    """Tokens of chosen layers under the averaged weights, without gradient, in evaluation mode.
+
+    model    the copy, made before the student's hooks are installed; blocks behind the last layer are left out of it
+    network  what is called: the copy, compiled or sharded as the student is
+    """
+
+    def __init__(self, student: nn.Module, layers: Sequence[Layer], precision: Precision = "fp32"):
+        self.model = copy.deepcopy(student).requires_grad_(False).eval()
+        self.model.checkpoint_blocks = False  # there is no backward pass to recompute for
+        _cut(self.model, layers)
+        self.hooks = LayerHooks(self.model, layers)
+        self.names = dict(zip(layers, self.hooks.names, strict=True))
+        self.network, self.precision = self.model, precision
+
+    @torch.no_grad()
+    def tokens(self, x: Tensor, t: Tensor, condition: Condition, mask: Tensor | None = None) -> dict[Layer, Tensor]:
+        """Tokens (B, N, D) of each layer at x (B, *latent); t (B,) as the network takes it (`Path.network_time`)."""
+        with autocast(x.device, self.precision):
+            self.network(x, t, condition, mask)
+        taken = self.hooks.take()
+        return {layer: taken[name] for layer, name in self.names.items()}
+
+
+def _cut(model: nn.Module, layers: Sequence[Layer]) -> None:
+    """Leave out the blocks behind the last of `layers`, where all are numbered: nobody looks at what they make."""
+    if all(isinstance(layer, int) for layer in layers):
+        _, blocks = find_blocks(model)
+        if 1 <= max(layers) < len(blocks):
+            del blocks[max(layers) :]

@@ -1,0 +1,172 @@
+"""How latents are brought to mean 0 and deviation 1, channel by channel, and how the two are measured.
+
+Letters: n items, B batch, Z latent channels.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.data.stream import fingerprint
+from core.draws import numpy_rng
+from core.latents.cache import array_facts
+from core.latents.fitting import LatentStatistics
+from core.latents.tokenizer import KLTokenizer, Normal, cache_constants
+from core.storage.atomic import write_atomic
+from core.storage.checkpoint import CheckpointStore, read_checkpoint
+from core.storage.provenance import json_sha256
+from core.storage.run_folder import RunDirectory
+
+log = logging.getLogger(__name__)
+
+MEASURED_ITEMS = 256  # at most, for mean and deviation
+DECODED_ITEMS = 8  # of these, coded and decoded
+BATCH = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalisation:
+    """How latents are brought to mean 0 and deviation 1; null: by the numbers that are known.
+
+    latent_mean  a number, or one for each latent channel
+    latent_std   the same
+    """
+
+    latent_mean: float | list[float] | None = None
+    latent_std: float | list[float] | None = None
+
+    def __post_init__(self):
+        if (self.latent_mean is None) != (self.latent_std is None):
+            raise ValueError(
+                f"tokenizer.latent_mean is {self.latent_mean}, latent_std {self.latent_std}; give both or none"
+            )
+        stds = self.latent_std if isinstance(self.latent_std, list) else [self.latent_std]
+        if self.latent_std is not None and not all(0 < std < float("inf") for std in stds):
+            raise ValueError(f"tokenizer.latent_std is {self.latent_std}; allowed: finite numbers above 0")
+
+    @property
+    def given(self) -> Scaling | None:
+        """By the numbers in the config, if they are there."""
+        return None if self.latent_mean is None else Scaling.of(self.latent_mean, self.latent_std)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """latents = (z - shift) * scale, each a number or one for each channel."""
+
+    shift: Normal
+    scale: Normal
+
+    @classmethod
+    def of(cls, mean: Normal, std: Normal) -> Scaling:
+        """The scaling that brings that mean and deviation to 0 and 1; a channel that is constant stays as it is."""
+        if not isinstance(std, list):
+            return cls(mean, 1 / std)
+        return cls(mean, [1 / each if each > 0 else 1.0 for each in std])
+
+    @classmethod
+    def kept(cls, constants: Mapping[str, Any]) -> Scaling:
+        """The scaling that a cache or a checkpoint has kept among a tokenizer's constants."""
+        return cls(constants["shift"], constants["scale"])
+
+
+@dataclass(frozen=True)
+class MeasuredLatents:
+    """What the items of a data set say of a tokenizer.
+
+    mean, std    of its latents, one for each channel
+    correlation  of items before and after coding, as the domain measures it; mean over a few items
+    num_items    that were measured
+    """
+
+    mean: list[float]
+    std: list[float]
+    correlation: float
+    num_items: int
+
+
+class ScalingMeasurement:
+    """Measures the latents of a data set under a tokenizer; a domain says how its media are read and compared.
+
+    The same look at the media tells whether the autoencoder is a trained one: random weights give latents too, and a
+    run on them looks healthy until somebody looks at its samples.
+    """
+
+    def __init__(self, tokenizer: KLTokenizer, dataset: Any):
+        self.tokenizer, self.dataset = tokenizer, dataset
+
+    def media(self, index: int) -> Tensor:
+        """Item `index` (*media) without chance."""
+        raise NotImplementedError
+
+    def correlation(self, media: Tensor, decoded: Tensor) -> Tensor:
+        """How alike items (B, *media) are before and after coding, (B,), at most 1."""
+        raise NotImplementedError
+
+    def real_frames(self, index: int, frames: int) -> int:
+        """How many of the latent's last axis are no padding."""
+        return frames
+
+    def cached(self, cache: Path) -> MeasuredLatents:
+        """The measurement: from the file that a run before has left in `cache`, or made now and kept.
+
+        A function of the tokenizer's weights and the data set; ValueError for a file that is damaged.
+        """
+        constants = cache_constants(self.tokenizer.constants())
+        known = {"schema_version": 2, "tokenizer": constants, "data": fingerprint(self.dataset)}
+        known |= {"media": list(self.dataset.media_shape), "first": array_facts(self.media(0).numpy())}
+        file = cache / f"latents-{json_sha256(known)[:16]}.json"
+        if file.exists():
+            try:
+                found = MeasuredLatents(**json.loads(file.read_text()))
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{file} is damaged, delete it: {error}") from error
+        else:
+            found = self.measure()
+            write_atomic(file, json.dumps(vars(found)) + "\n")
+        log.info(
+            "latents of %d items: means %.3g to %.3g, deviations %.3g to %.3g; correlation of decoded items %.3f",
+            *(found.num_items, min(found.mean), max(found.mean), min(found.std), max(found.std), found.correlation),
+        )
+        return found
+
+    @torch.no_grad()
+    def measure(self) -> MeasuredLatents:
+        """Latents of at most `MEASURED_ITEMS` items, their padding left out, and a few items decoded again."""
+        statistics, correlations, count = LatentStatistics(), [], 0
+        for rows, media in self._batches():
+            mean, std = self.tokenizer.moments(media)
+            for row, real in enumerate(self.real_frames(index, mean.shape[-1]) for index in rows):
+                statistics.add(mean[row : row + 1, ..., :real], std[row : row + 1, ..., :real])
+            if count < DECODED_ITEMS:
+                correlations.append(self.correlation(media, self.tokenizer.decode(mean).cpu()))
+            count += len(media)
+        means, stds = statistics.of_channels()
+        return MeasuredLatents(means, stds, torch.cat(correlations).mean().item(), count)
+
+    def _batches(self) -> Iterator[tuple[list[int], Tensor]]:
+        """Rows of the data set, which do not depend on a run's seed, and their media (B, *media)."""
+        order = numpy_rng("latent statistics").permutation(len(self.dataset))[:MEASURED_ITEMS]
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH].tolist()
+            yield rows, torch.stack([self.media(index) for index in rows])
+
+
+def scaling_of_run(run: RunDirectory, tokenizer: KLTokenizer) -> Scaling | None:
+    """The scaling that a run began with, to the last bit; None for one without a checkpoint or with other weights.
+
+    Measured again, on another machine or number of threads, it would differ in rounding, and the run would not be one.
+    """
+    newest = CheckpointStore(run.checkpoints).newest_intact(only=())
+    if newest is None:
+        return None
+    kept = read_checkpoint(newest, only=()).notes["tokenizer"]
+    return Scaling.kept(kept) if kept["sha256"] == tokenizer.constants()["sha256"] else None

@@ -1,0 +1,239 @@
+"""Encoded images of class folders or parquet shards, decoded when they are asked for.
+
+Letters: n images of a data set, C channels, H height, W width in pixels.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.data.files import class_folders, existing_folder, files_under, packed_paths
+from core.data.index import NUM_LISTED, in_threads, leave_out, refuse_lost_classes
+from core.extras import extra
+from core.schema import FREE
+from image.datasets.decode import center_crop, decode_image, to_media
+from image.datasets.images import ImageDataset
+
+log = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
+
+
+@dataclass(frozen=True)
+class _FilesConfig:
+    """Encoded images of any size.
+
+    root        the folder that holds them
+    size        side of the square image, pixels
+    channels    3 for RGB, 1 for grey
+    flip        mirror an image with probability 1/2
+    max_broken  0: a broken image is an error when it is read. Above 0: every process decodes all images once when it
+                builds the data set (a core-hour per million) and leaves out so many at most; each is logged, so that
+                the files can be mended and the option taken back
+    """
+
+    root: str = field(metadata=FREE)
+    size: int = 256
+    channels: Literal[1, 3] = 3
+    flip: bool = True
+    max_broken: int = 0
+
+    def __post_init__(self):
+        if not self.root:
+            raise ValueError(f"data.root is {self.root!r}; needed: the folder that holds the images")
+        if self.size < 1:
+            raise ValueError(f"data.size is {self.size!r}; allowed: 1 pixel or more")
+        if self.channels not in (1, 3):
+            raise ValueError(f"data.channels is {self.channels!r}; allowed: 1 (grey) or 3 (RGB)")
+        if self.max_broken < 0:
+            raise ValueError(f"data.max_broken is {self.max_broken!r}; allowed: 0 (a broken image is an error) or more")
+
+    @property
+    def media_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image, known without the data."""
+        return self.channels, self.size, self.size
+
+    @property
+    def transform(self) -> dict[str, Any]:
+        """What decides the pixels of a given image; see `image.datasets.decode`."""
+        return {"crop": "adm", "channels": self.channels, "size": self.size, "flip": self.flip}
+
+
+@dataclass(frozen=True)
+class FolderConfig(_FilesConfig):
+    """One folder per class, as in ImageNet: `root/<class>/**/<image>.{jpeg,jpg,png,webp}`, in either case.
+
+    Hidden files, other kinds of files and files beside the class folders are passed over.
+    """
+
+    def build(self) -> FileDataset:
+        """The images; ValueError, naming the config key, for a root that does not hold any."""
+        return FileDataset(FolderSource(existing_folder(self.root)), self)
+
+
+@dataclass(frozen=True)
+class ParquetConfig(_FilesConfig):
+    """ImageNet as the hub stores it: shards `root/**/<split>*.parquet` with the columns `image` and `label`.
+
+    split      how the names of the shards begin; * and ? are wildcards
+    cache_dir  where the `datasets` library keeps its Arrow copy, as large as the shards; null: the library's default
+    """
+
+    split: str = "train"
+    cache_dir: str | None = field(default=None, metadata=FREE)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.split or "/" in self.split:
+            raise ValueError(f"data.split is {self.split!r}; allowed: the first letters of the shards' file names")
+
+    def build(self) -> FileDataset:
+        """The images; ValueError, naming the config key, for a root that does not hold any."""
+        return FileDataset(ParquetSource(existing_folder(self.root), self.split, self.cache_dir), self)
+
+
+class FileDataset(ImageDataset):
+    """Encoded images of a source, decoded when they are asked for; `decode_image` says how.
+
+    A source gives `class_names`, `labels` (n,) int64, the bytes of a row and the place where a person finds it.
+    """
+
+    def __init__(self, source: FolderSource | ParquetSource, config: FolderConfig | ParquetConfig):
+        self._source, self._size = source, config.size
+        self._rows = np.arange(len(source.labels))
+        labels = torch.from_numpy(source.labels)
+        super().__init__(config.media_shape, source.class_names, labels, config.flip)
+        if config.max_broken:
+            self._leave_out(self.find_broken(), config.max_broken)
+
+    def pixels(self, index: int, mirror: bool = False) -> Tensor:
+        """Image `index`, decoded and cropped."""
+        row = int(self._rows[index])
+        try:
+            image = decode_image(self._source.read(row), self.media_shape[0])
+        except ValueError as error:
+            raise ValueError(f"broken image {self._source.where(row)} (index {index}): {error}") from error
+        media = to_media(center_crop(image, self._size))
+        return media.flip(-1) if mirror else media
+
+    def name(self, index: int) -> str:
+        """The file, or the shard and the row in it."""
+        return self._source.where(int(self._rows[index]))
+
+    def find_broken(self) -> dict[int, str]:
+        """Decode every image, on all cores: what is wrong with the broken ones, by index; OSError if the disk fails."""
+        log.info("decoding %d images to find broken ones", len(self))
+        return {index: why for index, why in in_threads(self._defect, range(len(self))) if why}
+
+    def _defect(self, index: int) -> str | None:
+        try:
+            self.pixels(index)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def _leave_out(self, broken: dict[int, str], max_broken: int) -> None:
+        leave_out(broken, max_broken, "images")
+        keep = np.setdiff1d(np.arange(len(self)), list(broken))
+        labels = self.labels.tolist()
+        refuse_lost_classes(labels, self.labels[keep].tolist(), self.class_names, "every image is broken")
+        self._rows, self.labels, self.num_broken = self._rows[keep], self.labels[keep], len(broken)
+
+
+class FolderSource:
+    """Images in class folders: labels follow the sorted folder names, rows the sorted paths.
+
+    Raises ValueError for a root without class folders and for a class without an image.
+    """
+
+    def __init__(self, root: Path):
+        self._root = root
+        self.class_names = class_folders(root)
+        if not self.class_names:
+            raise ValueError(f"data.root is {str(root)!r}, which holds no folders; needed: one folder per class")
+        paths = [files_under(root / name, IMAGE_SUFFIXES) for name in self.class_names]
+        empty = [name for name, found in zip(self.class_names, paths, strict=True) if not found]
+        if empty:
+            such = f"({', '.join(IMAGE_SUFFIXES)}) in {len(empty)} class folders, such as {empty[:NUM_LISTED]}"
+            raise ValueError(f"data.root is {str(root)!r}: no image {such}")
+        self.labels = np.repeat(np.arange(len(paths), dtype=np.int64), [len(found) for found in paths])
+        self._paths = np.array([path for found in paths for path in packed_paths(found, root)])
+
+    def read(self, row: int) -> bytes:
+        """All bytes of a file."""
+        return Path(self.where(row)).read_bytes()
+
+    def where(self, row: int) -> str:
+        """The path of a file."""
+        return os.path.join(self._root, os.fsdecode(self._paths[row]))
+
+
+class ParquetSource:
+    """Rows of parquet shards, read through the `datasets` library from its memory-mapped Arrow copy.
+
+    Classes are the names of the ClassLabel feature. Without one they are the distinct labels, sorted, so that two
+    splits agree only where both hold every label. Raises ValueError for shards that are missing, damaged or laid out
+    otherwise, ImportError without the `hf` extra.
+    """
+
+    def __init__(self, root: Path, split: str, cache_dir: str | None = None):
+        datasets = extra("datasets", "data.name=parquet", "hf")
+        pattern = f"{split}*.parquet"
+        self._shards = [path for path in files_under(root, (".parquet",)) if fnmatch.fnmatch(path.name, pattern)]
+        self._first_rows = np.cumsum([0, *(_num_rows(shard) for shard in self._shards)])
+        if not self._first_rows[-1]:
+            raise ValueError(f"data.root is {str(root)!r}, data.split is {split!r}: no file {pattern} with rows there")
+        shards = [glob.escape(str(shard)) for shard in self._shards]  # the library reads its paths as patterns
+        table = datasets.load_dataset("parquet", data_files=shards, split="train", cache_dir=cache_dir)
+        missing = {"image", "label"} - set(table.column_names)
+        if missing:
+            raise ValueError(f"data.root is {str(root)!r}: {pattern} lacks the columns {sorted(missing)}")
+        self._images = table.select_columns("image").cast_column("image", datasets.Image(decode=False))
+        feature = table.features["label"]
+        names = feature.names if isinstance(feature, datasets.ClassLabel) else None
+        self.class_names, self.labels = _classes(table.data.column("label"), names)
+
+    def read(self, row: int) -> bytes:
+        """The bytes in a row; ValueError for a row that holds none, or only a path on its maker's machine."""
+        image = self._images[row]["image"]
+        if not image or not image["bytes"]:
+            raise ValueError("the row holds no bytes")
+        return image["bytes"]
+
+    def where(self, row: int) -> str:
+        """The shard and the row within it, from 0."""
+        shard = int(np.searchsorted(self._first_rows, row, side="right")) - 1
+        return f"{self._shards[shard]}, row {row - self._first_rows[shard]}"
+
+
+def _num_rows(shard: Path) -> int:
+    from pyarrow import ArrowInvalid, parquet  # comes with `datasets`
+
+    try:
+        return parquet.read_metadata(shard).num_rows
+    except ArrowInvalid as error:
+        raise ValueError(f"damaged parquet file {shard}: {error}") from error
+
+
+def _classes(column: Any, names: list[str] | None) -> tuple[list[str], np.ndarray]:
+    """Class names and labels (n,) int64 from an Arrow column of numbers, which may have `names`, or of strings."""
+    values = column.to_numpy()
+    if column.null_count or values.dtype.kind == "f":
+        raise ValueError("column 'label' has empty rows or fractions; needed: a class in every row")
+    if names is None:
+        distinct, labels = np.unique(values, return_inverse=True)
+        return [str(name) for name in distinct], labels.astype(np.int64)
+    outside = values[(values < 0) | (values >= len(names))]
+    if len(outside):
+        raise ValueError(f"column 'label' holds {outside[0]} (no labels published?); allowed: 0..{len(names) - 1}")
+    return list(names), values.astype(np.int64)
