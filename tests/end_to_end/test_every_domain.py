@@ -405,8 +405,10 @@ def test_a_broken_file_is_one_line_that_names_it(toy, filed, user):
 
 
 def test_a_bad_value_is_refused_before_a_sweep_is_submitted(toy, user):
-    for words, parts in (toy.bad[0], (("trainer.steps=0",), ("trainer.steps",))):
-        overrides = dict(word.split("=") for word in words)
+    bad = {"trainer.steps=0": "trainer.steps", "alignment.weight=-1": "alignment.weight is -1"}
+    bad |= {"alignment.pairs=[]": "alignment.pairs is empty", "alignment.pairs=[[1,99]]": "99"}
+    for words, parts in (toy.bad[0], *(((word,), (part,)) for word, part in bad.items())):
+        overrides = {key: yaml.safe_load(value) for key, value in (word.split("=") for word in words)}
         file = user.place / "sweep.yaml"
         file.write_text(yaml.safe_dump({"name": "bad", "entry": f"{toy.domain}.train", "overrides": overrides}))
         assert launch(file, "--dry-run").is_error("run seed0: ", *parts)
