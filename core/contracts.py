@@ -113,6 +113,11 @@ class Requests(Rows):
         """Conditions alone ask for samples that have all tokens."""
         return requests if isinstance(requests, Requests) else cls(requests)
 
+    @property
+    def labels(self) -> Tensor | None:
+        """Classes (B,), where the conditions are that."""
+        return self.condition if isinstance(self.condition, Tensor) and self.condition.ndim == 1 else None
+
 
 class Dataset(Protocol):
     """Map-style data whose augmentation comes from the generator that is handed in, never from global state.
