@@ -197,7 +197,7 @@ def test_an_interrupt_at_the_start_is_not_lost(tmp_path):
     setup = ["export ROOM='4 2'", 'echo "set up in room $ROOM"']
     sweep = ToySweep(tmp_path, "early", ["held"], setup=setup, tasks_per_node=2)
     with Launcher(tmp_path, sweep.file, "--local", "1") as launcher:
-        launcher.wait_for(lambda: any(takes_warnings(task) for task in tasks(sweep, "held")), "start")
+        launcher.wait_for(lambda: sum(map(takes_warnings, tasks(sweep, "held"))) == 2, "start")
         launcher.interrupt()
         assert launcher.wait() == 130
         assert launcher.members() == []
