@@ -1,0 +1,1 @@
+"""Sound: notes, folders of music and MTG-Jamendo with SiT over time."""

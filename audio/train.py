@@ -47,19 +47,13 @@ class AudioConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_alignment(self.backbone.num_blocks)
-        self.check_guidance(self.conditioning.drop, self.backbone.null_label)
+        self.check_model(self.backbone, self.conditioning.drop)
         if isinstance(self.evaluation, NotesEvaluationConfig):
             if not isinstance(self.data, NotesConfig):
                 data = next(name for name, schema in DATASETS.items() if type(self.data) is schema)
                 raise ValueError(f"evaluation is 'notes' but data is {data!r}; allowed there: none")
             if not isinstance(self.conditioning, LabelConfig):
                 raise ValueError("evaluation is 'notes', which needs conditioning=labels; allowed otherwise: none")
-
-    @property
-    def cache(self) -> Path:
-        """Where what was measured or trained once is kept for other runs."""
-        return Path(self.runs_dir) / "cache"
 
 
 def build_domain(config: AudioConfig, device: torch.device, *, evaluate: bool) -> Domain:

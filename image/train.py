@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -39,8 +38,7 @@ class ImageConfig(RunConfig):
         if isinstance(self.data, LatentsConfig) and isinstance(self.tokenizer, PixelsConfig):
             kinds = ", ".join(sorted(set(TOKENIZERS) - {"pixels"}))
             raise ValueError(f"data is 'latents' but tokenizer is 'pixels'; allowed there: {kinds}, as in the cache")
-        self.check_alignment(self.backbone.num_blocks)
-        self.check_guidance(self.conditioning.drop, self.backbone.null_label)
+        self.check_model(self.backbone, self.conditioning.drop)
         if isinstance(self.evaluation, DigitsEvaluationConfig) and not isinstance(self.data, DigitsConfig):
             data = next(name for name, schema in DATASETS.items() if type(self.data) is schema)
             raise ValueError(f"evaluation is 'digits' but data is {data!r}; allowed there: none")
@@ -63,7 +61,7 @@ def build_domain(config: ImageConfig, device: torch.device, *, evaluate: bool) -
         backbone=backbone,
         conditioning=LabelConditioning(config.conditioning, num_classes),
         preview=ImagePreview(),
-        evaluator=config.evaluation.build(Path(config.runs_dir) / "cache", device) if evaluate else None,
+        evaluator=config.evaluation.build(config.cache, device) if evaluate else None,
     )
 
 

@@ -20,10 +20,12 @@ RUN = Path("runs", "signals", "waves")
 
 
 def files() -> dict[str, str]:
-    """Path -> content of every Python and YAML block of the page, which begins with the path."""
-    blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", PAGE.read_text(), re.S)
-    assert len(blocks) == len(dict(blocks)) == len(re.findall(r"```(?:python|yaml)", PAGE.read_text()))
-    return dict(blocks)
+    """Path -> content of every file of the page's Python and YAML blocks; a line `# path` begins one."""
+    blocks = re.findall(r"```(?:python|yaml)\n(.*?)```", PAGE.read_text(), re.S)
+    parts = [part for block in blocks for part in re.split(r"^# (?=signals/)", block, flags=re.M)[1:]]
+    found = dict(part.split("\n", 1) for part in parts)
+    assert len(found) == len(parts) >= len(blocks)
+    return found
 
 
 def commands() -> list[list[str]]:

@@ -106,7 +106,7 @@ class ClapSource:
 
 
 class ClapFeatures(Extractor):
-    """CLAP as an ear: embedding (W, D), of length 1, one row for each window that the protocol cuts."""
+    """CLAP as an extractor: embedding (W, D), of length 1, one row for each window that the protocol cuts."""
 
     main = "embedding"
 

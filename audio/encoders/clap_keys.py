@@ -57,7 +57,7 @@ ROBERTA_EPS = 1e-5  # of its layer norms; ClapTextConfig's default is another
 def read_laion(path: Path) -> State:
     """The state dict of a LAION file, without `module.`; ValueError for a damaged file or one with foreign objects.
 
-    Raises ValueError for a fused model too, which hears four spectrograms at once.
+    Raises ValueError for a fused model too, which takes four spectrograms at once.
     """
     with torch.serialization.safe_globals(NUMPY_SCALARS):
         state = load_weights(path)

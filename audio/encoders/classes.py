@@ -1,4 +1,4 @@
-"""Any audio classifier of transformers as an ear: the logits of its classes, for KL divergences.
+"""Any audio classifier of transformers as an extractor: the logits of its classes, for KL divergences.
 
 AST on AudioSet is such a one: a directory with config.json, preprocessor_config.json and model.safetensors.
 

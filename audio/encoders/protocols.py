@@ -1,4 +1,4 @@
-"""What is done to a clip before a network hears it, under a name that a record keeps; and measures of pairs of clips.
+"""What is done to a clip before a network gets it, under a name that a record keeps; and measures of pairs of clips.
 
 Numbers of different protocols are never compared: one window of 10 s and ten of them, most of them part silence, are
 different populations.
@@ -58,7 +58,7 @@ class Resampling:
 
 @dataclass(frozen=True)
 class WindowProtocol:
-    """How a clip becomes what a network is shown.
+    """The way from a clip to the windows that a network is given.
 
     name         under which a record knows it
     seconds      length of a window

@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 # How long a process waits for the others. The main process may evaluate alone meanwhile; when a process dies, its
 # launcher ends the others.
 PATIENCE = datetime.timedelta(hours=2)
+LETTING_GO = 0.1  # seconds before the group of processes is taken down; see `joined`
 # What an operation on the main process may fail with; it is reported to the others, who would be left to wait.
 REPORTED = (ValueError, OSError, ImportError, RuntimeError, ArithmeticError)
 
@@ -178,4 +180,7 @@ def joined(device_name: str) -> Iterator[World]:
             reason = str(error).splitlines()[0]
             raise LostPeerError(f"another process of the job has ended, and this one with it: {reason}") from error
         raise
+    # A thread of gloo's still gives back the tensors of the last exchange, for which it needs Python's lock. DDP's
+    # destructor, which comes after this, holds that lock while it waits for the thread: without this pause for ever.
+    time.sleep(LETTING_GO)
     dist.destroy_process_group()

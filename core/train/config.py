@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from core.alignment.contract import check_layers
 from core.alignment.methods import ALIGNMENTS, AnyAlignmentConfig
@@ -116,12 +118,21 @@ class RunConfig:
         steps = ["trainer.steps"] if self.optimizer.schedule == "constant" else []
         return [*free_keys(type(self)), *steps]
 
-    def check_alignment(self, num_blocks: int) -> None:
-        """Raises ValueError for a block that the backbone does not have; a domain calls it."""
-        check_layers(self.alignment, num_blocks)
+    @property
+    def cache(self) -> Path:
+        """Where what was measured or trained once is kept for other runs."""
+        return Path(self.runs_dir) / "cache"
+
+    def check_model(self, backbone: Any, drop: float) -> None:
+        """Raises ValueError where alignment or guidance ask for what the model does not have; a domain calls it.
+
+        backbone  its config, with `num_blocks` and `null_label`; drop: conditioning.drop
+        """
+        check_layers(self.alignment, backbone.num_blocks)
+        self.check_guidance(drop, backbone.null_label)
 
     def check_guidance(self, drop: float, null: bool) -> None:
-        """Raises ValueError where there is no unconditional model for what is asked; a domain calls it.
+        """Raises ValueError where there is no unconditional model for what is asked.
 
         drop  conditioning.drop; null: backbone.null_label
         """

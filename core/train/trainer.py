@@ -34,7 +34,7 @@ from core.storage.checkpoint import Checkpoint, CheckpointStore
 from core.storage.lines import JsonLines
 from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
-from core.train.diagnoses import dead_worker, write_not_finite
+from core.train.diagnoses import dead_worker, out_of_memory, write_not_finite
 from core.train.ema import EMA
 from core.train.flops import TRAINING_FACTOR, matmul_peak, training_flops
 from core.train.notes import RunNotes, note_session
@@ -225,7 +225,7 @@ class Trainer:
             losses, norm = self.update(batch.to(self.world.device))
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
-                raise self._out_of_memory() from error
+                raise out_of_memory(self.config, self.domain, self.world, self.step) from error
             raise
         config, seconds = self.config.trainer, time.perf_counter() - begun
         self.seconds += seconds

@@ -168,7 +168,11 @@ def test_a_broken_file_is_named(clap, folders, tmp_path):
 def test_published_weights_are_measured_by_their_experiment_file(run, tmp_path):
     """As the run itself, whose config the overrides repeat."""
     (checkpoint,) = (run / "checkpoints").glob("step_*3")
-    words = [word for word in TOY if word.split(".")[0] in ("data", "backbone", "sampler", "evaluation", "tokenizer")]
+    words = [
+        word
+        for word in TOY
+        if word.split(".")[0] in ("data", "backbone", "alignment", "sampler", "evaluation", "tokenizer")
+    ]
     given = ["architecture=notes", f"checkpoint={checkpoint}", *[f"+overrides.{word}" for word in words]]
     found = measured(*given, f"cache_dir={tmp_path / 'cache'}", out=tmp_path / "out")
     summary = json.loads((run / "summary.json").read_text())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.end_to_end.zygote import Zygote
+from tests.end_to_end.zygote import SPARED, Zygote
 
 
 @pytest.fixture(scope="session")
@@ -11,3 +11,12 @@ def zygote():
     zygote = Zygote()
     yield zygote
     zygote.close()
+
+
+@pytest.fixture
+def spared():
+    """What sessions of the zygote are spared, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, instead in SPARED.items():
+            patch.setattr(name, instead)
+        yield

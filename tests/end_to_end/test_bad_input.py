@@ -28,8 +28,8 @@ VALUES = {
     "trainer.steps=0": ("trainer.steps is 0", "at least 1"),
     "trainer.precision=fp8": ("trainer.precision", "'fp8'", "fp32", "bf16"),
     "optimizer.lr=-1": ("optimizer.lr is -1", "positive"),
-    "alignment.pairs=[[1,99]]": ("alignment.pairs", "99", "1 to 3"),
-    "alignment.pairs=[[0,2]]": ("alignment.pairs", "0", "1 to 3"),
+    "alignment.pairs=[[1,99]]": ("alignment", "99", "1 to 3"),
+    "alignment.pairs=[[0,2]]": ("alignment", "0", "1 to 3"),
     "alignment.pairs=[[2,2]]": ("alignment.pairs", "(2, 2)", "weak", "before the strong"),
     "alignment.pairs=[[3,1]]": ("alignment.pairs", "(3, 1)", "weak", "before the strong"),
     "alignment.pairs=[]": ("alignment.pairs", "empty"),
@@ -47,7 +47,7 @@ VALUES = {
 
 
 @pytest.fixture
-def train(tmp_path, monkeypatch):
+def train(tmp_path, monkeypatch, spared):
     """`python -m image.train` of a tiny run in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     return lambda *args: call("image.train", *tiny(*SHORT, *args))

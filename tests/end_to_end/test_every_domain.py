@@ -37,6 +37,7 @@ from tests.end_to_end.commands import (
 )
 from tests.end_to_end.toys import audio, image
 from tests.end_to_end.toys.contract import BLOCKS, SMALL, User, changed
+from tests.end_to_end.zygote import SPARED
 from tests.slurm.commands import launch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +59,8 @@ METHODS = [
 def no_peak():
     """Without half a second of matrix products for a column of speed.jsonl."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("core.train.trainer.matmul_peak", lambda device, dtype: 1e12)
+        name = "core.train.trainer.matmul_peak"
+        patch.setattr(name, SPARED[name])
         yield
 
 
@@ -134,6 +136,7 @@ def test_it_leaves_what_it_promises(toy, whole):
     assert summary["wall_seconds"] > summary["train_seconds"] > 0
     assert summary["frechet_floor"] > 0 and summary["frechet_distance"] > 0 and 0 <= summary["class_accuracy"] <= 1
     assert (saved.step, saved.notes["domain"]) == (STEPS, toy.domain)
+    assert (saved.notes["code"]["commit"] is not None) == (ROOT / ".git").exists()
     schema = importlib.import_module(f"{toy.domain}.train").ENTRY.schema
     assert strict(schema, saved.notes["config"]).trainer.steps == STEPS
     assert (saved.groups["ema"]["final_layer.linear.weight"] != weights["final_layer.linear.weight"]).any()

@@ -29,7 +29,7 @@ def whole(zygote, tmp_path_factory):
 
 
 @pytest.fixture
-def train(tmp_path, monkeypatch):
+def train(tmp_path, monkeypatch, spared):
     """The command, in this process."""
     monkeypatch.chdir(tmp_path)
     return lambda *args: call("image.train", *MINUTE, *args)

@@ -26,7 +26,7 @@ def whole(zygote, tmp_path_factory):
 
 
 @pytest.fixture
-def train(tmp_path, monkeypatch):
+def train(tmp_path, monkeypatch, spared):
     """`python -m image.train` of the tiny run, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     return lambda *args: call("image.train", *MINUTE, *args)

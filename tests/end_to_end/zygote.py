@@ -187,6 +187,16 @@ def _poll(pid: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if done else None
 
 
+def copy_records(metrics: Path, target: Path) -> None:
+    """In place of a picture of the records: they themselves, to be compared."""
+    if metrics.exists():
+        shutil.copyfile(metrics, target)
+
+
+SPARED = {  # half a second of products for a column of speed.jsonl, and half a small session's time for a picture
+    "core.train.trainer.matmul_peak": lambda device, dtype: 1e12,
+    "core.train.tracking.draw_curves": copy_records,
+}
 LATER = {  # modules that a domain imports where it needs them
     "image": ["sklearn.datasets"],
     "audio": ["diffusers.models.autoencoders.autoencoder_oobleck", "librosa.core.spectrum", "librosa.feature.spectral"],
@@ -200,15 +210,13 @@ def warm_up() -> None:
     import torch.distributed.fsdp
     import torch.utils.data
 
-    import core.train.tracking
-    import core.train.trainer
     from core.storage.provenance import code_version
 
     torch.set_num_threads(1)
     code_version()
-    # Half a second of products for a column of speed.jsonl; half a session's time for a picture of the records.
-    core.train.trainer.matmul_peak = lambda device, dtype: 1e12
-    core.train.tracking.draw_curves = lambda metrics, target: metrics.exists() and shutil.copyfile(metrics, target)
+    for name, instead in SPARED.items():
+        module, _, function = name.rpartition(".")
+        setattr(importlib.import_module(module), function, instead)
     remember_configs()
     matplotlib.figure.Figure().subplots().set_title("fonts are found once").figure.savefig(os.devnull, format="png")
 

@@ -1,11 +1,10 @@
 """Latent caches on real files: whole or absent, continued after anything, read as the data set that was encoded."""
 
 import json
+import multiprocessing
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,10 +17,10 @@ from core.draws import numpy_rng
 from core.latents.cache import CacheSpec, LatentShards, array_facts, damaged_files, missing_shards
 from core.latents.writer import LatentWriter, Source, encode_shards
 from core.processes.failures import LoaderError
+from tests.rows import every_row
 
 ROWS, PER_SHARD, LATENT = 23, 5, (2, 3)
 MAKE = "python -m make"
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def moments(row, mirror):
@@ -123,7 +122,7 @@ def test_without_flip_nothing_is_drawn(cache):
     assert rng.random() == untouched.random()
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@every_row("num_workers", [0, 2])
 def test_the_batches_are_those_of_the_data_set_that_was_encoded(cache, num_workers):
     positions = StepPositions(1, 9, 6, (0, 6))
     ours = list(step_batches(read(cache), 5, positions, num_workers, pin=False))
@@ -152,15 +151,12 @@ def test_it_travels_to_a_worker_without_its_maps(cache):
     assert torch.equal(copy.item(9, numpy_rng(1))["media"], data.item(9, numpy_rng(1))["media"])
 
 
-def test_a_row_is_named_by_its_shard(cache):
+def test_a_row_is_named_by_its_shard_and_the_fingerprint_is_that_of_the_data_set(cache):
     assert read(cache).name(12) == f"{cache / 'shard_00002.npy'}, row 2"
-
-
-def test_the_fingerprint_is_that_of_the_data_set(cache):
     assert fingerprint(read(cache)) == fingerprint(Numbers()) == json.loads(json.dumps(fingerprint(Numbers())))
 
 
-@pytest.mark.parametrize("change", ["labels", "class_names", "length"])
+@every_row("change", ["labels", "class_names", "length"])
 def test_a_fingerprint_tells_data_sets_apart(change):
     class Other(Numbers):
         labels = Numbers.labels.flip(0) if change == "labels" else Numbers.labels
@@ -192,9 +188,9 @@ def test_a_cache_is_complete_and_nothing_else(cache):
     assert json.loads((cache / "manifest.json").read_text())["notes"] == {"path": "x"}
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 4, 9])
+@every_row("stop_after", [1, 3, 4, 9])
 def test_an_interrupted_one_is_continued(cache, tmp_path, stop_after):
-    root = make(tmp_path / "again", stop_after=stop_after)
+    root = make(tmp_path / f"again {stop_after}", stop_after=stop_after)
     assert len(missing_shards(root, spec())) == 5 - (stop_after - 1) // 3  # three batches a shard
     assert files(make(root)) == files(cache)
 
@@ -205,19 +201,14 @@ def test_what_is_there_is_not_written_again(cache):
     assert {file: file.stat().st_mtime_ns for file in cache.iterdir()} == before
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
-def test_several_processes_write_the_same_files(cache, tmp_path, order):
-    for k in order:
-        make(tmp_path / "parts", part=(k, 3))
+def test_several_processes_and_their_workers_write_the_same_files(cache, tmp_path):
+    for k in (2, 0, 1):
+        make(tmp_path / "parts", part=(k, 3), num_workers=2 * (k == 0))
     assert files(tmp_path / "parts") == files(cache)
 
 
-def test_worker_processes_change_nothing(cache, tmp_path):
-    assert files(make(tmp_path / "workers", num_workers=2)) == files(cache)
-
-
-@pytest.mark.parametrize("name", ["shard_00001.npy", "shard_00001.json", "conditions.npy"])
-@pytest.mark.parametrize("damage", ["missing", "cut"])
+@every_row("name", ["shard_00001.npy", "shard_00001.json", "conditions.npy"])
+@every_row("damage", ["missing", "cut"])
 def test_a_lost_or_cut_file_is_written_again(cache, name, damage):
     before = files(cache)
     content = (cache / name).read_bytes()
@@ -244,30 +235,21 @@ def test_left_overs_of_dead_processes_go_and_those_of_living_ones_stay(cache):
     living.close()
 
 
-KILLED = """
-import sys, time
-from tests.core.latents import test_cache as t
-def slow(media):
-    time.sleep(0.03)
-    return t.encode(media)
-t.make(t.Path(sys.argv[1]), source=t.Source(t.Numbers().read, slow, str))
-"""
-
-
-def start(root):
-    """A process that writes the cache, slowly."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", KILLED, str(root)], env=environment, cwd=ROOT)
-
-
 def test_a_killed_process_leaves_a_cache_that_is_continued(cache, tmp_path):
     root = tmp_path / "killed"
-    process = start(root)
-    deadline = time.monotonic() + 60
-    while not (root / "shard_00001.json").exists() and time.monotonic() < deadline and process.poll() is None:
+
+    def slow(media):
+        time.sleep(0.03)
+        return encode(media)
+
+    process = multiprocessing.get_context("fork").Process(
+        target=make, args=(root,), kwargs={"source": Source(SOURCE.read, slow, SOURCE.name)}
+    )
+    process.start()
+    while not (root / "shard_00001.json").exists() and process.is_alive():
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert 0 < len(missing_shards(root, spec())) < 5
     assert files(make(root)) == files(cache)
 
@@ -275,7 +257,7 @@ def test_a_killed_process_leaves_a_cache_that_is_continued(cache, tmp_path):
 # --- what is refused
 
 
-@pytest.mark.parametrize(
+@every_row(
     ("changes", "message"),
     [
         ({"tokenizer": {"scale": 0.5, "sha256": "xyz"}}, r"another tokenizer\.sha256 \('abc', now 'xyz'\)"),
@@ -312,17 +294,13 @@ def test_a_changed_byte_is_found(cache):
     read(cache)  # by its size it is whole
     assert damaged_files(cache, spec(), range(5)) == [cache / "shard_00002.npy"]
     assert damaged_files(cache, spec(), [0, 1, 3, 4]) == []
-
-
-def test_a_broken_header_names_the_shard(cache):
-    content = bytearray((cache / "shard_00002.npy").read_bytes())
-    content[:6] = b"garbag"
+    content[:6] = b"garbag"  # of its header
     (cache / "shard_00002.npy").write_bytes(content)
     with pytest.raises(ValueError, match=r"shard .*shard_00002\.npy is damaged"):
         read(cache).item(11, numpy_rng(0))
 
 
-@pytest.mark.parametrize(
+@every_row(
     ("content", "message"),
     [
         ("{", "is damaged"),
@@ -337,7 +315,7 @@ def test_a_bad_manifest_is_one_error(cache, content, message):
         read(cache)
 
 
-@pytest.mark.parametrize("where", ["nowhere", "."])
+@every_row("where", ["nowhere", "."])
 def test_no_cache_there(tmp_path, where):
     with pytest.raises(ValueError, match=r"data\.root is .* holds no latent cache .*`python -m make` makes one"):
         read(tmp_path / where)
@@ -351,7 +329,7 @@ def test_flip_needs_both_mirrors(tmp_path):
         read(root)
 
 
-@pytest.mark.parametrize(
+@every_row(
     ("value", "dtype", "message"),
     [
         (float("nan"), "float32", r"number 13 \(row 13\): .*not finite"),
@@ -363,10 +341,11 @@ def test_latents_that_cannot_be_kept_name_their_sample(tmp_path, value, dtype, m
     def broken(media):
         return torch.where((media == 13)[:, :, None, None, None], value, encode(media))
 
+    root = tmp_path / f"{value} {dtype}"
     with pytest.raises(ValueError, match=message):
-        make(tmp_path / "bad", source=Source(SOURCE.read, broken, SOURCE.name), dtype=dtype)
-    assert missing_shards(tmp_path / "bad", spec(dtype=dtype)) == [2, 3, 4]
-    assert not list((tmp_path / "bad").glob(".*"))
+        make(root, source=Source(SOURCE.read, broken, SOURCE.name), dtype=dtype)
+    assert missing_shards(root, spec(dtype=dtype)) == [2, 3, 4]
+    assert not list(root.glob(".*"))
 
 
 def test_an_error_of_the_data_comes_as_it_was_from_a_worker(tmp_path):

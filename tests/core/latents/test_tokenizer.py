@@ -6,6 +6,7 @@ from torch import nn
 
 from core.draws import StepRandom
 from core.latents.tokenizer import CodingOptions, FromMoments, KLTokenizer, TokenizerConstants, cache_constants
+from tests.rows import every_row
 
 SHIFT, SCALE = [0.5, -1.0], [2.0, 0.25]
 
@@ -65,7 +66,7 @@ def test_a_cache_of_another_scale_is_refused():
         FromMoments(tokenizer(), {**cache_constants(tokenizer().constants()), "scale": 1.0}, "cache")
 
 
-@pytest.mark.parametrize(("key", "value"), [("posterior", "mode"), ("dtype", "float16"), ("decode_batch", 0)])
+@every_row(("key", "value"), [("posterior", "mode"), ("dtype", "float16"), ("decode_batch", 0)])
 def test_bad_options_name_their_key(key, value):
     with pytest.raises(ValueError, match=f"tokenizer.{key} is {value!r}; allowed"):
         CodingOptions(**{key: value})

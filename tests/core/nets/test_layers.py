@@ -20,6 +20,7 @@ from core.nets.layers import (
     sincos_grid,
     sincos_positions,
 )
+from tests.rows import every_row
 
 BATCH, TOKENS, WIDTH, HEADS = 3, 7, 24, 4
 HEAD_WIDTH = WIDTH // HEADS
@@ -46,7 +47,7 @@ def block(seed=0, **options):
 # --- fixed positions
 
 
-@pytest.mark.parametrize("grid", GRIDS)
+@every_row("grid", GRIDS)
 def test_every_place_of_a_grid_has_its_own_code(grid):
     codes = sincos_grid(24, grid)
     assert codes.shape == (torch.Size(grid).numel(), 24)
@@ -78,7 +79,7 @@ def test_in_three_dimensions_the_axes_keep_their_order():
         torch.testing.assert_close(codes[token], torch.cat(shares).float())
 
 
-@pytest.mark.parametrize(("width", "grid"), [(7, (5,)), (6, (3, 4)), (10, (3, 4)), (16, (2, 3, 4)), (9, (2, 3, 4))])
+@every_row(("width", "grid"), [(7, (5,)), (6, (3, 4)), (10, (3, 4)), (16, (2, 3, 4)), (9, (2, 3, 4))])
 def test_a_width_that_the_axes_cannot_share_is_refused(width, grid):
     with pytest.raises(ValueError, match="even"):
         sincos_grid(width, grid)
@@ -87,7 +88,7 @@ def test_a_width_that_the_axes_cannot_share_is_refused(width, grid):
 # --- rotary positions
 
 
-@pytest.mark.parametrize("grid", GRIDS)
+@every_row("grid", GRIDS)
 def test_rotary_angles_differ_between_places(grid):
     angles = rotary_table(24, grid)
     assert angles.shape == (torch.Size(grid).numel(), 12)
@@ -122,7 +123,7 @@ def subgrid(grid, size, offset):
     return token.flatten()
 
 
-@pytest.mark.parametrize(
+@every_row(
     ("grid", "size", "offset"), [((20,), (7,), (9,)), ((9, 9), (2, 3), (5, 4)), ((5, 5, 5), (2, 2, 2), (1, 3, 2))]
 )
 def test_attention_sees_relative_rotary_positions_only(grid, size, offset):
@@ -140,9 +141,11 @@ def test_attention_sees_relative_rotary_positions_only(grid, size, offset):
     assert (attention(x, here) - attention(x, here.flip(0) * 3)).abs().max() > 0.01
 
 
-def test_an_odd_share_of_a_head_is_refused():
+def test_widths_that_cannot_be_shared_are_refused():
     with pytest.raises(ValueError, match="head width 6 cannot be shared by 2 axes"):
         rotary_table(6, (3, 4))
+    with pytest.raises(ValueError, match="hidden_size 24 does not divide by num_heads 5"):
+        Attention(24, 5)
 
 
 # --- attention
@@ -164,7 +167,7 @@ def test_without_positions_attention_follows_a_permutation_of_the_tokens():
     torch.testing.assert_close(attention(x)[:, order], attention(x[:, order]))
 
 
-@pytest.mark.parametrize("options", [{}, {"qk_norm": True}, {"swiglu": True}])
+@every_row("options", [{}, {"qk_norm": True}, {"swiglu": True}])
 def test_what_stands_in_a_masked_token_never_reaches_another(options):
     layer, x, c = block(**options), normal(BATCH, TOKENS, WIDTH), normal(BATCH, WIDTH, seed=1)
     mask = torch.arange(TOKENS) < torch.tensor([[TOKENS], [4], [1]])
@@ -192,11 +195,6 @@ def test_qk_norm_makes_attention_blind_to_the_size_of_queries_and_keys():
         assert torch.allclose(before, attention(x), atol=1e-4) is blind
 
 
-def test_a_width_that_the_heads_cannot_share_is_refused():
-    with pytest.raises(ValueError, match="hidden_size 24 does not divide by num_heads 5"):
-        Attention(24, 5)
-
-
 # --- MLPs
 
 
@@ -221,7 +219,7 @@ def test_the_mlp_takes_the_tanh_form_of_gelu():
 # --- conditioning
 
 
-@pytest.mark.parametrize("options", [{}, {"qk_norm": True, "swiglu": True}])
+@every_row("options", [{}, {"qk_norm": True, "swiglu": True}])
 def test_a_condition_that_is_the_same_for_each_token_is_the_samples_condition(options):
     x, c = normal(BATCH, TOKENS, WIDTH).double(), normal(BATCH, WIDTH, seed=1).double()
     each = c[:, None].expand(-1, TOKENS, -1)
@@ -251,8 +249,8 @@ def test_a_block_with_shut_gates_is_the_identity():
     assert torch.equal(layer(x, normal(BATCH, WIDTH)), x)
 
 
-@pytest.mark.parametrize("options", [{}, {"qk_norm": True, "swiglu": True}])
-@pytest.mark.parametrize("per_token", [False, True])
+@every_row("options", [{}, {"qk_norm": True, "swiglu": True}])
+@every_row("per_token", [False, True])
 def test_gradients_are_those_of_finite_differences(options, per_token):
     layer = AdaLNZeroBlock(BlockOptions(4, 2, 2.0, **options)).double()
     randomised(layer)
@@ -263,7 +261,7 @@ def test_gradients_are_those_of_finite_differences(options, per_token):
     assert torch.autograd.gradcheck(lambda *sides: layer(*sides, angles, mask), (x, c))
 
 
-@pytest.mark.parametrize("options", [{}, {"qk_norm": True, "swiglu": True}])
+@every_row("options", [{}, {"qk_norm": True, "swiglu": True}])
 def test_every_parameter_gets_a_gradient(options):
     layer = block(**options)
     (layer(normal(BATCH, TOKENS, WIDTH), normal(BATCH, WIDTH, seed=1)) ** 2).mean().backward()

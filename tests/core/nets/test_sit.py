@@ -6,6 +6,7 @@ from torch import nn
 
 from core.nets.layers import BlockOptions
 from core.nets.sit import Recipe, SiT
+from tests.rows import every_row
 
 GRIDS = [(12,), (4, 6), (2, 4, 6)]
 
@@ -31,8 +32,8 @@ def sit(grid=(12,), patch=2, channels=3, **recipe):
     return model
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("patch", [1, 2])
+@every_row("grid", GRIDS)
+@every_row("patch", [1, 2])
 def test_an_output_has_the_shape_of_its_input(grid, patch):
     model = sit(grid, patch)
     x = torch.randn(2, 3, *grid)
@@ -40,7 +41,7 @@ def test_an_output_has_the_shape_of_its_input(grid, patch):
     assert model.num_tokens == x[0, 0].numel() // patch ** len(grid)
 
 
-@pytest.mark.parametrize("grid", GRIDS)
+@every_row("grid", GRIDS)
 def test_tokens_are_patches_and_values_of_tokens_lie_on_them(grid):
     """Each number of a patch is decoded from its own token: what `expand` says of a token holds for all of it."""
     model = sit(grid)
@@ -71,7 +72,7 @@ def test_padded_frames_change_nothing_of_the_real_ones():
     assert not torch.allclose(model(x, t, condition)[0, :, :8], outputs[0][0, :, :8])  # unmasked, it does look
 
 
-@pytest.mark.parametrize("rope", [False, True])
+@every_row("rope", [False, True])
 def test_a_shorter_clip_is_a_padded_one_without_its_padding(rope):
     model = sit(patch=2, rope=rope)
     x, t, condition = torch.randn(1, 3, 12), torch.rand(1), torch.ones(1)
@@ -79,15 +80,14 @@ def test_a_shorter_clip_is_a_padded_one_without_its_padding(rope):
     torch.testing.assert_close(model(x[..., :8], t, condition), masked[..., :8], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(3, 14), (3, 7), (2, 12), (3, 0), (3, 4, 3)])
+@every_row("shape", [(3, 14), (3, 7), (2, 12), (3, 0), (3, 4, 3)])
 def test_other_latents_are_refused(shape):
     with pytest.raises(ValueError, match=r"the backbone was built for latents \(3, 12\), got"):
         sit()(torch.randn(1, *shape), torch.rand(1), torch.ones(1))
-
-
-def test_images_may_not_be_smaller():
-    with pytest.raises(ValueError, match=r"built for latents \(3, 4, 6\), got \(3, 2, 6\)"):
+    with pytest.raises(ValueError, match=r"built for latents \(3, 4, 6\), got \(3, 2, 6\)"):  # smaller images
         sit((4, 6))(torch.randn(1, 3, 2, 6), torch.rand(1), torch.ones(1))
+    with pytest.raises(ValueError, match=r"latent size \(9,\) does not divide by backbone.patch_size 2"):
+        sit((9,))
 
 
 def test_times_of_tokens_reach_their_frames():
@@ -98,11 +98,6 @@ def test_times_of_tokens_reach_their_frames():
     later = t.clone()
     later[0, 3] = 0.9
     assert not torch.allclose(model(x, later, condition)[..., 6:8], model(x, t, condition)[..., 6:8])
-
-
-def test_a_grid_that_the_patch_does_not_divide_is_refused():
-    with pytest.raises(ValueError, match=r"latent size \(9,\) does not divide by backbone.patch_size 2"):
-        sit((9,))
 
 
 def test_a_compiled_model_is_the_same():

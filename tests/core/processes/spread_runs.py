@@ -30,7 +30,7 @@ from core.storage.run_folder import RunDirectory
 from core.train.trainer import Trainer
 from image.train import ImageConfig, build_domain
 
-BATCH, STEPS, WEIGHT, WEAK, STRONG = 7, 2, 0.5, 1, 3
+BATCH, STEPS, WEIGHT, WEAK, STRONG = 7, 2, 0.5, 1, 2
 SCALE = 2.0**8  # of fp16, at first
 TINY = [
     f"trainer.steps={STEPS}",
@@ -38,7 +38,7 @@ TINY = [
     "trainer.log_every=1",
     "trainer.preview_every=0",
     "trainer.num_previews=10",
-    "backbone.depth=3",
+    "backbone.depth=2",
     "backbone.hidden_size=16",
     "backbone.num_heads=2",
     f"alignment.pairs=[[{WEAK},{STRONG}]]",

@@ -5,6 +5,7 @@ import torch
 from torch._utils import ExceptionWrapper
 
 from core.processes.failures import is_dead_worker, is_out_of_memory, undo_worker_wrapping
+from tests.rows import every_row
 
 
 def from_worker(error, cause=None):
@@ -19,8 +20,8 @@ def from_worker(error, cause=None):
     return caught.value
 
 
-@pytest.mark.parametrize("cause", [None, KeyError("a"), ValueError("Traceback (most recent call last):")])
-@pytest.mark.parametrize(
+@every_row("cause", [None, KeyError("a"), ValueError("Traceback (most recent call last):")])
+@every_row(
     "error",
     [
         ValueError("broken image 3: a.png"),
@@ -40,10 +41,7 @@ def test_the_error_of_a_worker_is_what_it_was_there(error, cause):
 def test_an_error_that_pytorch_cannot_make_again_keeps_its_name():
     original = undo_worker_wrapping(from_worker(UnicodeDecodeError("utf-8", b"x", 0, 1, "bad byte")))
     assert str(original) == "UnicodeDecodeError: 'utf-8' codec can't decode byte 0x78 in position 0: bad byte"
-
-
-def test_an_error_of_the_main_process_stays():
-    error = ValueError("Caught cold")
+    error = ValueError("Caught cold")  # in the main process
     assert undo_worker_wrapping(error) is error
 
 

@@ -8,13 +8,14 @@ import pytest
 
 import core.processes.signals
 from core.processes.signals import STOP_SIGNALS, StopRequest, WorkerShield
+from tests.rows import every_row
 
 
 def send(number):
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", STOP_SIGNALS)
+@every_row("number", STOP_SIGNALS)
 def test_a_signal_is_remembered_instead_of_ending_the_process(number):
     with StopRequest() as stop:
         assert not stop
@@ -24,7 +25,7 @@ def test_a_signal_is_remembered_instead_of_ending_the_process(number):
         assert stop.exit_code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR2: 140}[number]
 
 
-@pytest.mark.parametrize("error", [None, RuntimeError])
+@every_row("error", [None, RuntimeError])
 def test_the_handlers_from_before_come_back(error):
     before = [signal.getsignal(number) for number in STOP_SIGNALS]
     try:
@@ -44,20 +45,18 @@ def test_a_second_interrupt_ends_at_once():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_an_interrupt_after_a_polite_stop_is_still_polite():
-    with StopRequest() as stop:
-        send(signal.SIGTERM)
-        send(signal.SIGINT)
-        send(signal.SIGTERM)
-        assert stop
-
-
-def test_the_first_signal_decides_the_exit_code():
+def test_the_first_signal_decides_the_exit_code_and_an_interrupt_after_it_is_polite():
     with StopRequest() as stop:
         assert stop.exit_code == 143, "another process was told"
-        send(signal.SIGUSR2)
+        send(signal.SIGTERM)
+        send(signal.SIGINT)
+        assert stop.exit_code == 143
+        send(signal.SIGUSR2)  # SLURM's, which may follow a SIGTERM
         send(signal.SIGTERM)
         assert stop.exit_code == 140
+    with StopRequest() as another:
+        assert stop
+        assert not another
 
 
 def test_under_torchrun_the_interrupt_that_it_passes_on_is_no_second_one(monkeypatch):
@@ -81,20 +80,12 @@ def ends_by(number, shield):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-@pytest.mark.parametrize("number", STOP_SIGNALS)
+@every_row("number", STOP_SIGNALS)
 def test_a_worker_outlives_the_signals_of_its_job_until_the_shield_is_lowered(number):
     shield = WorkerShield()
     assert ends_by(number, shield) == 7
     shield.lower()
     assert ends_by(number, shield) == 128 + number
-
-
-def test_another_request_starts_afresh():
-    with StopRequest() as stop:
-        send(signal.SIGTERM)
-    with StopRequest() as another:
-        assert stop
-        assert not another
 
 
 def test_outside_the_main_thread_nothing_is_installed():

@@ -28,15 +28,7 @@ SMALL = (
     "device=cpu",
 )
 # Keys of alignment methods that name blocks, as they fit three of them: those that a method has are set.
-BLOCKS = {
-    "pairs": "[[1,2]]",
-    "block": "1",
-    "blocks": "[1]",
-    "layer": "1",
-    "layers": "[1]",
-    "student": "1",
-    "teacher": "2",
-}
+BLOCKS = {"pairs": "[[1,2]]", "layer": "1"}
 Bad = tuple[tuple[str, ...], tuple[str, ...]]  # words of a command line, and words of its error
 
 
