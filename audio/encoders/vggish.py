@@ -57,7 +57,7 @@ class VggishNetwork(nn.Module):
 
 
 class VggishFeatures(Extractor):
-    """VGGish as an extractor: embedding (E, 128), every whole 0.96 s of every clip; windows of a protocol play no part."""
+    """VGGish as an extractor: embedding (E, 128), every whole 0.96 s of a clip; windows of a protocol play no part."""
 
     name, main = "vggish", "embedding"
 
