@@ -22,7 +22,7 @@ class ClipMeasurement(ScalingMeasurement):
         return self.dataset.clip_at(index)
 
     def correlation(self, media: Tensor, decoded: Tensor) -> Tensor:
-        """Of the log-mels of clips (B, C, L) before and after coding, (B,)."""
+        """The correlation of the log-mels of clips (B, C, L) before and after coding, (B,)."""
         return log_mel_correlation(media[..., : decoded.shape[-1]], decoded, self.tokenizer.sample_rate)
 
     def real_frames(self, index: int, frames: int) -> int:

@@ -54,7 +54,7 @@ class Normalisation:
 
     @property
     def given(self) -> Scaling | None:
-        """By the numbers in the config, if they are there."""
+        """The scaling by the numbers in the config, if they are there."""
         return None if self.latent_mean is None else Scaling.of(self.latent_mean, self.latent_std)
 
 
