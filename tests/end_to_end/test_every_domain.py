@@ -35,13 +35,13 @@ from tests.end_to_end.commands import (
     steps_of,
     told_to_stop,
 )
-from tests.end_to_end.toys import audio, image
 from tests.end_to_end.toys.contract import BLOCKS, SMALL, User, changed
 from tests.end_to_end.zygote import SPARED
 from tests.slurm.commands import launch
 
 ROOT = Path(__file__).resolve().parents[2]
-TOYS = {toy.domain: toy for toy in (image.TOY, audio.TOY)}
+DOMAINS = [name for name in ("image", "audio", "video", "motion") if (ROOT / name).is_dir()]
+TOYS = {name: importlib.import_module(f"tests.end_to_end.toys.{name}").TOY for name in DOMAINS}
 COMMANDS = ("train", "sample", "cache", "evaluate", "train_tokenizer")
 STEPS = 60
 WHOLE = (f"trainer.steps={STEPS}", "trainer.batch_size=8", "trainer.preview_every=30", "trainer.checkpoint_every=25")
