@@ -229,14 +229,15 @@ def test_workers_and_previews_change_nothing(toy, filed, user):
     assert same_bytes(user.run() / "metrics.jsonl", filed.run() / "metrics.jsonl")
 
 
-def test_two_processes_make_the_run_of_one(toy, user):
-    words = user.on_stand_in(*aligned(toy, "layersync"), "trainer.steps=3", "trainer.batch_size=5")
-    user.does("train", *words)
-    (user.place / "two").mkdir()
-    outcomes = Launched(2, f"{toy.domain}.train", *words, cwd=user.place / "two").wait()
+def test_two_processes_make_the_run_of_one(toy, filed, user):
+    """And say no more than one on their screens, where a warning of a library would stand."""
+    for name in ("files", "weights"):
+        (user.place / name).symlink_to(filed.place / name)
+    words = user.on_files(*aligned(toy, "layersync"), *FOUR)
+    outcomes = Launched(2, f"{toy.domain}.train", *words, cwd=user.place).wait()
     assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
     assert outcomes[1].out == "" and "Warning" not in outcomes[0].err + outcomes[1].err, outcomes
-    lines = [read_lines(each.run() / "metrics.jsonl") for each in (user, User(toy, user.place / "two"))]
+    lines = [read_lines(each.run() / "metrics.jsonl") for each in (filed, user)]
     for one, two in zip(*lines, strict=True):
         assert two == pytest.approx(one, rel=1e-4), (one, two)
 
