@@ -189,6 +189,10 @@ class Backbone(Protocol):
         """Times or a mask, (B,) or (B, N), laid out so that they broadcast over x (B, *latent)."""
         ...
 
+    def parts(self) -> list[nn.Module]:
+        """The modules that are worth compiling each by itself: the blocks, and what follows them."""
+        ...
+
     def patches(self, x: Tensor) -> Tensor:
         """The numbers of x (B, *latent) that each token stands for, (B, N, token_size)."""
         ...
