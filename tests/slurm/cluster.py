@@ -6,6 +6,28 @@ host name. Key, sockets, ports and files are its own, so that several may run si
     with Cluster() as cluster:
         job = cluster.submit("#!/bin/sh\\necho hello\\n", "--output=hello.txt")
         cluster.wait_for_state(job, "COMPLETED")
+
+What submitit 1.5.4 does on SLURM (files below submitit/):
+
+- slurm/slurm.py:482-538 writes `#SBATCH --signal=USR2@<signal_delay_s>` (90 s before the end by default; without "B:",
+  so the steps get it and the batch script does not), `--open-mode=append`, `--wckey=submitit`, `--array=0-<n-1>%<k>`,
+  and runs `srun --unbuffered --output <folder>/%j_%t_log.out --error ... python -u -m submitit.core._submit <folder>`.
+  It writes no --requeue: a job can be requeued because the cluster says so (JobRequeue=1) or with
+  slurm_additional_parameters={"requeue": True}.
+- core/job_environment.py:146-158: every task takes USR2 (or SUBMITIT_PREEMPT_SIGNAL, read when submitit is imported);
+  SIGTERM and SIGCONT are logged and ignored. They are set before the function runs, which may set its own over them.
+- 177-193: "timed out" is a run time of at least min(0.8 T, T - 10 min) for T = timeout_min, so always when T <= 10 min,
+  or else "preempted". Only a time-out takes one of max_num_timeout (3 by default).
+- 200-230: rank 0 alone calls `checkpoint(*args)`, pickles what it returns over <id>_submitted.pkl, runs
+  `scontrol requeue <id>` and leaves by sys.exit(-1); the others only return from the handler, and SLURM ends them. A
+  function without `checkpoint` is requeued as it was after a preemption, and fails after a time-out.
+- core/core.py:394-439: `job.done()` looks for the result file each time, and asks sacct 2 s after the submission and
+  then ever more rarely (half of the time since, up to 600 s). A task's result file says when it is done: poll that.
+- core/submission.py:54-69: an Exception in a task writes a result file, too, ("error", traceback); the SystemExit of a
+  requeue writes none. So a rank whose peer left for a requeue may leave an error, which its next run replaces.
+- local/local.py:80-83: the local executor's `_interrupt` signals its controller, which takes SIGTERM alone (298) and
+  dies of USR2 while its tasks go on, unsignalled. A task that gets USR2 itself leaves with 144 (119-122), and the
+  controller starts all of them again when the last one has ended (369-380).
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from submitit.slurm.slurm import SlurmJob
 
+from tests.rows import every_row
 from tests.slurm.commands import ROOT, STEPS, ToySweep, has_same_end, launch, train_alone
 from tests.slurm.held import HOLDS
 
@@ -59,97 +60,75 @@ class Watch:
 @pytest.fixture(scope="module")
 def timed(cluster, here):
     """A run whose minute is nearly over from its start; submitted, and on its way while the others are looked at."""
-    sweep = ToySweep(here, "timed", ["held"], time=1, signal_seconds=59)
+    sweep = ToySweep(here, "timed", ["once"], time=1, signal_seconds=59)
     assert launch(sweep.file).code == 0
     return Watch(cluster, sweep)
 
 
 @pytest.fixture(scope="module")
 def array(cluster, here, timed):
-    """An array of three runs of two processes each; the held one is told to stop at both steps where it waits.
-
-    First as a preemption does, SIGTERM and the warning, then as the end of its time does, the warning alone.
-    """
-    sweep = ToySweep(here, "array", ["through", {"case": "failing", "optimizer.lr": 1e30}, "held"], tasks_per_node=2)
+    """An array of three runs of two processes each; one waits, and is told to stop there as a preemption does."""
+    sweep = ToySweep(here, "array", ["through", {"case": "failing", "optimizer.lr": 1e30}, "once"], tasks_per_node=2)
     watch = Watch(cluster, sweep)
     seen = SimpleNamespace(sweep=sweep, watch=watch, submitted=launch(sweep.file))
-    watch.until_step("held", HOLDS[0])
+    watch.until_step("once", HOLDS[0])
     seen.names, seen.during, seen.again = watch.names(), sweep.table(), launch(sweep.file)
-    (job,) = sweep.jobs("held")
-    SlurmJob(sweep.folder / "logs", job)._interrupt()
-    watch.until_step("held", HOLDS[1])
-    cluster.run("scancel", "--signal=USR2", job)
-    for case in ("held", "through"):
+    (job,) = sweep.jobs("once")
+    SlurmJob(sweep.folder / "logs", job)._interrupt()  # SIGTERM and the warning
+    for case in ("once", "through"):
         watch.until_complete(case)
         watch.until_state(case, "done")
     watch.until_state("failing", "failed")
     return seen
 
 
-def test_a_submission_returns_at_once_with_one_array(array):
+def test_a_submission_returns_at_once_with_one_array_and_the_same_again_submits_nothing(array):
     assert array.submitted.code == 0, array.submitted
-    ids = [array.sweep.jobs(case) for case in ("through", "failing", "held")]
+    ids = [array.sweep.jobs(case) for case in ("through", "failing", "once")]
     number = ids[0][0].partition("_")[0]
     assert ids == [[f"{number}_{element}"] for element in range(3)]
     assert f"submitted 3 runs: {number}_0, {number}_1, {number}_2" in array.submitted.out
-
-
-def test_while_a_run_trains_its_job_tells_its_name_and_status_how_far_it_is(array):
-    job = array.sweep.jobs("held")[0]
-    assert array.names[job] == "array-held-seed0"
-    row = array.during["held"]
-    assert (row["state"], row["job"], row["step"]) == ("running", job, str(HOLDS[0]))
-    assert re.fullmatch(r"\d+ s", row["left"])
-
-
-def test_the_same_sweep_again_submits_nothing(array):
     assert array.again.code == 0
     assert "submitted" not in array.again.out
     assert re.search(r"[01] runs are done, [123] wait or run", array.again.out)
 
 
+def test_while_a_run_trains_its_job_tells_its_name_and_status_how_far_it_is(array):
+    job = array.sweep.jobs("once")[0]
+    assert array.names[job] == "array-once-seed0"
+    row = array.during["once"]
+    assert (row["state"], row["job"], row["step"]) == ("running", job, str(HOLDS[0]))
+    assert re.fullmatch(r"\d+ s", row["left"])
+
+
 def test_a_preempted_run_of_two_processes_ends_as_an_undisturbed_one(array):
     """Weights, averages, optimizer state and records, to the bit; its job was queued again, not submitted twice."""
-    assert has_same_end(array.sweep.run("held"), array.sweep.run("through"))
-    (job,) = array.sweep.jobs("held")
+    assert '"processes": 2' in (array.sweep.run("through") / "summary.json").read_text()
+    assert has_same_end(array.sweep.run("once"), array.sweep.run("through"))
+    (job,) = array.sweep.jobs("once")
     log = (array.sweep.folder / "logs" / f"{job}_0_log.out").read_text()
-    assert log.count("Requeued job") == 2
-    for step in HOLDS:
-        assert f"stopped after step {step + 1} of {STEPS}" in log
+    assert log.count("Requeued job") == 1
+    assert f"stopped after step {HOLDS[0] + 1} of {STEPS}" in log
 
 
-def test_both_processes_took_part(array):
-    lines = (array.sweep.run("through") / "summary.json").read_text()
-    assert '"processes": 2' in lines
-
-
-def test_a_failing_run_is_told_with_its_error(array):
+def test_a_failing_run_is_told_with_its_error_and_the_complete_ones_are_collected(array):
     row = array.sweep.table()["failing"]
     assert row["state"] == "failed"
     assert re.match(r"error in process \d: step \d+: loss ", row["problem"])
-
-
-def test_collect_gathers_the_complete_runs(array):
-    done = launch("collect", array.sweep.file)
-    assert done.code == 0
+    assert launch("collect", array.sweep.file).code == 0
     lines = (array.sweep.folder / "summary.csv").read_text().splitlines()
-    assert [line.split(",")[:3] for line in lines[1:]] == [[case, "0", str(STEPS)] for case in ("through", "held")]
+    assert [line.split(",")[:3] for line in lines[1:]] == [[case, "0", str(STEPS)] for case in ("through", "once")]
 
 
-def test_a_partition_that_slurm_refuses_is_told_and_nothing_is_written(here):
-    sweep = ToySweep(here, "refused", ["through"], partition="nowhere")
-    assert launch(sweep.file).is_error("SLURM refuses the resources of the sweep", "invalid partition", "nowhere")
-    assert not sweep.folder.exists()
-
-
-@pytest.mark.parametrize(
+@every_row(
     ("resources", "words"),
     [
+        ({"partition": "nowhere"}, "invalid partition specified: nowhere"),
         ({"cpus_per_task": 64}, "Requested node configuration is not available"),
         ({"extra": {"no-such-option": "x"}}, "unrecognized option '--no-such-option=x'"),
     ],
 )
-def test_resources_that_slurm_refuses_are_told(here, resources, words):
+def test_resources_that_slurm_refuses_are_told_and_nothing_is_written(here, resources, words):
     sweep = ToySweep(here, "refused", ["through"], **resources)
     assert launch(sweep.file).is_error("SLURM refuses the resources of the sweep", words)
     assert not sweep.folder.exists()
@@ -158,9 +137,9 @@ def test_resources_that_slurm_refuses_are_told(here, resources, words):
 def test_a_run_that_runs_out_of_time_is_queued_again_until_its_end(timed, array, tmp_path):
     """SLURM itself sends the warning."""
     sweep = timed.sweep
-    timed.until_complete("held")
-    assert has_same_end(sweep.run("held"), train_alone(tmp_path))
-    (job,) = sweep.jobs("held")
+    timed.until_complete("once")
+    assert has_same_end(sweep.run("once"), train_alone(tmp_path))
+    (job,) = sweep.jobs("once")
     log = (sweep.folder / "logs" / f"{job}_0_log.out").read_text()
     assert log.count("this job is timed-out") >= 2  # each is written twice
     assert "(99 remaining timeouts)" in log
@@ -170,7 +149,7 @@ def test_urgent_work_preempts_a_run_and_a_cancelled_one_goes_on_when_it_is_resub
     cluster, here, timed, array, tmp_path
 ):
     """SLURM preempts it, and it comes back by itself; it is cancelled, and does not. It ends as an undisturbed one."""
-    timed.until_complete("held")
+    timed.until_complete("once")
     sweep = ToySweep(here, "disturbed", ["held"], cpus_per_task=2)
     watch = Watch(cluster, sweep)
     assert launch(sweep.file).code == 0
