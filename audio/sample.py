@@ -63,8 +63,8 @@ class AudioSampleConfig(SamplingOptions):
         if self.seconds is not None and not self.seconds > 0:
             raise ValueError(f"seconds is {self.seconds}; allowed: above 0, or null: as the training clips")
 
-    def asked_for(self) -> tuple[str, list[int | str]] | None:
-        """The key by which samples are asked for, and its values as a list; None: by the config's own rule."""
+    def requested(self) -> tuple[str, list[int | str]] | None:
+        """The key that says what samples are to be, and its values as a list; None: the model's own rule says it."""
         for key in KINDS:
             wanted = getattr(self, key)
             if wanted is not None:
@@ -111,19 +111,19 @@ class AudioSampling(Sampling):
     def condition_name(self) -> str:
         """What is asked for, and the length where it is another: all, labels_piano-flute_0.5s."""
         length = "" if self.config.seconds is None else f"_{self.config.seconds:g}s"
-        asked = self.config.asked_for()
-        if asked is None:
+        requested = self.config.requested()
+        if requested is None:
             return f"all{length}"
-        key, wanted = asked
+        key, wanted = requested
         words = "-".join(map(str, wanted))
         return f"{key}_{''.join(letter if letter.isalnum() else '-' for letter in words)[:60]}{length}"
 
     def requests(self, conditioning: Any) -> Tensor:
         """Conditions (num, ...) of the samples to make; ValueError for a kind that the model does not take."""
-        asked = self.config.asked_for()
-        if asked is None:
+        requested = self.config.requested()
+        if requested is None:
             return conditioning.requests(self.config.num, self.config.seed)
-        key, wanted = asked
+        key, wanted = requested
         if not isinstance(conditioning, KINDS[key]):
             takes = next((name for name, kind in KINDS.items() if isinstance(conditioning, kind)), "none of them")
             value = getattr(self.config, key)
@@ -132,10 +132,10 @@ class AudioSampling(Sampling):
 
     def protocol_entries(self) -> dict[str, Any]:
         """Which conditions, how long, and how sound is stored."""
-        asked, of_model = self.config.asked_for(), self.model_config.conditioning
+        requested, of_model = self.config.requested(), self.model_config.conditioning
         own: dict[str, Any] = {}
-        if asked is not None:
-            own = {asked[0]: getattr(self.config, asked[0])}
+        if requested is not None:
+            own = {requested[0]: getattr(self.config, requested[0])}
         elif isinstance(of_model, LabelConfig):
             own = {"labels": of_model.labels}
         elif isinstance(of_model, TagsConfig):

@@ -97,7 +97,7 @@ class NotesSource:
         return NotesConfig(split, self.data.num_notes, self.data.sample_rate, self.data.seconds, self.data.channels)
 
     def dataset(self, split: str) -> NotesDataset:
-        """The same, played."""
+        """The notes of the split, played."""
         return NotesDataset(self.config(split), self.clip)
 
     @property

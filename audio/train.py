@@ -119,7 +119,7 @@ def report(run: RunDirectory, summary: dict) -> str:
             f"class accuracy    {100 * summary['class_accuracy']:.1f} %   (samples that the classifier takes for the "
             f"timbre asked for; of held-out notes it gets {100 * summary['classifier_accuracy']:.1f} % right)",
         ]
-    return "\n".join([*lines, *closing_lines(run, summary, "clip", "num=24")])
+    return "\n".join([*lines, *closing_lines(run, summary, "clip", ".png", "num=24")])
 
 
 ENTRY = Entry(main, "audio.conf", "train", AudioConfig)

@@ -48,7 +48,7 @@ Code = Callable[[Tensor], Tensor]  # clips (B, C, L) -> decoded clips
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainTokenizerConfig(TokenizerTraining):
+class AudioTrainTokenizerConfig(TokenizerTraining):
     """What `python -m audio.train_tokenizer` takes; the keys are explained in conf/train_tokenizer.yaml."""
 
     data: SoundConfig = choice(SOUND_DATASETS, default_factory=NotesConfig)
@@ -65,7 +65,7 @@ class TrainTokenizerConfig(TokenizerTraining):
             raise ValueError(f"heldout_clips is {self.heldout_clips!r}; allowed: {HEARD} or more")
 
 
-def main(config: TrainTokenizerConfig) -> Path:
+def main(config: AudioTrainTokenizerConfig) -> Path:
     """Train a small convolutional VAE on sound, for runs with tokenizer=conv_oobleck.
 
     Without arguments: synthesised notes, some minutes on two CPU cores. Writes weights, numbers, a picture and WAV
@@ -88,7 +88,7 @@ def main(config: TrainTokenizerConfig) -> Path:
     return directory
 
 
-def split_clips(config: TrainTokenizerConfig) -> tuple[Rows, Rows]:
+def split_clips(config: AudioTrainTokenizerConfig) -> tuple[Rows, Rows]:
     """Clips to train on and clips to measure on, disjoint; the notes' train split is measured on their held-out one."""
     clip = clip_format(config.data, config.autoencoder.hop, 1)
     dataset = config.data.build(clip, 1)
@@ -97,7 +97,7 @@ def split_clips(config: TrainTokenizerConfig) -> tuple[Rows, Rows]:
     return split_by_chance(dataset, config.heldout_clips, "clip")
 
 
-def build_network(config: TrainTokenizerConfig, media_shape: tuple[int, ...]) -> AudioAutoencoder:
+def build_network(config: AudioTrainTokenizerConfig, media_shape: tuple[int, ...]) -> AudioAutoencoder:
     """A fresh network for clips (C, L), on `config.device`; its weights are a function of the seed."""
     with seeded_weights(config.seed, "weights"):
         network = AudioAutoencoder(config.autoencoder, media_shape[0], config.data.sample_rate)
@@ -113,7 +113,7 @@ def coded(network: torch.nn.Module, clips: Tensor) -> Tensor:
 
 
 def measure(
-    network: AudioAutoencoder, train: Rows, heldout: Rows, config: TrainTokenizerConfig
+    network: AudioAutoencoder, train: Rows, heldout: Rows, config: AudioTrainTokenizerConfig
 ) -> dict[str, float | dict]:
     """What metrics.json holds: how near held-out clips come back, beside the spectral codec on the same clips."""
     rate, channels = config.data.sample_rate, train.media_shape[0]
@@ -131,7 +131,7 @@ def measure(
     }
 
 
-def numbers_a_second(network: AudioAutoencoder | SpectralCodec, config: TrainTokenizerConfig) -> float:
+def numbers_a_second(network: AudioAutoencoder | SpectralCodec, config: AudioTrainTokenizerConfig) -> float:
     """How many latent numbers a second of sound becomes."""
     return network.latent_channels * config.data.sample_rate / network.hop
 
@@ -153,7 +153,7 @@ def distances(code: Code, batches: Iterable[Tensor], sample_rate: int) -> dict[s
     return {name: torch.cat(values).double().mean().item() for name, values in parts.items()}
 
 
-def save_sounds(code: Code, heldout: Rows, config: TrainTokenizerConfig, folder: Path) -> None:
+def save_sounds(code: Code, heldout: Rows, config: AudioTrainTokenizerConfig, folder: Path) -> None:
     """A picture of some held-out clips, each before and after, and WAV files of them."""
     clips = next(heldout.batches(HEARD, HEARD))
     pairs = torch.stack([clips, code(clips)], dim=1)  # (B, 2, C, L)
@@ -185,7 +185,7 @@ def report(directory: Path, metrics: dict, seconds: float) -> str:
     )
 
 
-ENTRY = Entry(main, "audio.conf", "train_tokenizer", TrainTokenizerConfig)
+ENTRY = Entry(main, "audio.conf", "train_tokenizer", AudioTrainTokenizerConfig)
 
 if __name__ == "__main__":
     ENTRY.run()

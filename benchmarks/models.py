@@ -99,8 +99,8 @@ def compiled(model: SiT, mode: Compile, backend: str = "inductor") -> nn.Module:
     if backend == "inductor":
         return spread(model, ParallelConfig(), mode, World())
     if mode == "blocks":
-        for block in (*model.blocks, model.final_layer):
-            block.compile(backend=backend)
+        for part in model.parts():
+            part.compile(backend=backend)
     return torch.compile(model, backend=backend) if mode == "model" else model
 
 

@@ -113,6 +113,11 @@ class Requests(Rows):
         """Conditions alone ask for samples that have all tokens."""
         return requests if isinstance(requests, Requests) else cls(requests)
 
+    @property
+    def labels(self) -> Tensor | None:
+        """Classes (B,), where the conditions are that."""
+        return self.condition if isinstance(self.condition, Tensor) and self.condition.ndim == 1 else None
+
 
 class Dataset(Protocol):
     """Map-style data whose augmentation comes from the generator that is handed in, never from global state.
@@ -182,6 +187,10 @@ class Backbone(Protocol):
 
     def expand(self, values: Tensor, x: Tensor) -> Tensor:
         """Times or a mask, (B,) or (B, N), laid out so that they broadcast over x (B, *latent)."""
+        ...
+
+    def parts(self) -> list[nn.Module]:
+        """The modules that are worth compiling each by itself: the blocks, and what follows them."""
         ...
 
     def patches(self, x: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ class _DiffusersKL(nn.Module):
 
 
 def _scale_and_shift(model_config: Any, path: str) -> tuple[float, float]:
-    """From the model's own config.json; ValueError where it normalises its latents in another way."""
+    """Scale and shift from the model's own config.json; ValueError where it normalises its latents in another way."""
     if model_config.latents_mean is not None or model_config.latents_std is not None:
         raise ValueError(
             f"tokenizer.path '{path}': its config.json normalises each channel (latents_mean, latents_std); "

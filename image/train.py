@@ -85,7 +85,7 @@ def report(run: RunDirectory, summary: dict) -> str:
             f"class accuracy    {100 * summary['class_accuracy']:.1f} %   (samples that the classifier takes for the "
             f"digit asked for; of real held-out digits it gets {100 * summary['classifier_accuracy']:.1f} % right)",
         ]
-    return "\n".join([*lines, *closing_lines(run, summary, "image", "labels=3 num=64")])
+    return "\n".join([*lines, *closing_lines(run, summary, "image", ".png", "labels=3 num=64")])
 
 
 ENTRY = Entry(main, "image.conf", "train", ImageConfig)

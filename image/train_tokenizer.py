@@ -44,7 +44,7 @@ PICTURE_IMAGES, PICTURE_PAIRS_PER_ROW = 64, 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainTokenizerConfig(TokenizerTraining):
+class ImageTrainTokenizerConfig(TokenizerTraining):
     """What `python -m image.train_tokenizer` takes; the keys are explained in conf/train_tokenizer.yaml."""
 
     data: PixelsDataConfig = choice(PIXEL_DATASETS, default_factory=DigitsConfig)
@@ -58,7 +58,7 @@ class TrainTokenizerConfig(TokenizerTraining):
             raise ValueError(f"heldout_images is {self.heldout_images!r}; allowed: 1 or more")
 
 
-def main(config: TrainTokenizerConfig) -> Path:
+def main(config: ImageTrainTokenizerConfig) -> Path:
     """Train a small convolutional KL autoencoder on images, for runs with tokenizer=conv_kl.
 
     Without arguments: handwritten digits, under a minute on two CPU cores. Writes weights, numbers and a picture of
@@ -93,7 +93,7 @@ def report(directory: Path, metrics: dict[str, float], seconds: float) -> str:
     )
 
 
-def split_images(config: TrainTokenizerConfig) -> tuple[Rows, Rows]:
+def split_images(config: ImageTrainTokenizerConfig) -> tuple[Rows, Rows]:
     """Images to train on and images to measure on, disjoint.
 
     The digits' train split is measured on their held-out split. Other data gives up `heldout_images` rows, at most a
@@ -105,7 +105,7 @@ def split_images(config: TrainTokenizerConfig) -> tuple[Rows, Rows]:
     return split_by_chance(dataset, config.heldout_images, "image")
 
 
-def build_network(config: TrainTokenizerConfig, media_shape: tuple[int, ...]) -> ConvKL:
+def build_network(config: ImageTrainTokenizerConfig, media_shape: tuple[int, ...]) -> ConvKL:
     """A fresh network for images of `media_shape`, on `config.device`; its weights are a function of the seed."""
     with seeded_weights(config.seed, "weights"):
         network = ConvKL(config.autoencoder, in_channels=media_shape[0])
@@ -114,7 +114,7 @@ def build_network(config: TrainTokenizerConfig, media_shape: tuple[int, ...]) ->
 
 
 @torch.no_grad()
-def measure(network: ConvKL, train: Rows, heldout: Rows, config: TrainTokenizerConfig) -> dict[str, float]:
+def measure(network: ConvKL, train: Rows, heldout: Rows, config: ImageTrainTokenizerConfig) -> dict[str, float]:
     """What metrics.json holds about the trained network.
 
     psnr_db                  of held-out images decoded from the posterior's mean; mean squared error over all pixels
@@ -158,7 +158,7 @@ def save_picture(network: ConvKL, images: Rows, path: Path) -> None:
     grid(pairs, columns=2 * PICTURE_PAIRS_PER_ROW).save(path)
 
 
-ENTRY = Entry(main, "image.conf", "train_tokenizer", TrainTokenizerConfig)
+ENTRY = Entry(main, "image.conf", "train_tokenizer", ImageTrainTokenizerConfig)
 
 if __name__ == "__main__":
     ENTRY.run()

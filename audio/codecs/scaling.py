@@ -22,13 +22,13 @@ class ClipMeasurement(ScalingMeasurement):
         return self.dataset.clip_at(index)
 
     def correlation(self, media: Tensor, decoded: Tensor) -> Tensor:
-        """Of the log-mels of clips (B, C, L) before and after coding, (B,)."""
+        """The correlation of the log-mels of clips (B, C, L) before and after coding, (B,)."""
         return log_mel_correlation(media[..., : decoded.shape[-1]], decoded, self.tokenizer.sample_rate)
 
-    def real_frames(self, index: int, frames: int) -> int:
-        """How many of a clip's latent frames are no padding: those of its real tokens."""
+    def without_padding(self, index: int, moment: Tensor) -> Tensor:
+        """The latent frames (1, Z, T) of a clip's real tokens."""
         mask = self.dataset.mask(index)
-        return int(mask.sum()) * frames // len(mask)
+        return moment[..., : int(mask.sum()) * moment.shape[-1] // len(mask)]
 
 
 def measured_latents(config: TokenizerConfig, tokenizer: AudioTokenizer, dataset: Any, cache: Path) -> MeasuredLatents:

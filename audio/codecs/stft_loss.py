@@ -69,7 +69,7 @@ def mid_side(media: Tensor) -> Tensor:
 
 
 def _distance(decoded: Tensor, reference: Tensor, resolution: Resolution) -> Tensor:
-    """Over the whole batch, so that a silent clip of it does not divide by nothing."""
+    """The distance over the whole batch, so that a silent clip of it does not divide by nothing."""
     made, wanted = magnitudes(decoded, resolution), magnitudes(reference, resolution)
     convergence = torch.linalg.vector_norm(wanted - made) / torch.linalg.vector_norm(wanted)
     return convergence + (wanted.log() - made.log()).abs().mean()

@@ -96,7 +96,7 @@ def _warn_of_long(tokenizer: Callable[..., Any], texts: list[str], limit: int) -
 
 
 def _encoder_sha256(kind: Kind, place: Path) -> str:
-    """Over all files that are read: weights, config, tokenizer."""
+    """One hash over all files that are read: weights, config, tokenizer."""
     if not place.exists() or (kind == "t5" and not place.is_dir()):
         needed = "a directory of transformers" + (" or LAION's .pt" if kind == "clap" else "")
         raise ValueError(f"the text encoder {kind} is looked for at {place}; needed: {needed}")

@@ -52,7 +52,7 @@ class LayerSyncConfig:
 
     @property
     def layers(self) -> list[Layer]:
-        """Of both sides."""
+        """The layers of both sides."""
         return [layer for pair in self.pairs for layer in pair]
 
     @property

@@ -62,7 +62,7 @@ class SRAConfig:
 
     @property
     def layers(self) -> list[Layer]:
-        """Of both sides."""
+        """The layers of both sides."""
         return [layer for pair in self.pairs for layer in pair]
 
     @property

@@ -179,7 +179,8 @@ def _explain(error: BaseException) -> str:
     if isinstance(cause, MissingMandatoryValue):
         return f"missing config key '{key}'; it has no default, give it as {key}=..."
     if key and isinstance(parent, DictConfig) and getattr(cause, "key", None) not in parent:
-        return f"unknown config key '{key}'; allowed: {', '.join(sorted(str(name) for name in parent))}"
+        names = sorted(str(name) for name in parent if name != "hydra")  # where its own files lie: nobody's key
+        return f"unknown config key '{key}'; allowed: {', '.join(names)}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     noise = ("object_type", "Set the environment", "full_key", "Config search path", "provider=")
     return "; ".join(line for line in lines if not line.startswith(noise)).replace(":; ", ": ")

@@ -62,16 +62,19 @@ def run_training(
         print_line(report(run, summary))
 
 
-def closing_lines(run: RunDirectory, summary: dict[str, Any], unit: str, asked: str) -> list[str]:
-    """The last lines of a report: speed, places, next commands; `asked` are words for the sampling command."""
+def closing_lines(run: RunDirectory, summary: dict[str, Any], unit: str, suffix: str, request: str) -> list[str]:
+    """The last lines of a report: speed, places, next commands.
+
+    unit  of samples; suffix: of the preview that is named; request: words for the sampling command
+    """
     domain = run.path.resolve().parent.name
-    last_preview = max(run.previews.glob("step_*.png"), default=run.previews)
+    last_preview = max(run.previews.glob(f"step_*{suffix}"), default=run.previews)
     where = RunDirectory(last_preview).shown()
     return [
         f"speed             {summary[f'{unit}s_per_second']:.0f} {unit}s/s, {summary['wall_seconds']:.0f} s in all, "
         f"{summary['parameters']:,} parameters, {summary['steps']} steps on {summary['device']}",
         f"run directory     {run.shown()} (samples: {where}, curve: loss_curve.png, numbers: summary.json)",
-        f"sample            python -m {domain}.sample run={run.shown()} {asked}",
+        f"sample            python -m {domain}.sample run={run.shown()} {request}",
         "resume            the same command again, if a run was interrupted",
     ]
 

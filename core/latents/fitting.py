@@ -170,12 +170,12 @@ class LatentStatistics:
         self.count += mean.shape[1]
 
     def of_channels(self) -> tuple[list[float], list[float]]:
-        """Of each latent channel."""
+        """Mean and standard deviation of each latent channel."""
         mean = self.first / self.count
         return mean.tolist(), (self.second / self.count - mean.square()).clamp_min(0).sqrt().tolist()
 
     def of_all(self) -> tuple[float, float]:
-        """Of all numbers together."""
+        """Mean and standard deviation of all numbers together."""
         count = self.count * len(self.first)
         first, second = self.first.sum().item(), self.second.sum().item()
         return first / count, math.sqrt(second / count - (first / count) ** 2)
@@ -183,7 +183,7 @@ class LatentStatistics:
 
 @torch.no_grad()
 def latent_statistics(network: nn.Module, rows: Rows, batch_size: int) -> LatentStatistics:
-    """Of the latents of at most `MEASURED_ITEMS` items."""
+    """The statistics of the latents of at most `MEASURED_ITEMS` items."""
     device = next(network.parameters()).device
     found = LatentStatistics()
     for media in rows.batches(batch_size, MEASURED_ITEMS):

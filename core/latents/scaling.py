@@ -54,7 +54,7 @@ class Normalisation:
 
     @property
     def given(self) -> Scaling | None:
-        """By the numbers in the config, if they are there."""
+        """The scaling by the numbers in the config, if they are there."""
         return None if self.latent_mean is None else Scaling.of(self.latent_mean, self.latent_std)
 
 
@@ -111,9 +111,9 @@ class ScalingMeasurement:
         """How alike items (B, *media) are before and after coding, (B,), at most 1."""
         raise NotImplementedError
 
-    def real_frames(self, index: int, frames: int) -> int:
-        """How many of the latent's last axis are no padding."""
-        return frames
+    def without_padding(self, index: int, moment: Tensor) -> Tensor:
+        """The part of item `index`'s moment (1, Z, ...) that is no padding."""
+        return moment
 
     def cached(self, cache: Path) -> MeasuredLatents:
         """The measurement: from the file that a run before has left in `cache`, or made now and kept.
@@ -144,8 +144,9 @@ class ScalingMeasurement:
         statistics, correlations, count = LatentStatistics(), [], 0
         for rows, media in self._batches():
             mean, std = self.tokenizer.moments(media)
-            for row, real in enumerate(self.real_frames(index, mean.shape[-1]) for index in rows):
-                statistics.add(mean[row : row + 1, ..., :real], std[row : row + 1, ..., :real])
+            for row, index in enumerate(rows):
+                own = (self.without_padding(index, moment[row : row + 1]) for moment in (mean, std))
+                statistics.add(*own)
             if count < DECODED_ITEMS:
                 correlations.append(self.correlation(media, self.tokenizer.decode(mean).cpu()))
             count += len(media)

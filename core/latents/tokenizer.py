@@ -116,7 +116,7 @@ class KLTokenizer:
 
     @property
     def precision(self) -> str:
-        """Of the network: "float32" or "bfloat16"."""
+        """The network's: "float32" or "bfloat16"."""
         return self._options.dtype
 
     def latent_shape(self, media_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -194,7 +194,7 @@ class FromMoments:
         self.tokenizer = tokenizer
 
     def latent_shape(self, media_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Of the media that were encoded -> (Z, *grid)."""
+        """The shape of the media that were encoded -> (Z, *grid)."""
         return self.tokenizer.latent_shape(media_shape)
 
     def encode(self, media: Tensor, random: Random) -> Tensor:
@@ -217,7 +217,7 @@ class FromMoments:
 
 
 def cache_constants(constants: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a tokenizer's constants those that decide the latents: all but the path, which a copy may have another of."""
+    """The constants that decide the latents: all but the path, which a copy may have another of."""
     return {key: value for key, value in constants.items() if key != "path"}
 
 

@@ -149,6 +149,10 @@ class SiT(nn.Module):
             return values.reshape(-1, *[1] * (x.ndim - 1))
         return repeat(values, self._layout.expand, **self._sizes(x))
 
+    def parts(self) -> list[nn.Module]:
+        """The blocks and the final layer."""
+        return [*self.blocks, self.final_layer]
+
     def patches(self, x: Tensor) -> Tensor:
         """x (B, C, *grid) -> the numbers of each token's patch (B, N, P^axes C), as the last layer orders them."""
         return rearrange(

@@ -43,9 +43,8 @@ def spread(
     before the optimizer and the average are built.
     """
     if compile_ == "blocks":
-        last = getattr(model, "final_layer", None)
-        for block in (*model.blocks, *([last] if last is not None else [])):
-            block.compile()
+        for part in model.parts():
+            part.compile()
     if world.size > 1 and config.strategy == "fsdp2":
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard

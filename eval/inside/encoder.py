@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812, the customary name
 from torch import Tensor, nn
 
+from core.extras import extra
 from eval.inside.masks import pixels
 from eval.inside.model import ForwardOptions, TrainedModel
 
@@ -82,15 +83,12 @@ def prepare(images: Tensor) -> Tensor:
 
 
 def _load_dino(folder: str) -> nn.Module:
-    try:
-        from transformers import AutoModel
-    except ModuleNotFoundError:
-        raise ImportError("encoder=dinov2:... needs the extra 'eval': pip install 'layersync[eval]'") from None
+    transformers = extra("transformers", "encoder=dinov2:...", "eval")
     path = Path(folder).expanduser()
     if not (path / "config.json").is_file():
         raise ValueError(f"encoder is '{DINO}{folder}', which holds no config.json; needed: a folder of DINOv2")
     try:
-        return AutoModel.from_pretrained(str(path), local_files_only=True)
+        return transformers.AutoModel.from_pretrained(str(path), local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"encoder is '{DINO}{folder}', which cannot be read: {reason}") from error

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.contracts import Condition, Requests
 from core.generate import Generator, StoppedError
 from core.processes.world import World
 from core.storage.atomic import write_atomic
@@ -62,14 +63,14 @@ class Chunks:
 
     parent      folder of the chunks of all protocols
     identity    all that decides a sample, and the size of a chunk; a larger `num` goes on with what is there
-    conditions  (n, ...) of the samples that are wanted
+    conditions  (n, ...) of the samples that are wanted, or requests
     size        samples of a chunk
     form        how they are kept; its rule belongs in the identity
     """
 
     parent: Path
     identity: dict[str, Any]
-    conditions: Tensor
+    conditions: Condition | Requests
     size: int
     form: Form = AS_THEY_ARE
 
@@ -159,7 +160,7 @@ class ChunkMedia(Media):
 
     def __init__(self, chunks: Chunks, name: str, unit: str):
         self.chunks, self.name, self.unit = chunks, name, unit
-        self.labels = chunks.conditions if chunks.conditions.ndim == 1 else None
+        self.labels = Requests.of(chunks.conditions).labels
 
     def __len__(self) -> int:
         return len(self.chunks)

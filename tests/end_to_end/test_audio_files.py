@@ -8,7 +8,6 @@ import soundfile
 from core.storage.lines import read_lines
 from tests.audio.audio_files import music, write_sound
 from tests.audio.networks import save_t5
-from tests.core.processes.started import Launched
 from tests.end_to_end.commands import call, is_one_line_error
 from tests.end_to_end.toys.audio import HOP, RATE, empty, on_files, save_vae, text, write_music
 from tests.end_to_end.toys.contract import SMALL, changed
@@ -110,10 +109,3 @@ def test_several_broken_files_are_one_line_and_can_be_allowed(train, words, plac
     told = ("broken audio files: 2, data.max_broken is 1", "song.flac", "song.mp3")
     is_one_line_error(call("audio.train", *words("data.max_broken=1")), *told)
     assert train("data.max_broken=2").err.count("left out: audio file") == 2
-
-
-def test_a_process_of_its_own_warns_of_nothing_else(words, place):
-    """The streams of the process itself: a warning of a library would stand there."""
-    empty(place / "files")
-    (outcome,) = Launched(1, "audio.train", *words("data.max_broken=1"), cwd=place).wait()
-    assert outcome.code == 0 and "left out: audio file" in outcome.err and "Warning" not in outcome.err, outcome

@@ -12,7 +12,6 @@ import math
 import re
 import shlex
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from core.commands.entry import compose_config
-from core.schema import changed_keys, plain, strict
+from core.schema import strict
 from core.storage.checkpoint import read_checkpoint
 from core.storage.lines import read_lines
 from eval.measure.record import read_records
@@ -35,19 +34,14 @@ from tests.end_to_end.commands import (
     steps_of,
     told_to_stop,
 )
-from tests.end_to_end.toys import audio, image
 from tests.end_to_end.toys.contract import BLOCKS, SMALL, User, changed
+from tests.end_to_end.toys.every import ROOT, TOYS
 from tests.end_to_end.zygote import SPARED
 from tests.slurm.commands import launch
 
-ROOT = Path(__file__).resolve().parents[2]
-TOYS = {toy.domain: toy for toy in (image.TOY, audio.TOY)}
 COMMANDS = ("train", "sample", "cache", "evaluate", "train_tokenizer")
 STEPS = 60
 WHOLE = (f"trainer.steps={STEPS}", "trainer.batch_size=8", "trainer.preview_every=30", "trainer.checkpoint_every=25")
-EXPERIMENTS = [
-    (domain, path.stem) for domain in TOYS for path in sorted((ROOT / domain / "conf" / "experiment").glob("*.yaml"))
-]
 METHODS = [
     path.stem
     for path in sorted((ROOT / "core" / "conf" / "alignment").glob("*.yaml"))
@@ -229,14 +223,15 @@ def test_workers_and_previews_change_nothing(toy, filed, user):
     assert same_bytes(user.run() / "metrics.jsonl", filed.run() / "metrics.jsonl")
 
 
-def test_two_processes_make_the_run_of_one(toy, user):
-    words = user.on_stand_in(*aligned(toy, "layersync"), "trainer.steps=3", "trainer.batch_size=5")
-    user.does("train", *words)
-    (user.place / "two").mkdir()
-    outcomes = Launched(2, f"{toy.domain}.train", *words, cwd=user.place / "two").wait()
+def test_two_processes_make_the_run_of_one(toy, filed, user):
+    """And say no more than one on their screens, where a warning of a library would stand."""
+    for name in ("files", "weights"):
+        (user.place / name).symlink_to(filed.place / name)
+    words = user.on_files(*aligned(toy, "layersync"), *FOUR)
+    outcomes = Launched(2, f"{toy.domain}.train", *words, cwd=user.place).wait()
     assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
     assert outcomes[1].out == "" and "Warning" not in outcomes[0].err + outcomes[1].err, outcomes
-    lines = [read_lines(each.run() / "metrics.jsonl") for each in (user, User(toy, user.place / "two"))]
+    lines = [read_lines(each.run() / "metrics.jsonl") for each in (filed, user)]
     for one, two in zip(*lines, strict=True):
         assert two == pytest.approx(one, rel=1e-4), (one, two)
 
@@ -317,62 +312,6 @@ def test_an_alignment_method_steps_and_resumes(toy, method, user):
     assert (lines[0]["loss"] == lines[0]["flow_loss"]) == (method == "none")
 
 
-def small_experiment(user, name):
-    """Words of an experiment with tiny data, tokenizer, width and batch; depth, pairs and other choices are its own."""
-    module, toy = f"{user.toy.domain}.conf", user.toy
-    values = compose_config(module, "train", [f"experiment={name}"], complete=False)
-    nodes = {(node, key) for node, keys in values.items() if isinstance(keys, dict) for key in keys}
-    usual = (*SMALL, *toy.on_files(Path("files"), Path("weights")), *("data.tsv=files/split.tsv",), *toy.stand_in)
-    fits = [word for word in usual if tuple(word.partition("=")[0].split(".")) in nodes or word == "device=cpu"]
-    kept = [word for word in fits if not word.startswith(("backbone.depth", "backbone.patch_size"))]
-    more = ["trainer.steps=1", "trainer.batch_size=2", "trainer.num_workers=0", "trainer.compile=none"]
-    words = [f"experiment={name}", "evaluation=none", *kept, *more, "trainer.precision=fp32"]
-    depth, _, _ = (
-        importlib.import_module(f"{toy.domain}.train")
-        .ENTRY.config([word for word in words if not word.startswith("backbone")])
-        .backbone.dimensions
-    )
-    return [*words, "backbone.size=null", f"backbone.depth={depth}", "backbone.hidden_size=8"]
-
-
-@pytest.mark.parametrize(("domain", "name"), EXPERIMENTS)
-def test_an_experiment_steps_at_toy_size_under_its_own_name(domain, name, tmp_path):
-    user = User(TOYS[domain], tmp_path)
-    user.toy.files(tmp_path / "files")
-    user.toy.weights(tmp_path / "weights")
-    user.does("train", *small_experiment(user, name))
-    (line,) = read_lines(user.run(name) / "metrics.jsonl")
-    assert line["flow_loss"] > 0 and line["gradient_norm"] > 0
-    assert any((user.run(name) / "previews").iterdir())
-
-
-@pytest.mark.parametrize(
-    ("domain", "name"), [pair for pair in EXPERIMENTS if (pair[0], f"{pair[1]}_layersync") in EXPERIMENTS]
-)
-def test_baseline_and_layersync_differ_in_nothing_but_the_alignment(domain, name):
-    pair = [
-        compose_config(f"{domain}.conf", "train", [f"experiment={each}"], complete=False)
-        for each in (name, f"{name}_layersync")
-    ]
-    assert {key.partition(".")[0] for key in changed_keys(*pair)} == {"name", "alignment"}
-    assert pair[0]["alignment"] == {"name": "none"}
-
-
-def test_a_typo_in_any_node_is_refused_with_its_key(toy):
-    """As one in an experiment file would be, which hydra lets pass."""
-    entry, missed = importlib.import_module(f"{toy.domain}.train").ENTRY, []
-    values = plain(entry.config([]))
-    for node in [None, *(key for key, value in values.items() if isinstance(value, dict))]:
-        spoilt = {**values, "tpyo": 1} if node is None else {**values, node: {**values[node], "tpyo": 1}}
-        key = "tpyo" if node is None else f"{node}.tpyo"
-        try:
-            strict(entry.schema, spoilt)
-            missed.append(key)
-        except ValueError as error:
-            missed += [] if f"unknown config key '{key}' (value 1); allowed: " in str(error) else [str(error)]
-    assert not missed, missed
-
-
 # --- bad input
 
 
@@ -405,8 +344,10 @@ def test_a_broken_file_is_one_line_that_names_it(toy, filed, user):
 
 
 def test_a_bad_value_is_refused_before_a_sweep_is_submitted(toy, user):
-    for words, parts in (toy.bad[0], (("trainer.steps=0",), ("trainer.steps",))):
-        overrides = dict(word.split("=") for word in words)
+    bad = {"trainer.steps=0": "trainer.steps", "alignment.weight=-1": "alignment.weight is -1"}
+    bad |= {"alignment.pairs=[]": "alignment.pairs is empty", "alignment.pairs=[[1,99]]": "99"}
+    for words, parts in (toy.bad[0], *(((word,), (part,)) for word, part in bad.items())):
+        overrides = {key: yaml.safe_load(value) for key, value in (word.split("=") for word in words)}
         file = user.place / "sweep.yaml"
         file.write_text(yaml.safe_dump({"name": "bad", "entry": f"{toy.domain}.train", "overrides": overrides}))
         assert launch(file, "--dry-run").is_error("run seed0: ", *parts)

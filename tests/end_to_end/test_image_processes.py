@@ -46,9 +46,9 @@ RUN = "runs/image/digits"
 
 def errors(outcome):
     """What a process says went wrong, a line each; a traceback has more than one."""
-    screen = outcome.err.replace("\r", "\n").splitlines()
-    mine = ("LayerSync aligns", "digit classifier", "goes on with another")
-    return [line for line in screen if line.strip() and "|" not in line and not line.startswith(mine)]
+    lines = [line for line in outcome.err.replace("\r", "\n").splitlines() if line.strip()]
+    first = next((at for at, line in enumerate(lines) if line.startswith(("error", "Traceback"))), len(lines))
+    return lines[first:]
 
 
 def ended_well(launched):

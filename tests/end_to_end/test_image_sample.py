@@ -70,14 +70,6 @@ def test_it_writes_a_grid_single_pictures_an_archive_and_its_protocol(place):
     assert (protocol["seed"], protocol["weights"]) == (5, "ema")
 
 
-def test_a_sample_depends_on_neither_number_nor_batch(made):
-    images, labels = made("num=7")
-    for args in (["num=7", "batch_size=1"], ["num=7", "batch_size=3"], ["num=4", "batch_size=4"]):
-        other, other_labels = made(*args)
-        assert nearly(other, images[: len(other)])
-        assert other_labels.tolist() == labels[: len(other)].tolist()
-
-
 def test_a_sample_depends_on_seed_label_weights_and_sampler(made):
     images, _ = made("num=4", "labels=3")
     assert np.array_equal(made("num=4", "labels=3")[0], images)

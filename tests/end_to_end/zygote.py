@@ -91,8 +91,8 @@ class Zygote:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def train(self, *args: str, cwd: Path, die_at: int | None = None, module: str = "image.train") -> Session:
-        """`python -m module args` in the folder `cwd`; the first session of a module waits for its imports.
+    def train(self, *args: str, cwd: Path, die_at: int | None = None) -> Session:
+        """`python -m image.train args` in the folder `cwd`; the first session waits for the imports.
 
         die_at: it kills itself before its operation on files of that number, from 0; see `mortal`.
         """
@@ -101,7 +101,7 @@ class Zygote:
         out.touch()
         err.touch()
         place = {"cwd": str(cwd), "out": str(out), "err": str(err)}
-        return Session(self, self.ask({"module": module, "args": args, "die_at": die_at, **place}), out, err)
+        return Session(self, self.ask({"args": args, "die_at": die_at, **place}), out, err)
 
     def close(self) -> None:
         """End it; its sessions have ended."""
@@ -145,8 +145,8 @@ def _half(save, tensors, file) -> None:
 
 
 def _session(asked: dict) -> int:
-    """The child: the entry as `python -m module` calls it."""
-    entry = sys.modules[asked["module"]].ENTRY
+    """The child: the entry as `python -m image.train` calls it."""
+    entry = sys.modules["image.train"].ENTRY
     os.setsid()
     for stream, name in ((sys.stdout, "out"), (sys.stderr, "err")):
         file = os.open(asked[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -197,19 +197,17 @@ SPARED = {  # half a second of products for a column of speed.jsonl, and half a 
     "core.train.trainer.matmul_peak": lambda device, dtype: 1e12,
     "core.train.tracking.draw_curves": copy_records,
 }
-LATER = {  # modules that a domain imports where it needs them
-    "image": ["sklearn.datasets"],
-    "audio": ["diffusers.models.autoencoders.autoencoder_oobleck", "librosa.core.spectrum", "librosa.feature.spectral"],
-}
 
 
 def warm_up() -> None:
-    """Import and find out what a session of any domain sooner or later needs."""
+    """Import and find out what a session sooner or later needs."""
     import matplotlib.figure
+    import sklearn.datasets  # noqa: F401
     import torch._dynamo
     import torch.distributed.fsdp
     import torch.utils.data
 
+    import image.train  # noqa: F401
     from core.storage.provenance import code_version
 
     torch.set_num_threads(1)
@@ -219,6 +217,8 @@ def warm_up() -> None:
         setattr(importlib.import_module(module), function, instead)
     remember_configs()
     matplotlib.figure.Figure().subplots().set_title("fonts are found once").figure.savefig(os.devnull, format="png")
+    gc.collect()
+    gc.freeze()  # a collection would copy what a fork shares
 
 
 def remember_configs() -> None:
@@ -236,28 +236,18 @@ def remember_configs() -> None:
     core.commands.entry.compose_config = remembered
 
 
-def warm_up_for(module: str, words: list[str]) -> None:
-    """The same for the first session of a command of one domain, and what can be known of the session's config."""
-    known = module in sys.modules
-    entry = importlib.import_module(module).ENTRY
-    with contextlib.suppress(ValueError):
-        entry.config(words)
-    if known:
-        return
-    for name in LATER[module.partition(".")[0]]:
-        importlib.import_module(name)
-    gc.collect()
-    gc.freeze()  # a collection would copy what a fork shares
-
-
 def serve() -> None:
     """Do what is asked, a line of JSON at a time."""
     warm_up()
+    entry = sys.modules["image.train"].ENTRY
     while line := sys.stdin.readline():
         asked = json.loads(line)
-        if "module" in asked:
-            warm_up_for(asked["module"], asked["args"])
-        answer = _poll(asked["poll"]) if "poll" in asked else _fork(asked)
+        if "poll" in asked:
+            answer = _poll(asked["poll"])
+        else:
+            with contextlib.suppress(ValueError):  # which the session says itself
+                entry.config(asked["args"])
+            answer = _fork(asked)
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 

@@ -30,7 +30,7 @@ from image.datasets.digits import DigitsConfig
 from image.datasets.files import FolderConfig
 from image.tokenizer import AutoencoderKLConfig, ConvKLConfig, PixelsConfig
 from image.train import ImageConfig, build_domain
-from image.train_tokenizer import TrainTokenizerConfig
+from image.train_tokenizer import ImageTrainTokenizerConfig
 
 SIZE, IMAGES, PER_SHARD = 16, 11, 4
 ROOT = Path(__file__).resolve().parents[2]
@@ -259,7 +259,7 @@ def test_other_images_than_those_encoded_are_refused(cache, changes):
 
 
 def test_latents_are_no_images(cache):
-    for entry, schema in (("train_tokenizer", TrainTokenizerConfig), ("cache", ImageCacheConfig)):
+    for entry, schema in (("train_tokenizer", ImageTrainTokenizerConfig), ("cache", ImageCacheConfig)):
         values = compose_config("image.conf", entry, ["data=latents", f"data.root={cache}"])
         with pytest.raises(ValueError, match=r"'data\.name' is 'latents'; allowed: \['digits', 'folder', 'parquet'\]"):
             strict(schema, values)

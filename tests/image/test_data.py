@@ -579,8 +579,3 @@ def test_config_is_chosen_by_name_and_written_back():
     config = strict(schema, node)
     assert config.data == ParquetConfig(root="/data", size=64, split="validation")
     assert strict(schema, plain(config)) == config
-
-
-def test_unknown_config_type_is_refused():
-    with pytest.raises(ValueError, match="allowed: digits, folder, parquet, latents"):
-        object().build()

@@ -17,7 +17,7 @@ from image.datasets.files import FolderConfig
 from image.tokenizer import ConvKLConfig
 from image.train_tokenizer import (
     OUTPUT_FILES,
-    TrainTokenizerConfig,
+    ImageTrainTokenizerConfig,
     build_network,
     main,
     split_images,
@@ -35,9 +35,9 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def tiny(tmp_path, **options) -> TrainTokenizerConfig:
+def tiny(tmp_path, **options) -> ImageTrainTokenizerConfig:
     settings = {"steps": 3, "batch_size": 8, "autoencoder": SMALL, "device": "cpu", **options}
-    return TrainTokenizerConfig(runs_dir=str(tmp_path), **settings)
+    return ImageTrainTokenizerConfig(runs_dir=str(tmp_path), **settings)
 
 
 @pytest.fixture
@@ -46,7 +46,10 @@ def trained(tmp_path):
 
 
 def test_the_yaml_file_and_the_dataclass_agree():
-    assert strict(TrainTokenizerConfig, compose_config("image.conf", "train_tokenizer")) == TrainTokenizerConfig()
+    assert (
+        strict(ImageTrainTokenizerConfig, compose_config("image.conf", "train_tokenizer"))
+        == ImageTrainTokenizerConfig()
+    )
 
 
 def test_a_training_leaves_a_tokenizer(trained, capsys):
@@ -56,7 +59,7 @@ def test_a_training_leaves_a_tokenizer(trained, capsys):
     assert all(np.isfinite(metrics[key]) for key in ("psnr_db", "psnr_sampled_db", "kl", "train_seconds"))
     assert (metrics["train_images"], metrics["heldout_images"]) == (1438, 359)
     assert [metrics[key] for key in ("latent_mean", "latent_std")] == [config["latent_mean"], config["latent_std"]]
-    assert strict(TrainTokenizerConfig, metrics["config"]).autoencoder == SMALL
+    assert strict(ImageTrainTokenizerConfig, metrics["config"]).autoencoder == SMALL
     tokenizer = ConvKLConfig(path=str(trained)).build("cpu")
     assert tokenizer.latent_shape((1, 8, 8)) == (4, 4, 4)
     with Image.open(trained / "reconstructions.png") as picture:
@@ -185,7 +188,7 @@ def test_a_mistake_on_the_command_line_is_one_line(capsys):
             main,
             config_module="image.conf",
             config_name="train_tokenizer",
-            schema=TrainTokenizerConfig,
+            schema=ImageTrainTokenizerConfig,
             argv=["autoencoder.widht=3"],
         )
     assert stop.value.code == 2
@@ -193,7 +196,7 @@ def test_a_mistake_on_the_command_line_is_one_line(capsys):
 
 
 def test_digits_are_reconstructed(tmp_path):
-    directory = main(TrainTokenizerConfig(steps=200, device="cpu", runs_dir=str(tmp_path)))
+    directory = main(ImageTrainTokenizerConfig(steps=200, device="cpu", runs_dir=str(tmp_path)))
     metrics = json.loads((directory / "metrics.json").read_text())
     assert metrics["psnr_db"] > 20
     assert metrics["psnr_sampled_db"] > 20

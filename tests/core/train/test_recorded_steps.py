@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from core.alignment.layersync import LayerSync
+from core.alignment.layersync import LayerSync, LayerSyncAlignment
 from core.conditioning.labels import LabelConditioning, LabelConfig
 from core.contracts import Batch
 from core.flow.objective import FlowMatching, ObjectiveConfig
@@ -51,7 +51,7 @@ class Run:
             network=self.model,
             backbone=self.model,
             objective=FlowMatching(ObjectiveConfig(), self.model.expand),
-            alignment=LayerSync(self.model, [depths], FACTS["reg_weight"]),
+            alignment=LayerSyncAlignment(LayerSync(self.model, [depths], FACTS["reg_weight"])),
         )
         options = {name: FACTS[name] for name in ("lr", "eps", "weight_decay")}
         self.optimizer = Optimizer(self.model, OptimizerConfig(betas=tuple(FACTS["betas"]), **options))
