@@ -2,7 +2,6 @@
 
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 
@@ -48,12 +47,6 @@ def test_seeds_fit_and_differ():
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert len({seed >> 58 for seed in seeds}) == 32  # all upper bits are in use
     assert fold_seed(1, 23) != fold_seed(12, 3)
-
-
-def test_numpy_generators_follow_their_parts():
-    assert numpy_rng(1, "a").random() == numpy_rng(1, "a").random()
-    assert numpy_rng(1, "a").random() != numpy_rng(1, "b").random()
-    assert isinstance(numpy_rng(0), np.random.Generator)
 
 
 # training

@@ -14,22 +14,11 @@ from tests.slurm.held import ENTRY
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 24
-TOY = {  # a run of a quarter of a second, after seconds of imports
-    "device": "cpu",
-    "trainer.steps": STEPS,
-    "trainer.batch_size": 6,
-    "trainer.log_every": 1,
-    "trainer.num_previews": 2,
-    "backbone.depth": 2,
-    "backbone.hidden_size": 16,
-    "backbone.num_heads": 2,
-    "alignment.pairs": [[1, 2]],
-    "optimizer.warmup_steps": 2,
-    "ema.decays": [0.9, 0.5],
-    "sampler.num_steps": 2,
-    "evaluation": "none",
-    "tracking.tensorboard": "off",
-}
+TOY = yaml.safe_load(f"""
+{{device: cpu, evaluation: none, tracking.tensorboard: "off", trainer.steps: {STEPS}, trainer.batch_size: 6,
+  trainer.log_every: 1, trainer.num_previews: 2, backbone.depth: 2, backbone.hidden_size: 16, backbone.num_heads: 2,
+  alignment.pairs: [[1, 2]], optimizer.warmup_steps: 2, ema.decays: [0.9, 0.5], sampler.num_steps: 2}}
+""")  # a run of a quarter of a second, after seconds of imports
 STATES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
 
 

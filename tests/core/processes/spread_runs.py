@@ -32,25 +32,13 @@ from image.train import ImageConfig, build_domain
 
 BATCH, STEPS, WEIGHT, WEAK, STRONG = 7, 2, 0.5, 1, 2
 SCALE = 2.0**8  # of fp16, at first
-TINY = [
-    f"trainer.steps={STEPS}",
-    f"trainer.batch_size={BATCH}",
-    "trainer.log_every=1",
-    "trainer.preview_every=0",
-    "trainer.num_previews=10",
-    "backbone.depth=2",
-    "backbone.hidden_size=16",
-    "backbone.num_heads=2",
-    f"alignment.pairs=[[{WEAK},{STRONG}]]",
-    f"alignment.weight={WEIGHT}",
-    "optimizer.warmup_steps=0",
-    "optimizer.clip_norm=null",
-    "sampler.num_steps=2",
-    "sample_batch_size=3",
-    "evaluation=none",
-    'tracking.tensorboard="off"',
-    "device=cpu",
-]
+TINY = f"""
+trainer.steps={STEPS} trainer.batch_size={BATCH} trainer.log_every=1 trainer.preview_every=0 trainer.num_previews=10
+backbone.depth=2 backbone.hidden_size=16 backbone.num_heads=2
+alignment.pairs=[[{WEAK},{STRONG}]] alignment.weight={WEIGHT}
+optimizer.warmup_steps=0 optimizer.clip_norm=null sampler.num_steps=2 sample_batch_size=3
+evaluation=none tracking.tensorboard="off" device=cpu
+""".split()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,20 +279,6 @@ def broken(world, case, runs_dir) -> dict:
     except (NonFiniteError, PeerError) as error:
         return {"error": type(error).__name__, "message": str(error), "step": trainer.step}
     return {}
-
-
-def applied(world, case, runs_dir) -> torch.Tensor:
-    """What the network says with its own weights, with the averaged ones, and with its own again; on every process."""
-    trainer = build(case, world, runs_dir)
-    trainer.update(next(trainer._batches()))
-    x = torch.linspace(-1, 1, 64).reshape(1, *trainer.domain.latent_shape)
-    inputs = x, torch.tensor([0.3]), torch.tensor([3])
-    with torch.no_grad(), trainer.alignment.paused():
-        said = [trainer.model(*inputs)]
-        with trainer.ema.applied():
-            said.append(trainer.model(*inputs))
-        said.append(trainer.model(*inputs))
-    return torch.cat(said)
 
 
 def exchanged(world, case, runs_dir) -> int:

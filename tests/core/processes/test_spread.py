@@ -257,7 +257,6 @@ SCENES = {
     "pass": (spread_runs.overflowing, "fp16", ("trainer.steps", 3), "pass"),
     "part": (spread_runs.overflowing, "fp16", ("trainer.steps", 3), "part"),
     "broken": (spread_runs.broken, "fp32", ("name", "broken")),
-    "applied": (spread_runs.applied, "fp32", ("ema", EMAConfig(decays=[0.5]))),
     "exchanged": (spread_runs.exchanged, "fp32", ("trainer.accumulate", 3)),
 }
 
@@ -297,16 +296,6 @@ def test_processes_may_take_their_own_number_of_passes_to_sample(told, strategy,
     assert scene[1]["samples"] is None
     alone = spread_runs.sampled_in_own_time(World(), Case(changes=(("sampler", DOPRI5),)), tmp_path)
     assert torch.equal(scene[0]["samples"], alone["samples"])
-
-
-@strategies
-def test_weights_that_are_exchanged_for_their_average_are_the_ones_used(told, strategy, tmp_path):
-    """FSDP2's outermost module would keep the gathered weights of the pass before."""
-    alone = spread_runs.applied(World(), Case(changes=(("ema", EMAConfig(decays=[0.5])),)), tmp_path)
-    assert (alone[0] - alone[1]).abs().max() > 0.01
-    for process in told:
-        torch.testing.assert_close(process["applied", strategy], alone, rtol=0, atol=1e-4)
-        assert torch.equal(process["applied", strategy][0], process["applied", strategy][2])
 
 
 def test_ddp_exchanges_the_gradients_of_all_micro_batches_once(told):
@@ -350,21 +339,3 @@ def test_a_batch_gives_every_process_and_micro_batch_a_sample(tmp_path):
     few.check_parts(1)
     with pytest.raises(ValueError, match=r"trainer\.batch_size is 5; 2 processes .*accumulate 3 need at least 6"):
         few.check_parts(2)
-
-
-@every_size
-@every_row("accumulate", [1, 2])
-def test_the_draws_of_all_parts_are_those_of_the_global_batch(tmp_path, size, accumulate):
-    """The noise of every micro-batch of every process, put together, is what one process draws at once."""
-    trainer, seen = spread_runs.build(Case(accumulate=accumulate), World(), tmp_path), []
-    loss = trainer.loss
-    trainer.loss = lambda batch, random, step: seen.append(noise(random, batch)) or loss(batch, random, step)
-    for rank in range(size):
-        trainer.world = World(rank, size)
-        trainer._passes(next(trainer._batches()))
-    assert len(seen) == size * accumulate
-    assert torch.equal(torch.cat(seen), StepRandom(0, 0).normal("noise", (BATCH, 3)))
-
-
-def noise(random, batch):
-    return random.normal("noise", (len(batch.index), 3))

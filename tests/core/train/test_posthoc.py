@@ -88,16 +88,6 @@ def test_a_reconstruction_is_the_average_that_was_not_kept(walk, width):
     assert facts.total == pytest.approx(1, abs=1e-3)
 
 
-def test_more_snapshots_reconstruct_better(walk, tmp_path):
-    folder, states = walk
-    for path in folder.iterdir():
-        if int(path.name.split("_")[1]) % (5 * EVERY) == 0:
-            (tmp_path / path.name).write_bytes(path.read_bytes())
-    few, many = reconstruct(tmp_path, 0.075), reconstruct(folder, 0.075)
-    assert few[1].residual > 3 * many[1].residual
-    assert distance(few[0], states[0.075]) > 3 * distance(many[0], states[0.075])
-
-
 @every_row("width", TRACKED)
 def test_a_tracked_width_at_a_snapshot_is_the_snapshot(walk, width):
     folder, states = walk

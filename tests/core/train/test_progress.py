@@ -8,7 +8,6 @@ import torch
 from core.train import progress as bars
 from core.train.progress import Progress
 from core.train.speed import Speedometer
-from tests.rows import every_row
 
 
 @pytest.fixture
@@ -76,23 +75,16 @@ def test_the_bar_reads_the_speedometer_of_the_loop(clock):
     progress.close()
 
 
-@every_row(("waiting", "shown"), [(0.05, False), (0.1, False), (0.11, True)])
-def test_a_wait_for_data_is_shown_from_a_tenth_on(waiting, shown):
-    speed = Speedometer("image", torch.device("cpu"))
-    for _ in range(3):
-        speed.waited(waiting)
-        speed.stepped(8, 1 - waiting)
-    progress = Progress(100, 0, "run", "images", speed=speed)
-    progress.show({"flow_loss": 1.0})
-    assert ("data wait" in line(progress)) is shown
-    progress.close()
-
-
-def test_a_slow_rate_is_not_rounded_to_nothing():
-    progress = Progress(100, 0, "run", "videos")
-    progress.show({"flow_loss": 1.0}, 0.314)
-    assert "0.31 videos/s" in line(progress)
-    progress.close()
+def test_a_wait_for_data_is_shown_from_a_tenth_on_and_a_slow_rate_is_not_rounded_to_nothing():
+    for waiting, shown in ((0.05, False), (0.1, False), (0.11, True)):
+        speed = Speedometer("video", torch.device("cpu"))
+        for _ in range(3):
+            speed.waited(waiting)
+            speed.stepped(8, 1 - waiting)
+        progress = Progress(100, 0, "run", "videos", speed=speed)
+        progress.show({"flow_loss": 1.0}, 0.314)
+        assert ("data wait" in line(progress)) is shown and "0.31 videos/s" in line(progress)
+        progress.close()
 
 
 def test_a_bar_that_is_moved_by_hand_shows_the_sessions_average():
