@@ -4,8 +4,8 @@ It needs Debian's packages, root, and nothing of the system's own: no systemd, n
 host name. Key, sockets, ports and files are its own, so that several may run side by side.
 
     with Cluster() as cluster:
-        job = cluster.submit("#!/bin/sh\\necho hello\\n", "--output=hello.txt")
-        cluster.wait_for_state(job, "COMPLETED")
+        cluster.run("sbatch", "--output=hello.txt", stdin="#!/bin/sh\\necho hello\\n")
+        cluster.wait_for(Path("hello.txt").exists, "output")
 
 What submitit 1.5.4 does on SLURM (files below submitit/):
 
@@ -54,7 +54,6 @@ PREFIX = "slurm-test"  # of the folders in the temporary directory
 POLL = 0.2  # seconds between two questions
 PATIENCE = 60  # seconds for a daemon or a command to answer
 TAIL = 40  # lines of each log in a message
-ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
 Answer = TypeVar("Answer")
 
 # cred_expire: a step's credential lives so many seconds, and a requeued job waits as long and one second more before it
@@ -106,7 +105,6 @@ MinJobAge=10
 NodeName=localhost NodeHostname={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory={memory} State=UNKNOWN
 PartitionName=DEFAULT Nodes=localhost State=UP MaxTime=INFINITE
 PartitionName=debug Default=YES OverSubscribe=FORCE:4 PriorityTier=1 GraceTime=10
-PartitionName=short MaxTime=5 OverSubscribe=FORCE:4 PriorityTier=1 GraceTime=10
 PartitionName=urgent PriorityTier=10
 """
 SLURMDBD_CONF = """
@@ -141,10 +139,10 @@ MARIADB_OPTIONS = (
 
 
 class Cluster:
-    """A running cluster of one node with two CPUs, three partitions and accounting; `stop` ends all of it.
+    """A running cluster of one node with two CPUs, two partitions and accounting; `stop` ends all of it.
 
-    `debug` (the default) takes up to four jobs a CPU, `short` ends jobs after five minutes, and `urgent` preempts jobs
-    of the other two. Raises RuntimeError with the ends of all logs when a daemon does not start.
+    `debug` (the default) takes up to four jobs a CPU, and `urgent` preempts its jobs. Raises RuntimeError with the ends
+    of all logs when a daemon does not start.
     """
 
     def __init__(self) -> None:
@@ -180,22 +178,6 @@ class Cluster:
             raise RuntimeError(f"{' '.join(command)} ended with {answer.returncode}: {answer.stderr.strip()}")
         return answer.stdout
 
-    def submit(self, script: str, *options: str) -> str:
-        """The id of a new batch job."""
-        return self.run("sbatch", "--parsable", *options, stdin=script).strip()
-
-    def state(self, job: str) -> str:
-        """The state of a job or of one element of an array ("7_0"), long form; "" while nobody knows it.
-
-        The controller knows what is new and forgets a job ten seconds after its end, accounting remembers.
-        """
-        for line in self.run("squeue", "--noheader", "--states=all", "--array", "--format=%i %F_%K %T").splitlines():
-            *names, state = line.split()
-            if job in names:
-                return state
-        ended = self.run("sacct", "-X", "-n", "-P", "-j", job, "-o", "State").split()
-        return ended[0] if ended else ""
-
     def wait_for(self, question: Callable[[], Answer], what: str, timeout: float = 30) -> Answer:
         """The first answer that is true; AssertionError with all logs when there is none within `timeout` seconds."""
         deadline = time.monotonic() + timeout
@@ -204,17 +186,6 @@ class Cluster:
                 raise AssertionError(f"no {what} within {timeout} s\n{self.logs()}")
             time.sleep(POLL)
         return answer
-
-    def wait_for_state(self, job: str, state: str, timeout: float = 30) -> None:
-        """Return when the job is in that state; AssertionError when it has ended in another or takes too long."""
-
-        def reached() -> bool:
-            now = self.state(job)
-            if now in ENDED and now != state:
-                raise AssertionError(f"job {job} ended as {now}, not {state}\n{self.logs()}")
-            return now == state
-
-        self.wait_for(reached, f"job {job} in state {state}", timeout)
 
     def logs(self) -> str:
         """The ends of all daemons' logs."""

@@ -154,8 +154,9 @@ def test_urgent_work_preempts_a_run_and_a_cancelled_one_goes_on_when_it_is_resub
     watch = Watch(cluster, sweep)
     assert launch(sweep.file).code == 0
     watch.until_step("held", HOLDS[0])
-    urgent = cluster.submit("#!/bin/sh\n", "--partition=urgent", "--ntasks=2", f"--output={tmp_path}/urgent")
-    cluster.wait_for_state(urgent, "COMPLETED", PATIENCE)
+    urgent = tmp_path / "urgent"
+    cluster.run("sbatch", "--partition=urgent", "--ntasks=2", f"--output={urgent}", stdin="#!/bin/sh\necho done\n")
+    cluster.wait_for(lambda: urgent.exists() and urgent.read_text(), "urgent job", PATIENCE)
     watch.until_step("held", HOLDS[1])
     (job,) = sweep.jobs("held")
     assert f"cancelled 1 jobs: {job}" in launch("cancel", sweep.file).out
