@@ -248,27 +248,6 @@ def test_a_sweep_ends_with_its_reason(speeds, left, batches, ended):
     assert kept[-1] == len(batches)
 
 
-def test_memory_that_is_exhausted_is_recorded_and_is_no_failure(here, monkeypatch):
-    def too_large(rig, size, mode, batch):
-        if batch > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return {"images_per_second": 1.0, "mfu": 0.1, "mode": "none", "peak_mib": None, "ms": spreads}
-
-    part = {"median": 1.0, "low": 1.0, "high": 1.0}
-    spreads = {name: part for name in ("step", "forward", "backward", "update")}
-    monkeypatch.setattr(throughput, "train_row", too_large)
-
-    def parts(bench):
-        (plan,) = bench.setting.models
-        product = Stage("matrix product", 0, lambda keep: {"peak_tflops_per_second": 1.0})
-        return [product, Stage("train tiny", 0, lambda keep: bench.train(plan, keep))]
-
-    code, results = here(parts)
-    assert code == 0
-    assert [row["batch"] for row in results["train tiny"]["results"]["rows"]] == [2]
-    assert results["train tiny"]["results"]["ended"] == "batch 4 does not fit: CUDA out of memory"
-
-
 def test_overhead_falls_back_to_the_batch_that_fits():
     found = throughput.largest_that_fits(16, rates(b4=1))
     assert found == {"images_per_second": 1, "did_not_fit": [16, 8]}

@@ -9,7 +9,7 @@ import textwrap
 import pytest
 from hydra import initialize_config_module
 
-from core.commands.entry import compose_config, config_groups, run_entry
+from core.commands.entry import compose_config, run_entry
 from tests.rows import every_row
 
 PACKAGE = "toy_entry"
@@ -182,21 +182,6 @@ def test_what_our_packages_log_is_shown_and_nobody_elses(entry, capsys):
 
 
 @pytest.mark.usefixtures("entry")
-def test_the_defaults_are_merged_and_resolved():
-    values = compose_config(MODULE, "train", ["seed=7"])
-    assert values["name"] == "toy-7"
-    assert values["network"] == {"name": "small", "width": 8}
-    assert values["optimizer"]["rate"] in ("1e-4", 1e-4)
-
-
-@pytest.mark.usefixtures("entry")
-def test_a_value_that_must_be_given_is_named():
-    with pytest.raises(ValueError, match=r"^missing config key 'run'"):
-        compose_config(MODULE, "measure")
-    assert compose_config(MODULE, "measure", ["run=x"]) == {"run": "x", "num": 4}
-
-
-@pytest.mark.usefixtures("entry")
 def test_an_interpolation_that_leads_nowhere_is_named():
     with pytest.raises(ValueError, match=r"nowhere\.to\.be\.found"):
         compose_config(MODULE, "broken")
@@ -209,14 +194,6 @@ def test_composing_again_starts_afresh_also_within_a_program_that_uses_hydra():
         compose_config(MODULE, "train", ["stps=3"])
     with initialize_config_module(config_module=MODULE, version_base="1.3"):
         assert compose_config(MODULE, "train")["steps"] == 10
-
-
-@pytest.mark.usefixtures("entry")
-def test_groups_list_what_can_be_chosen():
-    groups = config_groups(MODULE)
-    assert groups["network"] == ["large", "small"]
-    assert "quick" in groups["experiment"]
-    assert {"layersync", "none"} <= set(groups["alignment"])  # of core
 
 
 # run_entry
