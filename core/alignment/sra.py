@@ -10,7 +10,7 @@ Letters: B batch, N tokens, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812, the customary name
@@ -44,6 +44,7 @@ class SRAConfig:
     cosine_axis  feature: the cosine of a token's features; token: of a feature over the tokens, as released
     """
 
+    layers_key: ClassVar[str] = "alignment.pairs"
     pairs: list[tuple[int | str, int | str]]
     weight: float = 0.5
     max_gap: float = 0.2
