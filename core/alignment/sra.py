@@ -102,10 +102,8 @@ class SRA(Alignment):
         students, teachers = self.hooks.take(), self._teacher_tokens(forward, teacher)
         losses, similarity = [], {}
         for head, name, (student, strong) in zip(self.heads.values(), self.hooks.names, config.pairs, strict=True):
-            projected, target = (
-                hide_padding(head(hide_padding(students[name], mask)), mask),
-                hide_padding(teachers[strong].float(), mask),
-            )
+            projected = hide_padding(head(hide_padding(students[name], mask)), mask)
+            target = hide_padding(teachers[strong].float(), mask)
             losses.append(self._distance(projected, target, mask))
             cosine = masked_token_mean(token_cosine(projected, target).detach(), mask)
             similarity[f"{student}->{strong}"] = cosine.mean().clamp(-1, 1)
