@@ -12,7 +12,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -171,7 +171,9 @@ class Alignment:
 
 
 class AlignmentConfig(Protocol):
-    """The options of a method."""
+    """The options of a method. `layers_key` is the config key that names its layers."""
+
+    layers_key: ClassVar[str]
 
     @property
     def layers(self) -> list[Layer]:
@@ -200,6 +202,7 @@ class NoAlignment(Alignment):
 class NoAlignmentConfig:
     """The baseline has no options."""
 
+    layers_key: ClassVar[str] = "alignment"
     layers = ()
     needs = Needs()
 
@@ -232,6 +235,6 @@ def check_layers(config: AlignmentConfig, num_blocks: int) -> None:
     for layer in config.layers:
         if isinstance(layer, int) and not 1 <= layer <= num_blocks:
             raise ValueError(
-                f"alignment listens to block {layer}, which does not exist: the backbone has blocks 1 to {num_blocks} "
-                "(numbered from 1)"
+                f"{config.layers_key} names block {layer}, which does not exist: the backbone has blocks 1 to "
+                f"{num_blocks} (numbered from 1)"
             )

@@ -11,7 +11,7 @@ Letters: B batch, N tokens, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ class DispersiveConfig:
     diagonal     whether the pairs (i, i) count, of distance 0
     """
 
+    layers_key: ClassVar[str] = "alignment.layer"
     layer: int | str
     weight: float = 0.5
     temperature: float = 0.5

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 class LayerSyncConfig:
     """Options of LayerSync; `pairs` are (weak, strong) block numbers from 1, or module names."""
 
+    layers_key: ClassVar[str] = "alignment.pairs"
     pairs: list[tuple[int | str, int | str]]
     weight: float = 0.2
     schedule: WeightSchedule = field(default_factory=WeightSchedule)

@@ -10,7 +10,7 @@ Letters: B batch, N tokens, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812, the customary name
@@ -44,6 +44,7 @@ class SRAConfig:
     cosine_axis  feature: the cosine of a token's features; token: of a feature over the tokens, as released
     """
 
+    layers_key: ClassVar[str] = "alignment.pairs"
     pairs: list[tuple[int | str, int | str]]
     weight: float = 0.5
     max_gap: float = 0.2
@@ -101,10 +102,8 @@ class SRA(Alignment):
         students, teachers = self.hooks.take(), self._teacher_tokens(forward, teacher)
         losses, similarity = [], {}
         for head, name, (student, strong) in zip(self.heads.values(), self.hooks.names, config.pairs, strict=True):
-            projected, target = (
-                hide_padding(head(hide_padding(students[name], mask)), mask),
-                hide_padding(teachers[strong].float(), mask),
-            )
+            projected = hide_padding(head(hide_padding(students[name], mask)), mask)
+            target = hide_padding(teachers[strong].float(), mask)
             losses.append(self._distance(projected, target, mask))
             cosine = masked_token_mean(token_cosine(projected, target).detach(), mask)
             similarity[f"{student}->{strong}"] = cosine.mean().clamp(-1, 1)

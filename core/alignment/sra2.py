@@ -7,6 +7,7 @@ teacher and no encoder. Letters: B batch, N tokens, D width, P numbers of a toke
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch.nn.functional as F  # noqa: N812, the customary name
 from torch import nn
@@ -30,6 +31,7 @@ class SRA2Config:
     beta    where the smooth L1 loss turns from quadratic to linear
     """
 
+    layers_key: ClassVar[str] = "alignment.layer"
     layer: int | str
     weight: float = 1.0
     beta: float = 0.05

@@ -245,7 +245,7 @@ def test_every_method_says_which_layers_it_listens_to():
         check_layers(config, 9)
         if name != "none":
             with pytest.raises(
-                ValueError, match=r"alignment listens to block 9, which does not exist: .*blocks 1 to 8"
+                ValueError, match=r"alignment\.(pairs|layer) names block 9, which does not exist: .*blocks 1 to 8"
             ):
                 check_layers(config, 8)
 
@@ -255,7 +255,7 @@ REFUSED = [
     (["alignment.pairs=[]"], "alignment.pairs is empty"),
     (
         ["alignment.pairs=[[1,99]]"],
-        r"alignment listens to block 99, which does not exist: the backbone has blocks 1 to 8",
+        r"alignment.pairs names block 99, which does not exist: the backbone has blocks 1 to 8",
     ),
     (
         ["alignment=dispersive", "alignment.layer=2", "trainer.accumulate=2"],
