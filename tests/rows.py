@@ -17,7 +17,6 @@ def every_row(names: str | tuple[str, ...], rows: Iterable) -> Callable:
     def over_rows(test: Callable) -> Callable:
         @functools.wraps(test)
         def every(**fixtures):
-            __tracebackhide__ = True
             failures = []
             for row in rows:
                 try:
