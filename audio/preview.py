@@ -67,8 +67,8 @@ class AudioPreview:
         """The PNG alone, at `path`, which is returned."""
         titles = self.titles(condition, len(media))
         shown = one_of_each_first(titles, MAX_PANELS)
-        heard = to_int16(media[shown].detach().cpu()).float().numpy() / FULL_SCALE
-        return save(draw(heard, [titles[row] for row in shown], self.sample_rate), path)
+        waves = to_int16(media[shown].detach().cpu()).float().numpy() / FULL_SCALE
+        return save(draw(waves, [titles[row] for row in shown], self.sample_rate), path)
 
     def titles(self, condition: Tensor | None, count: int) -> list[str]:
         """What each of `count` samples was asked to be, in words."""

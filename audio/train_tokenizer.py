@@ -140,13 +140,13 @@ def distances(code: Code, batches: Iterable[Tensor], sample_rate: int) -> dict[s
     """Means over clips of the numbers of `audio.sounds.quality`."""
     parts: dict[str, list[Tensor]] = {}
     for clips in batches:
-        heard = code(clips)
+        decoded = code(clips)
         own = {
-            "snr_db": snr_db(clips, heard),
-            "si_snr_db": si_snr_db(clips, heard),
-            "log_mel_distance_db": log_mel_distance_db(clips, heard, sample_rate),
-            "log_mel_correlation": log_mel_correlation(clips, heard, sample_rate),
-            "spectral_distance": spectral_distance(clips, heard),
+            "snr_db": snr_db(clips, decoded),
+            "si_snr_db": si_snr_db(clips, decoded),
+            "log_mel_distance_db": log_mel_distance_db(clips, decoded, sample_rate),
+            "log_mel_correlation": log_mel_correlation(clips, decoded, sample_rate),
+            "spectral_distance": spectral_distance(clips, decoded),
         }
         for name, values in own.items():
             parts.setdefault(name, []).append(values)

@@ -18,7 +18,8 @@ import torch
 from benchmarks import measure
 from benchmarks.models import PRESETS, SIZES_HELP, Facts, Work, model_facts
 from benchmarks.steps import OURS, VARIANTS, AlignmentAlone, OurStep, Step, build_step
-from core.train.flops import TRAINING_FACTOR, matmul_peak
+from core.nets.layers import TRAINING_FACTOR
+from core.train.flops import matmul_peak
 from image.backbone import SIZES
 
 PUBLISHED = [f"{size}/2" for size in SIZES]

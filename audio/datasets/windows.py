@@ -222,9 +222,9 @@ class WindowDataset:
             window = self._read(index, int(rng.integers(spare + 1)))
             if self._config.silence_db is None:
                 return window
-            heard = rms_db(window)
-            if loudest is None or heard > level:
-                loudest, level = window, heard
+            own_level = rms_db(window)
+            if loudest is None or own_level > level:
+                loudest, level = window, own_level
             if level >= self._config.silence_db:
                 break
         return loudest

@@ -29,8 +29,8 @@ from core.alignment.hooks import Layer, LayerHooks
 from core.alignment.teacher import Teacher
 from core.alignment.tokens import hide_padding, masked_token_mean, token_cosine
 from core.flow.path import Path
+from core.nets.layers import TRAINING_FACTOR
 
-TRAINING_FACTOR = 3  # a head's backward pass multiplies twice for each multiplication of its forward pass
 Distance = Literal["cosine", "smooth_l1", "l1", "l2"]
 
 

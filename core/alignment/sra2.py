@@ -14,9 +14,9 @@ from torch import nn
 
 from core.alignment.contract import Alignment, AlignmentTerms, Forward, Needs, WeightSchedule, check_weight
 from core.alignment.hooks import Layer, LayerHooks
-from core.alignment.sra import TRAINING_FACTOR
 from core.alignment.teacher import Teacher
 from core.alignment.tokens import hide_padding, masked_token_mean
+from core.nets.layers import TRAINING_FACTOR
 
 NUM_LAYERS = 5
 HEAD_RATIO = 1.25  # hidden width over the backbone's: 7.9 M parameters at 1152, the paper's 8 M

@@ -15,6 +15,8 @@ import torch.nn.functional as F  # noqa: N812, the customary name
 from einops import rearrange
 from torch import Tensor, nn
 
+TRAINING_FACTOR = 3  # the backward pass multiplies twice for each multiplication of the forward pass
+
 
 def sincos_positions(width: int, positions: Tensor) -> Tensor:
     """Fixed sine-cosine code of scalar positions (N,): (N, width), sines then cosines, periods up to 10 000."""

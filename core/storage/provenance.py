@@ -30,11 +30,13 @@ def code_version() -> dict[str, Any]:
 
 
 def git(*arguments: str) -> str | None:
-    """What git says of our source tree; None without git, or where the package stands in no repository of its own."""
+    """What git says of our source tree, which is not written to; None without git, or outside a repository of ours."""
     if not (ROOT / ".git").exists():
         return None
     try:
-        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

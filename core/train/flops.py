@@ -14,8 +14,8 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from core.contracts import Condition
+from core.nets.layers import TRAINING_FACTOR
 
-TRAINING_FACTOR = 3  # the backward pass multiplies twice for each multiplication of the forward pass
 LONG_ENOUGH = 0.02  # seconds that one matrix product should take
 LARGEST_SIDE = {"cpu": 4096, "cuda": 8192}
 

@@ -22,6 +22,7 @@ from core.data.stream import StepPositions, step_batches
 from core.draws import StepRandom, seeded_weights
 from core.flow.objective import FlowMatching
 from core.generate import Generator, make_generator
+from core.nets.layers import TRAINING_FACTOR
 from core.precision import DTYPES, allow_tf32
 from core.processes.failures import NonFiniteError, is_dead_worker, is_out_of_memory
 from core.processes.signals import StopRequest
@@ -36,7 +37,7 @@ from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
 from core.train.diagnoses import dead_worker, out_of_memory, write_not_finite
 from core.train.ema import EMA
-from core.train.flops import TRAINING_FACTOR, matmul_peak, training_flops
+from core.train.flops import matmul_peak, training_flops
 from core.train.notes import RunNotes, note_session
 from core.train.optimizer import Optimizer
 from core.train.posthoc import drop_snapshots, save_snapshot
