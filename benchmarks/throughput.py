@@ -21,9 +21,9 @@ from benchmarks import measure, sampling
 from benchmarks.models import Preset, Work, build_backbone, compiled, model_facts
 from benchmarks.steps import AlignmentAlone, OurStep
 from benchmarks.train_step import take_turn
-from core.alignment.tokens import token_cosine
 from core.nets.layers import TRAINING_FACTOR
 from core.processes.spread import Compile
+from layersync.tokens import token_cosine
 
 GROWTH = 1.03  # a larger batch that gives less than this ends a sweep
 KERNELS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}

@@ -1,7 +1,6 @@
-"""The method, and the loop that trains it; `from core import LayerSync` is all that a user's own model needs."""
+"""The method, and the loop that trains it. The method alone, for a user's own model, is the package `layersync`."""
 
-from core.alignment.contract import WeightSchedule
-from core.alignment.layersync import LayerSync
 from core.flow.objective import FlowMatching, ObjectiveConfig
+from layersync import LayerSync, WeightSchedule
 
 __all__ = ["FlowMatching", "LayerSync", "ObjectiveConfig", "WeightSchedule"]

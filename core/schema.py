@@ -59,7 +59,10 @@ def strict(schema: type[T], node: Mapping[str, Any], key: str = "") -> T:
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in values:
             raise ValueError(f"missing config key '{key + '.' if key else ''}{name}'; needed: {_names(schema)}")
-    return schema(**values)
+    try:
+        return schema(**values)
+    except ValueError as error:
+        raise ValueError(_whole_key(str(error), key)) from error
 
 
 def plain(config: Any) -> Any:
@@ -91,6 +94,12 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], key: str = "") 
         elif a != b:
             found.append(path)
     return found
+
+
+def _whole_key(message: str, key: str) -> str:
+    """A message that begins with the last part of the node's key begins with all of it: the schema is used alone too."""
+    own = key.rpartition(".")[2]
+    return key + message.removeprefix(own) if own and message.startswith(f"{own}.") else message
 
 
 def _names(schema: type) -> str:

@@ -9,72 +9,23 @@ Letters: B batch, N tokens.
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
-import torch
 from torch import Tensor, nn
 
-from core.alignment.hooks import Layer, LayerHooks
 from core.contracts import Batch, Condition
 from core.draws import Random
 from core.flow.objective import FlowMatching
 from core.flow.path import Interpolant
+from layersync import sync
+from layersync.blocks import Layer
+from layersync.hooks import LayerHooks
+from layersync.sync import AlignmentTerms
 
 if TYPE_CHECKING:
     from core.alignment.teacher import Teacher
-
-TimeWeight = Literal["uniform", "towards_data", "towards_noise", "middle"]
-TIME_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "uniform": torch.ones_like,
-    "towards_data": lambda t: 2 * t,
-    "towards_noise": lambda t: 2 * (1 - t),
-    "middle": lambda t: 6 * t * (1 - t),
-}  # each integrates to 1 over [0, 1], so that `weight` keeps its meaning
-
-
-@dataclass(frozen=True)
-class WeightSchedule:
-    """The weight as a function of the optimizer step, as a factor in [0, 1].
-
-    constant    1 throughout
-    warmup      rises linearly over `warmup_steps`, then 1
-    cosine      the same rise, then a half cosine that reaches 0 at `end_step`
-    stop        the same rise, then 1, and 0 from `end_step` on
-    """
-
-    kind: Literal["constant", "warmup", "cosine", "stop"] = "constant"
-    warmup_steps: int = 0
-    end_step: int | None = None
-
-    def __post_init__(self) -> None:
-        key, kinds = "alignment.schedule", ("constant", "warmup", "cosine", "stop")
-        if self.kind not in kinds:
-            raise ValueError(f"{key}.kind is {self.kind!r}; allowed: {', '.join(kinds)}")
-        if self.warmup_steps < 0:
-            raise ValueError(f"{key}.warmup_steps is {self.warmup_steps}; it must not be negative")
-        if self.kind == "warmup" and self.warmup_steps == 0:
-            raise ValueError(f"{key}.kind is 'warmup' but {key}.warmup_steps is 0")
-        if self.kind == "constant" and self.warmup_steps:
-            raise ValueError(f"{key}.warmup_steps is {self.warmup_steps} but {key}.kind is 'constant'")
-        if self.kind in ("cosine", "stop") and (self.end_step is None or self.end_step <= self.warmup_steps):
-            raise ValueError(f"{key}.end_step is {self.end_step}; '{self.kind}' needs one after {key}.warmup_steps")
-        if self.kind in ("constant", "warmup") and self.end_step is not None:
-            raise ValueError(f"{key}.end_step is {self.end_step} but {key}.kind '{self.kind}' has no end")
-
-    def factor(self, step: int) -> float:
-        """The factor of the optimizer step `step`, which counts from 0."""
-        rise = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        if self.end_step is None:
-            return rise
-        if step >= self.end_step:
-            return 0.0
-        if self.kind == "stop" or step < self.warmup_steps:
-            return rise
-        progress = (step - self.warmup_steps) / (self.end_step - self.warmup_steps)
-        return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 @dataclass(frozen=True)
@@ -115,19 +66,6 @@ class Needs:
     teacher: tuple[Layer, ...] = ()
     token_times: bool = False
     couples_rows: bool = False
-
-
-@dataclass(frozen=True)
-class AlignmentTerms:
-    """The weighted loss, a scalar, and what is logged.
-
-    similarity  mean cosine of each pair, in [-1, 1], by the pair's label
-    values      other numbers by the name of their record
-    """
-
-    loss: Tensor
-    similarity: dict[str, Tensor] = field(default_factory=dict)
-    values: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Alignment:
@@ -213,21 +151,23 @@ class NoAlignmentConfig:
 
 def check_weight(weight: float) -> None:
     """Raises ValueError for a weight that is not a finite number above 0."""
-    if not (math.isfinite(weight) and weight > 0):
-        raise ValueError(f"alignment.weight is {weight}; it must be above 0 (alignment=none is the baseline)")
+    with config_keys():
+        sync.check_weight(weight, "alignment=none is the baseline")
 
 
 def check_pairs(pairs: Sequence[tuple[Layer, Layer]]) -> None:
     """Raises ValueError for no pair, what is no pair, and block numbers of which the weak does not come first."""
-    if not pairs:
-        raise ValueError("alignment.pairs is empty; give at least one (weak, strong) pair of layers")
-    if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
-        raise ValueError(f"alignment.pairs is {pairs!r}; it holds (weak, strong) pairs of layers: [(8, 16)]")
-    for weak, strong in pairs:
-        if isinstance(weak, int) and isinstance(strong, int) and weak >= strong:
-            raise ValueError(f"alignment.pairs holds ({weak}, {strong}); the weak layer must come before the strong")
-    if len({tuple(pair) for pair in pairs}) < len(pairs):
-        raise ValueError(f"alignment.pairs names a pair twice: {list(pairs)}")
+    with config_keys():
+        sync.check_pairs(pairs)
+
+
+@contextlib.contextmanager
+def config_keys() -> Iterator[None]:
+    """Errors that begin with the name of an option begin with its config key instead."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"alignment.{error}") from error
 
 
 def check_layers(config: AlignmentConfig, num_blocks: int) -> None:

@@ -16,11 +16,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from core.alignment.contract import Alignment, AlignmentTerms, Forward, Needs, WeightSchedule, check_weight
+from core.alignment.contract import Alignment, AlignmentTerms, Forward, Needs, check_weight
 from core.alignment.gather import gather_rows
-from core.alignment.hooks import Layer, LayerHooks
 from core.alignment.teacher import Teacher
-from core.alignment.tokens import hide_padding
+from layersync.blocks import Layer
+from layersync.hooks import LayerHooks
+from layersync.schedule import WeightSchedule
+from layersync.tokens import hide_padding
 
 
 @dataclass(frozen=True)

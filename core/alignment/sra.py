@@ -21,15 +21,16 @@ from core.alignment.contract import (
     AlignmentTerms,
     Forward,
     Needs,
-    WeightSchedule,
     check_pairs,
     check_weight,
 )
-from core.alignment.hooks import Layer, LayerHooks
 from core.alignment.teacher import Teacher
-from core.alignment.tokens import hide_padding, masked_token_mean, token_cosine
 from core.flow.path import Path
 from core.nets.layers import TRAINING_FACTOR
+from layersync.blocks import Layer
+from layersync.hooks import LayerHooks
+from layersync.schedule import WeightSchedule
+from layersync.tokens import hide_padding, masked_mean, token_cosine
 
 Distance = Literal["cosine", "smooth_l1", "l1", "l2"]
 
@@ -105,8 +106,8 @@ class SRA(Alignment):
             projected = hide_padding(head(hide_padding(students[name], mask)), mask)
             target = hide_padding(teachers[strong].float(), mask)
             losses.append(self._distance(projected, target, mask))
-            cosine = masked_token_mean(token_cosine(projected, target).detach(), mask)
-            similarity[f"{student}->{strong}"] = cosine.mean().clamp(-1, 1)
+            cosine = masked_mean(token_cosine(projected, target).detach(), mask)
+            similarity[f"{student}->{strong}"] = cosine.clamp(-1, 1)
         weight = config.weight * config.schedule.factor(forward.step)
         return AlignmentTerms(weight * torch.stack(losses).mean(), similarity)
 
@@ -123,13 +124,13 @@ class SRA(Alignment):
         if self.config.distance == "cosine":
             if self.config.cosine_axis == "token":  # padding is zero on both sides
                 return 1 - token_cosine(projected.transpose(-1, -2), target.transpose(-1, -2)).mean()
-            return 1 - masked_token_mean(token_cosine(projected, target), mask).mean()
+            return 1 - masked_mean(token_cosine(projected, target), mask)
         error = {
             "smooth_l1": lambda: F.smooth_l1_loss(projected, target, reduction="none", beta=self.config.beta),
             "l1": lambda: (projected - target).abs(),
             "l2": lambda: (projected - target).square(),
         }[self.config.distance]()
-        return masked_token_mean(error.mean(-1), mask).mean()
+        return masked_mean(error.mean(-1), mask)
 
     def extra_flops(self, forward: int, num_tokens: int) -> int:
         """The teacher's pass, counted whole though it ends at its last layer, and the heads."""

@@ -12,11 +12,13 @@ from typing import ClassVar
 import torch.nn.functional as F  # noqa: N812, the customary name
 from torch import nn
 
-from core.alignment.contract import Alignment, AlignmentTerms, Forward, Needs, WeightSchedule, check_weight
-from core.alignment.hooks import Layer, LayerHooks
+from core.alignment.contract import Alignment, AlignmentTerms, Forward, Needs, check_weight
 from core.alignment.teacher import Teacher
-from core.alignment.tokens import hide_padding, masked_token_mean
 from core.nets.layers import TRAINING_FACTOR
+from layersync.blocks import Layer
+from layersync.hooks import LayerHooks
+from layersync.schedule import WeightSchedule
+from layersync.tokens import hide_padding, masked_mean
 
 NUM_LAYERS = 5
 HEAD_RATIO = 1.25  # hidden width over the backbone's: 7.9 M parameters at 1152, the paper's 8 M
@@ -71,7 +73,7 @@ class SRA2(Alignment):
         predicted = hide_padding(self.heads["patches"](hide_padding(tokens, mask).float()), mask)
         target = hide_padding(self.model.patches(forward.latents).float(), mask)
         error = F.smooth_l1_loss(predicted, target, reduction="none", beta=self.config.beta).mean(-1)
-        loss = masked_token_mean(error, mask).mean()
+        loss = masked_mean(error, mask)
         weight = self.config.weight * self.config.schedule.factor(forward.step)
         return AlignmentTerms(weight * loss, values={f"clean_latent/{self.config.layer}": loss.detach()})
 

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from core.alignment.hooks import Layer, LayerHooks, find_blocks
 from core.contracts import Condition
 from core.precision import Precision, autocast
+from layersync.blocks import Layer, find_blocks
+from layersync.hooks import LayerHooks
 
 
 class Teacher:

@@ -1,7 +1,7 @@
 """A trained model: a run is opened, its data pass through the backbone, the tokens of every block are captured.
 
 Works for any domain: its parts come from the module `<domain>.train` (ENTRY and build_domain), its blocks through
-`core.alignment.hooks`. Blocks are numbered from 1; flow time t = 0 is noise, t = 1 is data.
+`layersync.hooks`. Blocks are numbered from 1; flow time t = 0 is noise, t = 1 is data.
 
 Letters: B batch, n rows, N tokens, D width.
 """
@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from core.alignment.contract import AlignmentConfig
-from core.alignment.hooks import LayerHooks
 from core.contracts import Batch, Dataset, Domain, Requests, TokenSequence
 from core.data.stream import collate
 from core.draws import SampleRandom, numpy_rng
@@ -33,6 +32,7 @@ from core.storage.checkpoint import CheckpointStore, State, follow_latest, read_
 from core.storage.run_folder import RunDirectory
 from core.storage.weights import load_into, load_weights
 from core.train.config import RunConfig
+from layersync.hooks import LayerHooks
 
 Condition = Literal["unconditional", "own", "requested"]
 

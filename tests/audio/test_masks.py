@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from audio.backbone import SiTConfig
-from core.alignment.layersync import LayerSync, LayerSyncAlignment
+from core.alignment.layersync import LayerSyncAlignment
 from core.conditioning.none import Unconditional
 from core.contracts import Batch
 from core.data.stream import collate
 from core.draws import StepRandom
 from core.flow.objective import FlowMatching, ObjectiveConfig
 from core.step import TrainingLoss
+from layersync import LayerSync
 
 CHANNELS, FRAMES, PATCH = 5, 12, 2
 LENGTHS = (2, 6, 4)  # real tokens of each clip

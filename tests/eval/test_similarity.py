@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 import image.train
-from core.alignment.tokens import token_cosine
 from core.draws import SampleRandom
 from eval.inside.analyses import (
     cosine_matrices,
@@ -21,6 +20,7 @@ from eval.inside.analyses import (
 from eval.inside.encoder import dino_features, encoder_features
 from eval.inside.model import ForwardOptions, collect, open_run
 from eval.similarity import ENTRY, on_grid
+from layersync.tokens import token_cosine
 from tests.eval.inside.toy_model import TOKENS, WIDTH, Backbone, Function, Residual, opened, residual
 from tests.eval.test_probe import TINY
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from einops import rearrange
 
-from core.alignment.hooks import LayerHooks
-from core.alignment.layersync import LayerSync
 from core.flow.sampler import guide
 from core.schema import strict
 from core.storage.weights import load_into, load_weights
 from image.backbone import SIZES, SiT, SiTConfig
+from layersync import LayerSync
+from layersync.hooks import LayerHooks
 from tests.golden_files import load_golden, with_prefix
 
 RECORDED = ["sit", "sit_velocity_only"]

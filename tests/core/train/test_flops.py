@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from core.alignment.layersync import LayerSync
 from core.train.flops import forward_flops, matmul_peak, matmul_rates, training_flops
 from image.backbone import SIZES, SiTConfig
+from layersync import LayerSync
 from tests.rows import every_row
 
 LABELS = torch.zeros(2, dtype=torch.long)

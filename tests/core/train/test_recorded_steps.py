@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from core.alignment.layersync import LayerSync, LayerSyncAlignment
+from core.alignment.layersync import LayerSyncAlignment
 from core.conditioning.labels import LabelConditioning, LabelConfig
 from core.contracts import Batch
 from core.flow.objective import FlowMatching, ObjectiveConfig
@@ -14,6 +14,7 @@ from core.train.ema import EMA, EMAConfig
 from core.train.optimizer import Optimizer, OptimizerConfig
 from image.backbone import SiT
 from image.tokenizer import PixelsConfig
+from layersync import LayerSync
 from tests.golden_files import load_golden, with_prefix
 from tests.rows import every_row
 

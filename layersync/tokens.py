@@ -23,16 +23,36 @@ def token_cosine(a: Tensor, b: Tensor) -> Tensor:
 def hide_padding(tokens: Tensor, mask: Tensor | None) -> Tensor:
     """Tokens (..., D) with zeros where the mask is false: a NaN there would come back through the gradient."""
     if mask is None or mask.flatten(1).shape != tokens[..., 0].flatten(1).shape:
-        return tokens  # masked_token_mean refuses a mask of another length
+        return tokens  # the means refuse a mask of another length
     return torch.where(mask.bool().reshape(tokens.shape[:-1]).unsqueeze(-1), tokens, 0)
 
 
 def masked_token_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean (B,) over the tokens of values (B, N) or (B, F, N); with a mask, over the tokens where it is true."""
+    """Mean (B,) over the tokens of values (B, N) or (B, F, N); with a mask, over the tokens where it is true.
+
+    It is 0 for a sample without a real token, which counts in no mean over samples: see `masked_mean`.
+    """
     values = values.flatten(1)
     if mask is None:
         return values.mean(1)
+    mask = _real(values, mask)
+    return torch.where(mask, values, 0).sum(1) / mask.sum(1).clamp_min(1)
+
+
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean over samples, a scalar, of the mean over their real tokens; values (B, N) or (B, F, N).
+
+    Samples without a real token are left out; of none at all it is 0.
+    """
+    means = masked_token_mean(values, mask)
+    if mask is None:
+        return means.mean()
+    return means.sum() / _real(values.flatten(1), mask).any(1).sum().clamp_min(1)
+
+
+def _real(values: Tensor, mask: Tensor) -> Tensor:
+    """The mask (B, N) as bool, for values of that shape. Raises ValueError for one of another."""
     mask = mask.flatten(1).bool()
     if mask.shape != values.shape:
         raise ValueError(f"alignment mask has {tuple(mask.shape)} tokens, the layers gave {tuple(values.shape)}")
-    return torch.where(mask, values, 0).sum(1) / mask.sum(1)
+    return mask

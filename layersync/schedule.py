@@ -1,0 +1,61 @@
+"""The weight of an alignment over optimizer steps, and over flow time t: t = 0 is noise, t = 1 is data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+TimeWeight = Literal["uniform", "towards_data", "towards_noise", "middle"]
+TIME_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "uniform": torch.ones_like,
+    "towards_data": lambda t: 2 * t,
+    "towards_noise": lambda t: 2 * (1 - t),
+    "middle": lambda t: 6 * t * (1 - t),
+}  # each integrates to 1 over [0, 1], so that `weight` keeps its meaning
+
+
+@dataclass(frozen=True)
+class WeightSchedule:
+    """The weight as a function of the optimizer step, as a factor in [0, 1].
+
+    constant    1 throughout
+    warmup      rises linearly over `warmup_steps`, then 1
+    cosine      the same rise, then a half cosine that reaches 0 at `end_step`
+    stop        the same rise, then 1, and 0 from `end_step` on
+    """
+
+    kind: Literal["constant", "warmup", "cosine", "stop"] = "constant"
+    warmup_steps: int = 0
+    end_step: int | None = None
+
+    def __post_init__(self) -> None:
+        key, kinds = "schedule", ("constant", "warmup", "cosine", "stop")
+        if self.kind not in kinds:
+            raise ValueError(f"{key}.kind is {self.kind!r}; allowed: {', '.join(kinds)}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"{key}.warmup_steps is {self.warmup_steps}; it must not be negative")
+        if self.kind == "warmup" and self.warmup_steps == 0:
+            raise ValueError(f"{key}.kind is 'warmup' but {key}.warmup_steps is 0")
+        if self.kind == "constant" and self.warmup_steps:
+            raise ValueError(f"{key}.warmup_steps is {self.warmup_steps} but {key}.kind is 'constant'")
+        if self.kind in ("cosine", "stop") and (self.end_step is None or self.end_step <= self.warmup_steps):
+            raise ValueError(f"{key}.end_step is {self.end_step}; '{self.kind}' needs one after {key}.warmup_steps")
+        if self.kind in ("constant", "warmup") and self.end_step is not None:
+            raise ValueError(f"{key}.end_step is {self.end_step} but {key}.kind '{self.kind}' has no end")
+
+    def factor(self, step: int) -> float:
+        """The factor of the optimizer step `step`, which counts from 0."""
+        rise = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        if self.end_step is None:
+            return rise
+        if step >= self.end_step:
+            return 0.0
+        if self.kind == "stop" or step < self.warmup_steps:
+            return rise
+        progress = (step - self.warmup_steps) / (self.end_step - self.warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * progress))
