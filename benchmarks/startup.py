@@ -14,7 +14,7 @@ from benchmarks import measure
 
 AIM = 1.5  # times `import torch`
 BASE = "import torch"
-PACKAGES = ("core", "eval", "image", "audio", "video", "motion", "slurm")
+PACKAGES = ("layersync", "core", "eval", "image", "audio", "video", "motion", "slurm")
 
 DESCRIPTION = """\
 Measure what every command costs before it does anything: the CPU seconds, user and system, of `--help` in a process of

@@ -97,7 +97,7 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], key: str = "") 
 
 
 def _whole_key(message: str, key: str) -> str:
-    """A message that begins with the last part of the node's key begins with all of it: the schema is used alone too."""
+    """A message that begins with the last part of the node's key, with all of it: schemas are used alone too."""
     own = key.rpartition(".")[2]
     return key + message.removeprefix(own) if own and message.startswith(f"{own}.") else message
 

@@ -26,9 +26,10 @@ def find_blocks(model: nn.Module, blocks: str | None = None) -> tuple[str, Block
     if not found:
         raise ValueError("the model has no list of blocks (torch.nn.ModuleList); name its layers by module name")
     if len(found) > 1:
+        longest = max(found, key=lambda name: len(found[name]))
         raise ValueError(
-            f"the model has several lists of blocks: {_sizes(found)}; choose the one that numbers count with "
-            f"blocks={next(iter(found))!r}, or name layers by module name"
+            f"the model has several lists of blocks: {_sizes(found)}; choose the one that numbers count, as "
+            f"blocks={longest!r}, or name layers by module name"
         )
     return next(iter(found.items()))
 

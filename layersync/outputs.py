@@ -81,7 +81,7 @@ class LayerOutput:
             return ValueError(f"{told}, in which output={self.output!r} is no tensor")
         if sum(isinstance(value, Tensor) and value.ndim >= 3 for value in _members(returned)) > 1:
             return ValueError(
-                f"{told}: several of them may be tokens; say which: output=1 for the second, "
+                f"{told}: several of them may be tokens; say which: output=0 the first, 1 the second, "
                 "or a function of what the block returns"
             )
         return TypeError(

@@ -177,8 +177,8 @@ class LayerSync:
             )
         if self.model.training and torch.is_grad_enabled() and not weak.requires_grad:
             raise RuntimeError(
-                f"alignment pair {label}: the weak layer carries no gradient (frozen, run under no_grad, or "
-                "checkpointed with use_reentrant=True); the loss would train nothing"
+                f"alignment pair {label}: the weak layer carries no gradient (frozen, or run under no_grad); "
+                "the loss would train nothing"
             )
 
     @contextmanager

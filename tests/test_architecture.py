@@ -19,13 +19,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("core", "eval", "image", "audio", "video", "motion", "slurm", "benchmarks")
+PACKAGES = ("layersync", "core", "eval", "image", "audio", "video", "motion", "slurm", "benchmarks", "examples")
 DOMAINS = {"image", "audio", "video", "motion"}
 MAY_IMPORT = {
-    "core": set(),
-    "eval": {"core"},
-    **{domain: {"core", "eval"} for domain in DOMAINS},
+    "layersync": set(),
+    "core": {"layersync"},
+    "eval": {"layersync", "core"},
+    **{domain: {"layersync", "core", "eval"} for domain in DOMAINS},
     "slurm": {"core"},
+    "examples": {"layersync"},
     "benchmarks": set(PACKAGES),
 }
 # What core needs at import time, by file; everything else is imported where it is used.
@@ -81,7 +83,7 @@ def parse(path: Path) -> ast.Module:
 
 
 def test_import_direction():
-    """core <- eval <- domains (never each other) <- benchmarks; slurm knows core only."""
+    """layersync <- core <- eval <- domains (never each other) <- benchmarks; slurm knows core only."""
     offences = []
     for path in sources():
         package = path.relative_to(ROOT).parts[0]
@@ -92,12 +94,22 @@ def test_import_direction():
     assert not offences, offences
 
 
+def test_layersync_needs_torch_alone():
+    """Wherever it stands in a file: a user's own code installs nothing for it."""
+    imported = [(path, node, name) for path in sources("layersync") for node, name in imports(parse(path))]
+    allowed = {"torch", "layersync"} | STANDARD_LIBRARY
+    offences = [
+        f"{label(path, node)} imports {name}" for path, node, name in imported if name.split(".")[0] not in allowed
+    ]
+    assert imported and not offences, offences
+
+
 def test_core_imports_little():
     """Importing core needs torch, numpy, einops, safetensors and tqdm; hydra and YAML in the files named above."""
     offences = []
     for path in sources("core"):
         name = str(path.relative_to(ROOT))
-        allowed = CORE_NEEDS | CORE_EXCEPTIONS.get(name, set()) | STANDARD_LIBRARY | {"core"}
+        allowed = CORE_NEEDS | CORE_EXCEPTIONS.get(name, set()) | STANDARD_LIBRARY | {"core", "layersync"}
         top_level = [node for node in parse(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
         for node, module in imports(ast.Module(top_level, [])):
             if module.split(".")[0] not in allowed:
@@ -123,7 +135,7 @@ def test_print_only_in_entries():
     offences = []
     for path in sources():
         package, *inner = path.relative_to(ROOT).parts
-        if inner[0] in ENTRIES or package == "benchmarks":
+        if inner[0] in ENTRIES or package in ("benchmarks", "examples"):
             continue
         for node in ast.walk(parse(path)):
             if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "print":
@@ -286,6 +298,8 @@ def test_documented_commands_exist(path: Path):
             check_module_command(words[2], words[3:], command)
         elif words[:2] == ["python", "slurm/launch.py"]:
             check_sweep_command(words[2:], command)
+        elif words[:1] == ["python"] and words[1].endswith(".py"):
+            assert (ROOT / words[1]).is_file(), command
         elif words[:1] == ["torchrun"]:
             module = words.index("-m") + 1
             check_module_command(words[module], words[module + 1 :], command)

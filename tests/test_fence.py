@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("core", "eval", "image", "audio", "video", "motion", "slurm", "benchmarks")
+PACKAGES = ("layersync", "core", "eval", "image", "audio", "video", "motion", "slurm", "benchmarks")
 # The method: what of core a reader needs to understand it, and what a user's own code loads.
-FENCED = ("core", "core.contracts", "core.draws", "core.step", "core.precision")
-FENCED_ROOMS = ("core.flow", "core.alignment", "core.nets")
+FENCED = ("layersync", "core", "core.contracts", "core.draws", "core.step", "core.precision")
+FENCED_ROOMS = ("core.flow", "core.alignment", "core.nets", "layersync")
 
 
 def modules() -> dict[str, Path]:

@@ -17,7 +17,7 @@ HEAVY = {
     *("torch._dynamo", "torch._inductor", "torch.distributed.tensor", "torch.distributed.fsdp", "sympy", "triton"),
     *("torch.utils.flop_counter", "torch.utils.tensorboard", "tensorboard", "wandb"),
 }
-FENCE = re.compile(r"core(\.(contracts|draws|step|precision|(flow|alignment|nets)(\.\w+)?))?")
+FENCE = re.compile(r"layersync(\.\w+)?|core(\.(contracts|draws|step|precision|(flow|alignment|nets)(\.\w+)?))?")
 
 
 def modules_after(*statements: str) -> list[set[str]]:

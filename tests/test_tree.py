@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SHOWN = ("core", "eval", "image", "audio", "video", "motion", "slurm", "benchmarks")
+SHOWN = ("layersync", "core", "eval", "image", "audio", "video", "motion", "slurm", "benchmarks")
 DOMAINS = ("image", "audio", "video", "motion")
 RUN = {"data", "tokenizer", "conditioning", "backbone", "preview"}
 MEASURE = {"metrics", "stand_in", "extractors", "media"}

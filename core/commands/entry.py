@@ -78,7 +78,7 @@ def run_entry(
         config = strict(schema, values)
         if printing:
             return _print(OmegaConf.to_yaml(values))
-        show_log("core", "eval", config_module.partition(".")[0])
+        show_log("layersync", "core", "eval", config_module.partition(".")[0])
         main(config)
     except KeyboardInterrupt:
         _print("interrupted", file=sys.stderr)

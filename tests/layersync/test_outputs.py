@@ -92,7 +92,12 @@ def test_tokens_are_found_where_they_are_said_to_be(returned, options, expected)
 @every_row(
     ("returned", "options", "error", "message"),
     [
-        (text_and_image, {}, ValueError, r"tuple of \(Tensor \(2, 5, 8\), Tensor \(2, 9, 8\)\): several.*output=1"),
+        (
+            text_and_image,
+            {},
+            ValueError,
+            r"tuple of \(Tensor \(2, 5, 8\), Tensor \(2, 9, 8\)\): several.*1 the second",
+        ),
         (text_and_image, {"output": 2}, ValueError, r"tuple of .*in which output=2 is no tensor"),
         (lambda make: make(2, 5, 8), {"output": 1}, ValueError, r"Tensor \(2, 5, 8\), in which output=1 is no"),
         (lambda make: (None, make(2, 5, 8)), {"output": 0}, ValueError, r"\(None, Tensor .*output=0 is no tensor"),

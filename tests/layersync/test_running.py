@@ -2,14 +2,17 @@
 
 import contextlib
 import copy
+import gc
 from functools import partial
+from unittest import mock
 
 import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-from layersync import LayerSync
+from layersync import LayerSync, compiler
+from layersync.compiler import SETTINGS
 from layersync.hooks import LayerHooks
 from tests.core.stand_in import Block, Transformer, gradients, media, transformer
 
@@ -204,3 +207,88 @@ def test_a_compiled_model_without_hooks_does_not_use_the_code_of_one_with_hooks(
     torch.compile(plain, backend="eager")(x)
     with pytest.raises(RuntimeError, match="did not fire"):
         hooks.take()
+
+
+# what torch.compile is told, and for how long
+
+
+@contextlib.contextmanager
+def torch_as_it_comes():
+    """No LayerSync lives, and the settings are torch's own."""
+    gc.collect()
+    config = torch._dynamo.config
+    before = {name: getattr(config, name) for name in SETTINGS}
+    with mock.patch.object(compiler, "_LEASE", compiler._Lease()):
+        for name, value in SETTINGS.items():
+            setattr(config, name, not value)
+        try:
+            yield lambda: {name: getattr(config, name) for name in SETTINGS}
+        finally:
+            for name, value in before.items():
+                setattr(config, name, value)
+
+
+def test_settings_are_set_with_the_first_layersync_and_restored_with_the_last():
+    with torch_as_it_comes() as settings:
+        own = settings()
+        first, second = (LayerSync(transformer(), [(2, 4)]) for _ in range(2))
+        assert settings() == SETTINGS != own
+        first.remove()
+        first.remove()  # twice is once
+        assert settings() == SETTINGS
+        second.remove()
+        assert settings() == own
+        LayerSync(transformer(), [(2, 4)])  # nobody keeps it
+        gc.collect()
+        assert settings() == own
+
+
+def test_what_somebody_else_set_meanwhile_stays():
+    with torch_as_it_comes() as settings:
+        sync = LayerSync(transformer(), [(2, 4)])
+        name = "skip_fwd_side_effects_in_bwd_under_checkpoint"
+        setattr(torch._dynamo.config, name, own := "something else")
+        sync.remove()
+        assert settings()[name] == own
+        setattr(torch._dynamo.config, name, False)
+
+
+def test_compiled_code_stays_where_the_settings_are_right_already():
+    """The first LayerSync drops code that lacks the check for hooks; a second one, or its end, drops nothing."""
+    call = compiled(unrelated := nn.Linear(3, 3))
+    with torch_as_it_comes():
+        first = LayerSync(transformer(), [(2, 4)])
+        call(torch.ones(1, 3))
+        with torch.compiler.set_stance("fail_on_recompile"):
+            second = LayerSync(transformer(), [(2, 4)])
+            call(torch.ones(1, 3))
+            second.remove()
+            first.remove()
+            torch.testing.assert_close(call(torch.ones(1, 3)), unrelated(torch.ones(1, 3)))
+
+
+def test_a_refused_layersync_leaves_nothing_changed():
+    with torch_as_it_comes() as settings:
+        own = settings()
+        for arguments in ({"pairs": [(4, 2)]}, {"pairs": [(2, 99)]}, {"pairs": [("head", 2)]}):
+            with pytest.raises(ValueError, match="pairs"):
+                LayerSync(model := transformer(), **arguments)
+            assert settings() == own
+            assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_reentrant_checkpoint_changes_nothing():
+    x = media().requires_grad_()
+    reference = run(eager := transformer(), LayerSync(eager, [(2, 4)]), x)
+    sync = LayerSync(model := transformer(), [(2, 4)])
+    model.through = lambda block, x: checkpoint(block, x, use_reentrant=True)
+    for _ in range(2):
+        assert_same_step(run(model, sync, x), reference)
+
+
+def test_a_whole_model_that_is_recomputed_is_heard_once():
+    model, x = transformer(), media().requires_grad_()
+    sync = LayerSync(model, [(2, 4)])
+    for _ in range(2):
+        loss = checkpoint(model, x, use_reentrant=False).square().mean()
+        (loss + sync()).backward()
