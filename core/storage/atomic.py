@@ -47,7 +47,7 @@ def atomic_dir(path: Path | str) -> Iterator[Path]:
             raise
         sync(path.parent)
         if old is not None:
-            shutil.rmtree(old)
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
     finally:
         if temporary.exists():
             shutil.rmtree(temporary, ignore_errors=True)

@@ -16,6 +16,7 @@ from core.processes.sharding import whole
 from core.processes.world import World
 from core.storage.checkpoint import Checkpoint, CheckpointStore, State, read_checkpoint
 from core.storage.weights import load_into, trained_state
+from core.train.notes import check_kinds
 
 
 class HasState(Protocol):
@@ -100,7 +101,10 @@ class Saved:
         self.step = step
 
     def restore(self, check: Callable[[Path, Checkpoint], None]) -> Checkpoint | None:
-        """Take the newest sound checkpoint into all parts, if there is one; `check` may refuse it before."""
+        """Take the newest sound checkpoint into all parts, if there is one; `check` may refuse it before.
+
+        What stands in the folder stays until it was taken.
+        """
         path = self.world.on_main(self._newest)
         if path is None:
             return None
@@ -112,14 +116,12 @@ class Saved:
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
         self.step = saved.step
+        self.world.on_main(lambda: self.store.settle(path))
         return saved
 
     def _newest(self) -> Path | None:
         self.store.clean()
-        path = self.store.newest_intact(set_aside=True)
-        if path is not None:
-            self.store.settle(path)
-        return path
+        return self.store.newest_intact(check=check_kinds, set_aside=True)
 
 
 def whole_groups(groups: Mapping[str, State], world: World) -> Mapping[str, State]:

@@ -18,6 +18,7 @@ from core.storage.atomic import write_atomic
 from core.storage.lines import JsonLines, read_lines
 
 METRICS, SPEED, EVALUATIONS = "metrics.jsonl", "speed.jsonl", "evaluations.jsonl"
+SESSIONS = "sessions.jsonl"
 WANDB_ID = "wandb_id.txt"
 log = logging.getLogger(__name__)
 
@@ -71,8 +72,9 @@ class Tracker:
         if config.wandb_project is not None:
             _require("wandb", "tracking.wandb_project", config.wandb_project)
         self.folder = folder
-        self.metrics, self.speed = JsonLines(folder / METRICS, start), JsonLines(folder / SPEED, start)
+        # W&B, which may refuse, comes before the records are cut at `start`.
         self.wandb = WandbRun(folder, start, config, run_config or {}) if config.wandb_project is not None else None
+        self.metrics, self.speed = JsonLines(folder / METRICS, start), JsonLines(folder / SPEED, start)
         self.events = None
         if config.tensorboard != "off" and _installed("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
@@ -140,7 +142,7 @@ class WandbRun:
         write_atomic(file, self.run.id + "\n")
         self.first = self.run.starting_step  # the first step that W&B lacks; 0 offline
         speed = {line["step"]: line for line in read_lines(folder / SPEED)}
-        for line in read_lines(folder / METRICS):
+        for line in (each for each in read_lines(folder / METRICS) if each["step"] <= start):
             both = line | speed.get(line["step"], {})
             self.log(both.pop("step"), both)
 

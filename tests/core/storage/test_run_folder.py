@@ -23,6 +23,13 @@ CONFIG = {
 FREE = ("device", "trainer.num_workers", "trainer.preview_every", "sampler")
 
 
+def claim(run, config, *free_and_allowed):
+    """What a run does that goes on with `config`, or is refused."""
+    told = run.compare(config, *free_and_allowed)
+    run.write_config(config)
+    return told
+
+
 def changed(**values):
     """CONFIG with other values, given as trainer__steps=20."""
     config = copy.deepcopy(CONFIG)
@@ -39,7 +46,7 @@ def changed(**values):
 def run(tmp_path):
     """A run with a checkpoint."""
     run = RunDirectory.create(str(tmp_path), "image", "a")
-    run.claim(CONFIG, FREE)
+    claim(run, CONFIG, FREE)
     (run.checkpoints / "step_00000005").mkdir(parents=True)
     (run.checkpoints / "step_00000005" / "checkpoint.json").write_text("{}")
     return run
@@ -89,7 +96,7 @@ def test_a_folder_without_permission_is_named(tmp_path):
 )
 def test_a_change_of_what_is_computed_is_refused_with_its_keys(run, change, words):
     with pytest.raises(ValueError, match=rf"holds a run with another {words}; choose another name"):
-        run.claim(changed(**change), FREE)
+        claim(run, changed(**change), FREE)
     assert run.config() == CONFIG, "the refused config was written"
 
 
@@ -105,7 +112,7 @@ def test_a_change_of_what_is_computed_is_refused_with_its_keys(run, change, word
     ],
 )
 def test_a_change_of_what_is_not_computed_is_taken_over(run, change):
-    run.claim(changed(**change), FREE)
+    claim(run, changed(**change), FREE)
     assert run.config() == RunDirectory.find(run.path).config() == changed(**change)
 
 
@@ -113,10 +120,10 @@ def test_a_change_of_what_is_not_computed_is_taken_over(run, change):
 def test_a_run_that_died_before_its_first_checkpoint_binds_nobody(tmp_path, leftover):
     """A first try that failed, at a wrong pair for example, must not stand in the way of the second."""
     run = RunDirectory.create(str(tmp_path), "image", "a")
-    run.claim(changed(seed=1), FREE)
+    claim(run, changed(seed=1), FREE)
     (run.path / leftover).parent.mkdir(parents=True, exist_ok=True)
     (run.path / leftover).touch()
-    run.claim(CONFIG, FREE)
+    claim(run, CONFIG, FREE)
     assert run.config() == CONFIG
 
 
@@ -124,7 +131,7 @@ def test_a_summary_binds_even_when_the_checkpoints_were_deleted(run):
     run.summary_file.write_text(json.dumps({"steps": 10}))
     shutil.rmtree(run.checkpoints)
     with pytest.raises(ValueError, match="another seed"):
-        run.claim(changed(seed=1), FREE)
+        claim(run, changed(seed=1), FREE)
 
 
 @every_row("make", [lambda path: None, lambda path: path.mkdir()])
@@ -156,23 +163,23 @@ def test_a_path_is_shown_as_the_user_would_type_it(run, tmp_path, monkeypatch):
 def test_a_change_is_allowed_by_its_key_or_its_group(run):
     new = changed(seed=1, optimizer__lr=2e-4, optimizer__betas=[0.9, 0.99], device="cuda")
     with pytest.raises(ValueError, match=r"another seed \(0 before, 1 now\); .*allow_changes=\[seed\] to go on"):
-        run.claim(new, FREE, ["optimizer"])
-    assert sorted(run.claim(new, FREE, ["seed", "optimizer"])) == ["optimizer.betas", "optimizer.lr", "seed"]
+        claim(run, new, FREE, ["optimizer"])
+    assert sorted(claim(run, new, FREE, ["seed", "optimizer"])) == ["optimizer.betas", "optimizer.lr", "seed"]
     assert run.config() == new
-    assert run.claim(new, FREE) == []
+    assert claim(run, new, FREE) == []
 
 
 @every_row("key", ["sed", "optimizer.l", "optimizer.lr.x", "", "trainer."])
 def test_what_may_change_is_a_key_of_the_config(run, key):
     with pytest.raises(ValueError, match=f"allow_changes names {key}; allowed: keys of the config"):
-        run.claim(CONFIG, FREE, [key])
+        claim(run, CONFIG, FREE, [key])
     with pytest.raises(ValueError, match="another seed"):  # nor is one that begins like an allowed one
-        run.claim({**CONFIG, "see": 1, "seed": 1}, FREE, ["see"])
+        claim(run, {**CONFIG, "see": 1, "seed": 1}, FREE, ["see"])
 
 
 def test_every_change_that_is_taken_over_is_told(run, caplog):
     caplog.set_level("INFO")
-    run.claim(changed(device="cuda", trainer__num_workers=4), FREE)
+    claim(run, changed(device="cuda", trainer__num_workers=4), FREE)
     assert "goes on with another device (cpu before, cuda now)" in caplog.text
     assert "goes on with another trainer.num_workers (0 before, 4 now)" in caplog.text
 
