@@ -126,8 +126,5 @@ def same_run(a: Path, b: Path) -> None:
 
 def _without_times(manifest: Path) -> dict:
     content = json.loads(manifest.read_text())
-    return {
-        **content,
-        "sha256": None,
-        "notes": {key: value for key, value in content["notes"].items() if key not in TIMES},
-    }
+    notes = {key: value for key, value in content["notes"].items() if key not in TIMES}
+    return {**content, "notes": notes, "sha256": None}
