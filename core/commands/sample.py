@@ -135,7 +135,9 @@ class Sampling(ABC):
         """The training config that says what the model is, with the keys of its sampler changed that are not null."""
         config = self.config
         if config.run is not None:
-            values = RunDirectory.find(config.run).config()
+            run = RunDirectory.find(config.run)
+            run.checked_config(self.train.schema)
+            values = run.config()
         else:  # what samples do not need, such as the data's folder, may stay open
             overrides = [f"experiment={config.architecture}", *dotted(config.overrides)]
             values = compose_config(self.train.config_module, self.train.config_name, overrides, complete=False)
