@@ -1,6 +1,7 @@
 """The folder of a run: what it is called, whether it can be written, and whose it is."""
 
 import copy
+import dataclasses
 import json
 import os
 import shutil
@@ -8,7 +9,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from core.processes.failures import LostFolderError
+from core.storage.checkpoint import CheckpointStore
 from core.storage.run_folder import RunDirectory
 from tests.rows import every_row
 
@@ -234,6 +238,102 @@ def test_the_process_that_holds_the_lock_is_named(run):
     holder.communicate()
     with run.locked():
         pass
+
+
+def remove(run):
+    (run.path / ".lock").unlink()
+
+
+def replace(run):
+    remove(run)
+    (run.path / ".lock").touch()
+
+
+def rename(run):
+    run.path.rename(run.path.with_name("b"))
+
+
+@every_row(
+    ("take", "words"),
+    [(remove, "its .lock was moved"), (replace, "another process's lock"), (rename, "its .lock was moved"), (None, "")],
+)
+def test_a_run_that_was_taken_from_its_process_is_told(tmp_path, take, words):
+    run = RunDirectory.create(str(tmp_path / words), "image", "a")
+    run.check_held()
+    with run.locked():
+        run.check_held()
+        if take is not None:
+            take(run)
+            with pytest.raises(LostFolderError, match=f"does not belong to this process any more, .*{words}"):
+                run.check_held()
+
+
+@every_row(
+    ("name", "kind"),
+    [(".lock", "file"), ("metrics.jsonl", "file"), ("config.yaml", "file"), ("checkpoints", "folder")],
+)
+def test_a_folder_in_a_files_place_is_told_and_the_other_way_round(tmp_path, name, kind):
+    run = RunDirectory.create(str(tmp_path / name), "image", "a")
+    (run.path / name).mkdir() if kind == "file" else (run.path / name).touch()
+    with pytest.raises(ValueError, match=f"{name} is no {kind}; move it away"), run.locked():
+        pass
+
+
+# --- damage
+
+DAMAGES = [
+    b"",
+    b"seed: [0",
+    b"- 1\n- 2\n",
+    b"7",
+    b"seed: 1\n3: x\n",
+    b"a: {1: 2}",
+    b"\xff\xfe\x00",
+    b"a: !!python/name:os\n",
+]
+DAMAGES += [b"\x00", b"seed: 0\n\tname: a", b"{" * 5000, b"a: *b"]
+
+
+@every_row("content", DAMAGES)
+def test_a_config_that_is_damaged_is_named(run, content):
+    run.config_file.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{run.config_file} is damaged: ") as caught:
+        run.compare(CONFIG, FREE)
+    assert "\n" not in str(caught.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    seed: int
+
+
+@every_row(
+    ("content", "words"), [("seed: x", "'seed' is 'x'"), ("sed: 1", "unknown config key 'sed'"), ("{}", "missing")]
+)
+def test_a_config_that_does_not_fit_is_named(run, content, words):
+    run.config_file.write_text("seed: 3")
+    assert (run.checked_config(Schema), run.setting("seed", int)) == (Schema(3), 3)
+    run.config_file.write_text(content)
+    with pytest.raises(ValueError, match=rf"^{run.config_file}: .*{words}"):
+        run.checked_config(Schema)
+    with pytest.raises(ValueError, match=rf"^{run.config_file} is damaged: seed is .*; needed: int"):
+        run.setting("seed", int)
+
+
+def test_where_the_config_is_lost_that_of_the_newest_checkpoint_binds(run, caplog):
+    CheckpointStore(run.checkpoints).save(6, {"model": {"a": torch.zeros(1)}}, {"config": CONFIG})
+    run.config_file.unlink()
+    assert run.compare(CONFIG, FREE) == []
+    assert "config.yaml is lost; the config that step_00000006 remembers stands for it" in caplog.text
+    with pytest.raises(ValueError, match=r"another seed \(0 before, 1 now\)"):
+        run.compare(changed(seed=1), FREE)
+
+
+@every_row("content", [b"", b"[]", b"null", b"{}", b'{"steps": "10"}', b'{"steps": 1', b"[" * 100_000, b"\xff"])
+def test_a_summary_that_is_damaged_is_named(run, content):
+    run.summary_file.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{run.summary_file} is damaged: "):
+        run.summary()
 
 
 # --- cleaning
