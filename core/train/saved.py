@@ -87,6 +87,7 @@ class Saved:
     def __init__(self, store: CheckpointStore, world: World, parts: Sequence[Part]):
         self.store, self.world, self.parts = store, world, parts
         self.step = 0  # of the checkpoint that holds the present state, if any does
+        self.path: Path | None = None  # of the checkpoint that was taken
 
     def save(self, step: int, notes: Callable[[], Mapping[str, Any]]) -> None:
         """Write a checkpoint of `step`, unless there is one; raises OSError when it cannot be written.
@@ -103,7 +104,7 @@ class Saved:
     def restore(self, check: Callable[[Path, Checkpoint], None]) -> Checkpoint | None:
         """Take the newest sound checkpoint into all parts, if there is one; `check` may refuse it before.
 
-        What stands in the folder stays until it was taken.
+        The other checkpoints stay until `settle`.
         """
         path = self.world.on_main(self._newest)
         if path is None:
@@ -115,9 +116,13 @@ class Saved:
                 part.load_state_dicts(saved.groups)
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
-        self.step = saved.step
-        self.world.on_main(lambda: self.store.settle(path))
+        self.step, self.path = saved.step, path
         return saved
+
+    def settle(self) -> None:
+        """Go on from the checkpoint that was taken, in the main process: those that are too many are removed."""
+        if self.path is not None:
+            self.store.settle(self.path)
 
     def _newest(self) -> Path | None:
         self.store.clean()

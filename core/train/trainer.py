@@ -125,6 +125,7 @@ class Trainer:
         config = self.config
         self.speed = Speedometer(self.domain.unit, self.world.device, self.flops, self._peak())
         self.records.open(self.step)
+        self.records.write(self.saved.settle)
         unit, shown = f"{self.domain.unit}s", self.world.is_main
         self.progress = Progress(config.trainer.steps, self.step, config.name, unit, shown, self.speed)
         try:
