@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from core.storage.atomic import sync
+from core.storage.atomic import sync, writing
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +32,11 @@ class JsonLines:
         self.lines, self.bytes, self.digest = 0, 0, hashlib.sha256()
         self._count(*texts)
         temporary = path.with_name(f".{path.name}.tmp")  # one left over from a killed process is overwritten
-        temporary.write_bytes(b"".join(texts))
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
+        with writing(path):
+            temporary.write_bytes(b"".join(texts))
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
 
     def _count(self, *texts: bytes) -> None:
         for text in texts:
@@ -57,11 +58,8 @@ class JsonLines:
                     f"{self.path.name}, step {line['step']}: {name} is {value}; records hold finite numbers"
                 )
         text = (json.dumps(line, allow_nan=False) + "\n").encode()
-        try:
-            with self.path.open("ab") as file:
-                file.write(text)
-        except OSError as error:
-            raise OSError(f"{self.path} could not be written: {error.strerror}") from error
+        with writing(self.path), self.path.open("ab") as file:
+            file.write(text)
         self._count(text)
 
     def sync(self) -> None:

@@ -25,7 +25,7 @@ import yaml
 
 from core.processes.failures import LostFolderError
 from core.schema import changed_keys, strict
-from core.storage.atomic import write_atomic
+from core.storage.atomic import write_atomic, writing
 from core.storage.checkpoint import CheckpointStore, read_checkpoint
 from core.storage.json_files import read_object
 
@@ -137,9 +137,9 @@ class RunDirectory:
             _HELD[path] = _identity(os.fstat(file.fileno()))
             try:
                 now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
-                file.flush()
+                with writing(path / ".lock"):
+                    os.truncate(file.fileno(), 0)
+                    os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()} since {now}\n".encode())
                 yield
             finally:
                 del _HELD[path]
