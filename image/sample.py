@@ -16,6 +16,7 @@ from core.commands.entry import Entry
 from core.commands.sample import ModelParts, Sampling, SamplingOptions
 from core.data.pixels import to_uint8
 from core.generate import Generator
+from core.storage.atomic import reserve
 from core.storage.checkpoint import State
 from image.conditioning import LabelConditioning
 from image.preview import ImagePreview, to_images
@@ -86,6 +87,7 @@ class ImageSampling(Sampling):
             if pixels is None:
                 shape = (len(requests), *rows.shape[1:3], 3)
                 pixels = np.lib.format.open_memmap(folder / "pixels.npy", "w+", dtype=np.uint8, shape=shape)
+                reserve(folder / "pixels.npy")
             pixels[done : done + len(rows)] = rows
             for i, picture in enumerate(to_images(media)):
                 picture.save(folder / "png" / f"{done + i:06d}.png")

@@ -124,9 +124,9 @@ def seconds_left(run: RunDirectory, step: int | None) -> float | None:
     speed = read_lines(run.path / SPEED)
     if not speed or step is None:
         return None
-    trainer = run.config()["trainer"]
+    steps, batch_size = (run.setting(f"trainer.{name}", int) for name in ("steps", "batch_size"))
     rate = next((value for key, value in speed[-1].items() if key.endswith("s_per_second")), 0.0)
-    return (trainer["steps"] - step) * trainer["batch_size"] / rate if rate else None
+    return (steps - step) * batch_size / rate if rate else None
 
 
 def last_error(sweep: Sweep, attempt: Attempt) -> str | None:

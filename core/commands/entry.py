@@ -28,6 +28,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from tqdm import tqdm
 
 from core.processes.failures import RunError
+from core.processes.signals import ended_by_signals
 from core.processes.world import PeerError, Place
 from core.schema import strict
 
@@ -79,7 +80,8 @@ def run_entry(
         if printing:
             return _print(OmegaConf.to_yaml(values))
         show_log("layersync", "core", "eval", config_module.partition(".")[0])
-        main(config)
+        with ended_by_signals():
+            main(config)
     except KeyboardInterrupt:
         _print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

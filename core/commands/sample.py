@@ -28,7 +28,7 @@ from core.precision import Precision, allow_tf32
 from core.processes.spread import Compile, ParallelConfig, spread
 from core.processes.world import World, joined
 from core.schema import plain, strict
-from core.storage.atomic import atomic_dir
+from core.storage.atomic import atomic_dir, writing
 from core.storage.checkpoint import CheckpointStore, State, follow_latest
 from core.storage.run_folder import RunDirectory
 from core.storage.weights import load_into, load_weights
@@ -135,7 +135,9 @@ class Sampling(ABC):
         """The training config that says what the model is, with the keys of its sampler changed that are not null."""
         config = self.config
         if config.run is not None:
-            values = RunDirectory.find(config.run).config()
+            run = RunDirectory.find(config.run)
+            run.checked_config(self.train.schema)
+            values = run.config()
         else:  # what samples do not need, such as the data's folder, may stay open
             overrides = [f"experiment={config.architecture}", *dotted(config.overrides)]
             values = compose_config(self.train.config_module, self.train.config_name, overrides, complete=False)
@@ -206,7 +208,7 @@ class Sampling(ABC):
                 return
             protocol = self.protocol(generator.tokenizer)
             made_from = {"checkpoint": str(source), "sampler": plain(self.model_config.sampler), "protocol": protocol}
-            with atomic_dir(out) as folder:  # which appears when all is there
+            with writing(out), atomic_dir(out) as folder:  # which appears when all is there
                 self.write(generator, _counted(batches, config.num, self.unit), requests, folder)
                 text = yaml.safe_dump({**plain(config), **made_from}, sort_keys=False)
                 (folder / "protocol.yaml").write_text(text)

@@ -81,7 +81,7 @@ def closing_lines(run: RunDirectory, summary: dict[str, Any], unit: str, suffix:
 
 @contextlib.contextmanager
 def _claimed(config: RunConfig, domain: str, world: World) -> Iterator[RunDirectory]:
-    """The run's folder, locked and with its config written by the main process, for all of them."""
+    """The run's folder, locked by the main process and not that of another config, for all of them."""
     config.trainer.check_parts(world.size)  # before anything is written
     with contextlib.ExitStack() as held:
 
@@ -89,7 +89,7 @@ def _claimed(config: RunConfig, domain: str, world: World) -> Iterator[RunDirect
             run = RunDirectory.create(config.runs_dir, domain, config.name)
             held.enter_context(run.locked())
             run.clean()
-            run.claim(plain(config), config.free_keys(), config.allow_changes)
+            run.compare(plain(config), config.free_keys(), config.allow_changes)
             return run
 
         yield world.on_main(claim)

@@ -21,7 +21,7 @@ from core.latents.cache import array_facts
 from core.latents.fitting import LatentStatistics
 from core.latents.tokenizer import KLTokenizer, Normal, cache_constants
 from core.storage.atomic import write_atomic
-from core.storage.checkpoint import CheckpointStore, read_checkpoint
+from core.storage.checkpoint import CheckpointStore, DamagedError, read_checkpoint
 from core.storage.provenance import json_sha256
 from core.storage.run_folder import RunDirectory
 
@@ -166,8 +166,14 @@ def scaling_of_run(run: RunDirectory, tokenizer: KLTokenizer) -> Scaling | None:
 
     Measured again, on another machine or number of threads, it would differ in rounding, and the run would not be one.
     """
-    newest = CheckpointStore(run.checkpoints).newest_intact(only=())
+    newest = CheckpointStore(run.checkpoints).newest_intact(only=(), check=_check_scaling)
     if newest is None:
         return None
     kept = read_checkpoint(newest, only=()).notes["tokenizer"]
     return Scaling.kept(kept) if kept["sha256"] == tokenizer.constants()["sha256"] else None
+
+
+def _check_scaling(notes: Mapping[str, Any]) -> None:
+    kept = notes.get("tokenizer")
+    if not isinstance(kept, dict) or not {"shift", "scale", "sha256"} <= kept.keys():
+        raise DamagedError(f"notes.tokenizer is {kept!r}")

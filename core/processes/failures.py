@@ -28,6 +28,10 @@ class LostPeerError(RunError):
     """Another process of the job has ended without a word to this one."""
 
 
+class LostFolderError(RunError):
+    """The folder of a run was taken from the process that writes it."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """True for what PyTorch raises when a GPU or the CPU's allocator has no memory left."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

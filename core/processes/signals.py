@@ -1,22 +1,24 @@
 """Asking a run to stop: Ctrl-C, SIGTERM and SLURM's warning SIGUSR2 set a flag that the loop reads between two steps.
 
 A stopped run has saved its state and exits with 128 + the signal's number, as a shell counts: 130 for Ctrl-C, 143 for
-SIGTERM, 140 for SIGUSR2.
+SIGTERM, 140 for SIGUSR2. Outside the loop they end a command at once, with the same numbers.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
 
+from core.processes.starting import STOP_SIGNALS, end
 from core.processes.world import Place
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 ECHO = 1.0  # seconds in which a second Ctrl-C is torchrun's, which passes on what the terminal has sent already
 
 
@@ -54,6 +56,29 @@ class StopRequest:
         if self._pressed is not None and now - self._pressed >= echo:
             raise KeyboardInterrupt
         self._pressed = now
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Inside the block a stop signal raises SystemExit with 128 + its number, Ctrl-C KeyboardInterrupt as always.
+
+    What is half done is cleaned up. Handlers of somebody else's, of submitit for one, stay.
+    """
+    before: dict[int, object] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) in (signal.SIG_DFL, end):
+                handler = signal.default_int_handler if number == signal.SIGINT else _exit
+                before[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 class WorkerShield:

@@ -11,15 +11,19 @@ import contextlib
 import datetime
 import logging
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from core.processes.failures import LostPeerError
+from core.processes.starting import STOP_SIGNALS, end
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -27,7 +31,7 @@ log = logging.getLogger(__name__)
 # How long a process waits for the others. The main process may evaluate alone meanwhile; when a process dies, its
 # launcher ends the others.
 PATIENCE = datetime.timedelta(hours=2)
-LETTING_GO = 0.1  # seconds before the group of processes is taken down; see `joined`
+REST, LETTING_GO = 0.03, 5.0  # seconds: between two looks at gloo's threads, and for which they are waited for at most
 # What an operation on the main process may fail with; it is reported to the others, who would be left to wait.
 REPORTED = (ValueError, OSError, ImportError, RuntimeError, ArithmeticError)
 
@@ -172,15 +176,67 @@ def joined(device_name: str) -> Iterator[World]:
     if device.type == "cuda" and device_name not in ("auto", "cuda"):
         raise ValueError(f"device is {device_name!r}, but {place.size} processes run; allowed then: auto, cpu, cuda")
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE)
     try:
+        with _ended_while_waiting():
+            dist.init_process_group(backend, timeout=PATIENCE)
         yield World(place.rank, place.size, device)
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):  # gloo's own have no class
             reason = str(error).splitlines()[0]
             raise LostPeerError(f"another process of the job has ended, and this one with it: {reason}") from error
         raise
-    # A thread of gloo's still gives back the tensors of the last exchange, for which it needs Python's lock. DDP's
-    # destructor, which comes after this, holds that lock while it waits for the thread: without this pause for ever.
-    time.sleep(LETTING_GO)
+    finally:
+        _wait_for_gloo()
     dist.destroy_process_group()
+
+
+def _wait_for_gloo() -> None:
+    """Wait until gloo's threads sleep: they give back the tensors of the last exchange, and need Python's lock for it.
+
+    DDP's destructor would hold that lock while it waits for them, for ever; and Python ends a thread that asks for the
+    lock of an interpreter that is going down, which C++ takes for a crash (SIGABRT). A thread that waits for the lock
+    wakes every 5 ms, so one that slept between two looks has none to wait for.
+    """
+    seen, deadline = None, time.monotonic() + LETTING_GO
+    while time.monotonic() < deadline:
+        time.sleep(REST)  # without the lock
+        now = _gloo_threads()
+        if now == seen and all(state == "S" for state, _ in now):
+            return
+        seen = now
+
+
+def _gloo_threads() -> list[tuple[str, str]]:
+    """Of each of gloo's threads its state and how often it has been switched; none where there is no /proc."""
+    found = []
+    for file in Path("/proc/self/task").glob("*/status"):
+        with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+            lines = dict(line.split(":\t", 1) for line in file.read_text().splitlines() if ":\t" in line)
+            if "gloo" in lines["Name"]:
+                found.append((lines["State"][0], lines["voluntary_ctxt_switches"]))
+    return found
+
+
+@contextlib.contextmanager
+def _ended_while_waiting() -> Iterator[None]:
+    """Around a call that waits for other processes outside of Python, where no handler runs: stop signals end it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before = signal.set_wakeup_fd(writing)
+    threading.Thread(target=_end_by, args=(reading,), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writing)
+
+
+def _end_by(reading: int) -> None:
+    """End this process by the first stop signal whose number comes through a pipe, or return when that is closed."""
+    while number := os.read(reading, 1):
+        if number[0] in STOP_SIGNALS:
+            end(number[0], None)
+    os.close(reading)

@@ -47,7 +47,7 @@ def atomic_dir(path: Path | str) -> Iterator[Path]:
             raise
         sync(path.parent)
         if old is not None:
-            shutil.rmtree(old)
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
     finally:
         if temporary.exists():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -68,6 +68,25 @@ def write_atomic(path: Path | str, content: str | bytes) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Inside the block an OSError becomes one that names `path`: those of libraries often name nothing."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{path} could not be written: {error.strerror or error}") from error
+
+
+def reserve(path: Path) -> None:
+    """Let the disk give a file the space of its size; OSError where it has none.
+
+    A file that is mapped into memory and has holes would end the process (SIGBUS) when the disk is full.
+    """
+    if hasattr(os, "posix_fallocate") and path.stat().st_size:
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def sha256_file(path: Path) -> str:

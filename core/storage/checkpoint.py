@@ -1,9 +1,10 @@
 """Checkpoints: written whole, verified when read, pruned.
 
 A checkpoint is a folder `step_00001000/` of safetensors files (model, ema, optimizer) and a manifest,
-`checkpoint.json`, with the step, the size and SHA-256 of every file, and what the run wants remembered. It is written
-beside its final name, read back, synced and renamed, so a folder with the final name is complete. The file
-`latest` names the newest one, for other programs. No file of ours is a pickle.
+`checkpoint.json`, with the step, the size and SHA-256 of every file, what the run wants remembered, and a SHA-256 of
+all that (which older manifests lack). It is written beside its final name, read back, synced and renamed, so a folder
+with the final name is complete. The file `latest` names the newest one, for other programs. No file of ours is a
+pickle.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 import re
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.storage.atomic import atomic_dir, sha256_file, write_atomic
+from core.storage.json_files import read_object
+from core.storage.provenance import json_sha256
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +34,10 @@ SCHEMA_VERSION = 2
 MANIFEST = "checkpoint.json"
 LATEST = "latest"
 NAME = re.compile(r"step_\d{8,}")
+FILE = re.compile(r"[\w.-]+\.safetensors")
+KEYS = ("schema_version", "step", "files", "notes")
 State = dict[str, Tensor]
+CheckNotes = Callable[[Mapping[str, Any]], None]
 
 
 class DamagedError(ValueError):
@@ -70,16 +76,19 @@ class CheckpointStore:
         paths = self.paths()
         return paths[-1] if paths else None
 
-    def newest_intact(self, only: tuple[str, ...] | None = None, *, set_aside: bool = False) -> Path | None:
+    def newest_intact(
+        self, only: tuple[str, ...] | None = None, *, check: CheckNotes | None = None, set_aside: bool = False
+    ) -> Path | None:
         """The newest checkpoint whose files (all, or the groups `only`) are what was written; None if there is none.
 
         A damaged one is reported; with set_aside its folder is renamed to step_..., .damaged, so that it no longer
-        counts. Raises ValueError when all are damaged: nothing starts over by itself.
+        counts. `check` raises DamagedError for notes that are not what the caller reads. Raises ValueError when all are
+        damaged: nothing starts over by itself.
         """
         paths = self.paths()
         for path in reversed(paths):
             try:
-                verify_checkpoint(path, only)
+                verify_checkpoint(path, only, check)
                 return path
             except DamagedError as error:
                 kept = _set_aside(path) if set_aside else path
@@ -98,6 +107,7 @@ class CheckpointStore:
             with atomic_dir(path) as temporary:
                 files = {f"{name}.safetensors": _write_group(temporary, name, state) for name, state in groups.items()}
                 manifest = {"schema_version": SCHEMA_VERSION, "step": step, "files": files, "notes": dict(notes)}
+                manifest["sha256"] = _own_sha256(manifest)
                 (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
             self._point_to(path)
         except (OSError, SafetensorError) as error:
@@ -161,22 +171,60 @@ def _bytes(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1).view(torch.uint8)
 
 
+def _own_sha256(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 over all of a manifest but this number itself, as JSON reads it back."""
+    return json_sha256(json.loads(json.dumps({key: value for key, value in manifest.items() if key != "sha256"})))
+
+
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
+        manifest = read_object(path / MANIFEST)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise DamagedError(f"{path} is not a complete checkpoint: {error}") from error
-    if not isinstance(manifest, dict) or not {"schema_version", "step", "files", "notes"} <= manifest.keys():
-        raise DamagedError(f"{path / MANIFEST} is damaged: it lacks schema_version, step, files or notes")
-    if manifest["schema_version"] != SCHEMA_VERSION:
-        version = manifest["schema_version"]
+    lacking = [key for key in KEYS if key not in manifest]
+    if lacking:
+        raise DamagedError(f"{path / MANIFEST} is damaged: it lacks {', '.join(lacking)}")
+    version = manifest["schema_version"]
+    if type(version) is not int or version != SCHEMA_VERSION:
         raise ValueError(f"{path} has checkpoint schema {version}; this version reads {SCHEMA_VERSION}")
+    fault = _fault(path, manifest)
+    if fault is not None:
+        raise DamagedError(f"{path / MANIFEST} is damaged: {fault}")
     return manifest
 
 
-def verify_checkpoint(path: Path | str, only: tuple[str, ...] | None = None) -> None:
-    """Read the files of a checkpoint, all groups or those in `only`; DamagedError if one is not what was written."""
+def _fault(path: Path, manifest: Mapping[str, Any]) -> str | None:
+    """What is wrong with a manifest in words, None for a sound one."""
+    step, files, notes = manifest["step"], manifest["files"], manifest["notes"]
+    if "sha256" in manifest and manifest["sha256"] != _own_sha256(manifest):
+        return "its SHA-256 is not that of its content"
+    if type(step) is not int or step < 0:
+        return f"step is {step!r}"
+    if NAME.fullmatch(path.name) and step != _step_of(path):
+        return f"step is {step}, the name of its folder says {_step_of(path)}"
+    if not isinstance(notes, dict):
+        return f"notes is {notes!r}"
+    if not isinstance(files, dict) or not files:
+        return f"files is {files!r}"
+    wrong = [name for name, facts in files.items() if not (FILE.fullmatch(name) and _is_facts(facts))]
+    return f"files names {wrong[0]!r} with {files[wrong[0]]!r}" if wrong else None
+
+
+def _is_facts(facts: Any) -> bool:
+    return isinstance(facts, dict) and type(facts.get("bytes")) is int and isinstance(facts.get("sha256"), str)
+
+
+def verify_checkpoint(path: Path | str, only: tuple[str, ...] | None = None, check: CheckNotes | None = None) -> None:
+    """Read the files of a checkpoint, all groups or those in `only`, and let `check` look at its notes.
+
+    Raises DamagedError if one is not what was written.
+    """
     manifest = _read_manifest(Path(path))
+    if check is not None:
+        try:
+            check(manifest["notes"])
+        except DamagedError as error:
+            raise DamagedError(f"{Path(path) / MANIFEST} is damaged: {error}") from error
     for file, facts in _files(Path(path), manifest, only).values():
         _verify(file, facts)
 
@@ -197,8 +245,16 @@ def read_checkpoint(path: Path | str, only: tuple[str, ...] | None = None, *, ve
 
 
 def follow_latest(path: Path) -> Path:
-    """The checkpoint folder that a file `latest` names; any other path as it is."""
-    return path.parent / path.read_text().strip() if path.name == LATEST and path.is_file() else path
+    """The checkpoint folder that a file `latest` names; any other path as it is.
+
+    Raises ValueError for a file `latest` that names none.
+    """
+    if path.name != LATEST or not path.is_file():
+        return path
+    name = path.read_bytes()[:100].decode(errors="replace").strip()
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{path} is damaged: it says {name!r}, which names no checkpoint; give the folder itself")
+    return path.parent / name
 
 
 def _files(path: Path, manifest: Mapping[str, Any], only: tuple[str, ...] | None) -> dict[str, tuple[Path, Any]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from core.storage.atomic import sync
+from core.storage.atomic import sync, writing
 
 log = logging.getLogger(__name__)
 
@@ -25,13 +27,25 @@ class JsonLines:
 
         The other lines keep their bytes, and the last one gets the line end that it may lack.
         """
-        self.path = path
-        kept = b"".join(text + b"\n" for text, line in _whole_lines(path) if line["step"] <= resume_step)
+        self.path, self.whole = path, True
+        texts = [text + b"\n" for text, line in _whole_lines(path) if line["step"] <= resume_step]
+        self.lines, self.bytes, self.digest = 0, 0, hashlib.sha256()
+        self._count(*texts)
         temporary = path.with_name(f".{path.name}.tmp")  # one left over from a killed process is overwritten
-        temporary.write_bytes(kept)
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
+        with writing(path):
+            temporary.write_bytes(b"".join(texts))
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
+
+    def _count(self, *texts: bytes) -> None:
+        for text in texts:
+            self.lines, self.bytes = self.lines + 1, self.bytes + len(text)
+            self.digest.update(text)
+
+    def facts(self) -> dict[str, Any]:
+        """How many lines and bytes were written, and their SHA-256: what `lost_lines` is told later."""
+        return {"lines": self.lines, "bytes": self.bytes, "sha256": self.digest.hexdigest()}
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one line and hand it to the system.
@@ -43,15 +57,36 @@ class JsonLines:
                 raise ValueError(
                     f"{self.path.name}, step {line['step']}: {name} is {value}; records hold finite numbers"
                 )
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, allow_nan=False) + "\n")
-        except OSError as error:
-            raise OSError(f"{self.path} could not be written: {error.strerror}") from error
+        text = (json.dumps(line, allow_nan=False) + "\n").encode()
+        with writing(self.path), self.path.open("ab") as file:
+            file.write(text)
+        self._count(text)
 
     def sync(self) -> None:
-        """Return when every line is on the disk."""
-        sync(self.path)
+        """Return when every line is on the disk; lines that somebody else has removed meanwhile are told, once."""
+        size = self.path.stat().st_size if self.path.is_file() else 0
+        if self.whole and size != self.bytes:
+            self.whole = False
+            told = "%s was changed by somebody else: it has %d bytes, %d were written"
+            log.warning(told, self.path, size, self.bytes)
+        if self.path.is_file():
+            sync(self.path)
+
+
+def lost_lines(path: Path, noted: Mapping[str, Any], step: int) -> str | None:
+    """What is lost of the lines that stood in a file at the checkpoint of `step`, in words; None where nothing is.
+
+    noted  the `facts` of that moment; lines that were appended later are not looked at
+    """
+    content = path.read_bytes() if path.exists() else b""
+    content += b"" if content.endswith(b"\n") else b"\n"
+    if hashlib.sha256(content[: noted["bytes"]]).hexdigest() == noted["sha256"]:
+        return None
+    left = [line["step"] for line in read_lines(path) if line["step"] <= step]
+    found = f"those left are of steps {left[0]} to {left[-1]}" if left else "none is left"
+    lost = noted["lines"] - len(left)
+    what = f"{lost} of the {noted['lines']} lines" if lost > 0 else f"some of the {noted['lines']} lines"
+    return f"{path}: {what} up to step {step} are lost or changed, and are not made again; {found}"
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
-import json
 import logging
 import os
 import re
@@ -20,16 +19,23 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import yaml
 
-from core.schema import changed_keys
-from core.storage.atomic import write_atomic
+from core.processes.failures import LostFolderError
+from core.schema import changed_keys, strict
+from core.storage.atomic import write_atomic, writing
+from core.storage.checkpoint import CheckpointStore, read_checkpoint
+from core.storage.json_files import read_object
 
 log = logging.getLogger(__name__)
 
-_HELD: set[Path] = set()  # run directories that this process has locked
+T = TypeVar("T")
+
+_HELD: dict[Path, tuple[int, int]] = {}  # run directories that this process has locked, device and inode of the lock
+FOLDERS = ("checkpoints", "previews", "ema_snapshots", "samples", "tensorboard")
+FILES = ("config.yaml", "metrics.jsonl", "speed.jsonl", "evaluations.jsonl", "sessions.jsonl", "summary.json", ".lock")
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class RunDirectory:
     def find(cls, path: Path | str, key: str = "run") -> RunDirectory:
         """An existing run; raises ValueError naming the config `key` for a folder that is none."""
         path = Path(path)
-        if not (path / "config.yaml").is_file():
+        if not cls(path).config_file.is_file():
             raise ValueError(f"{key} is {str(path)!r}; it must be the folder of a run, with a config.yaml")
         return cls(path)
 
@@ -72,13 +78,40 @@ class RunDirectory:
         return self.path / "previews"
 
     @property
+    def config_file(self) -> Path:
+        """The resolved config."""
+        return self.path / "config.yaml"
+
+    @property
     def summary_file(self) -> Path:
         """The numbers of a complete run."""
         return self.path / "summary.json"
 
     def config(self) -> dict[str, Any]:
-        """The resolved config that the run was started with."""
-        return yaml.safe_load((self.path / "config.yaml").read_text())
+        """The resolved config that the run was started with; ValueError naming the file for one that is damaged."""
+        try:
+            values = yaml.safe_load(self.config_file.read_bytes().decode())
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{self.config_file} is damaged: {reason}") from error
+        if not _is_tree(values):
+            raise ValueError(f"{self.config_file} is damaged: it is no mapping of names to values")
+        return values
+
+    def checked_config(self, schema: type[T]) -> T:
+        """That config as its dataclass; ValueError naming the file for one that does not fit."""
+        values = self.config()
+        try:
+            return strict(schema, values)
+        except ValueError as error:
+            raise ValueError(f"{self.config_file}: {error}") from error
+
+    def setting(self, key: str, kind: type[T]) -> T:
+        """The value of that config at a dotted key; ValueError naming the file where there is none of this `kind`."""
+        value = _value(key, self.config())
+        if not isinstance(value, kind):
+            raise ValueError(f"{self.config_file} is damaged: {key} is {value!r}; needed: {kind.__name__}")
+        return value
 
     @property
     def snapshots(self) -> Path:
@@ -95,20 +128,44 @@ class RunDirectory:
         path = self.path.resolve()
         if path in _HELD:  # and the file is not opened: closing it would give the lock back
             raise ValueError(_written_by(f"this process, {os.getpid()}", self.path))
+        self._check_kinds()
         with (path / ".lock").open("a+") as file:
             # twice: `is_locked` of another process holds it for an instant
             if not (_lock(file) or _lock(file, after=0.1)):
                 file.seek(0)
                 raise ValueError(_written_by(file.read().strip() or "another process", self.path))
-            _HELD.add(path)
+            _HELD[path] = _identity(os.fstat(file.fileno()))
             try:
                 now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
-                file.flush()
+                with writing(path / ".lock"):
+                    os.truncate(file.fileno(), 0)
+                    os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()} since {now}\n".encode())
                 yield
             finally:
-                _HELD.discard(path)
+                del _HELD[path]
+
+    def _check_kinds(self) -> None:
+        """Raises ValueError for a file where a folder has to be, and the other way round."""
+        for names, fits, kind in ((FOLDERS, Path.is_dir, "folder"), (FILES, Path.is_file, "file")):
+            for path in (self.path / name for name in names):
+                if path.exists() and not fits(path):
+                    raise ValueError(f"{path} is no {kind}; move it away, or choose another name=...")
+
+    def check_held(self) -> None:
+        """Raises LostFolderError unless this process, which has locked the run, is still the one that may write.
+
+        Somebody may have removed `.lock`, or moved the folder: then another process can get a lock of its own.
+        """
+        try:
+            found = _identity((self.path / ".lock").stat())
+        except OSError:
+            found = None
+        if _HELD and found not in _HELD.values():
+            there = "another process's lock lies there" if found else "the folder or its .lock was moved or removed"
+            raise LostFolderError(
+                f"{self.path} does not belong to this process any more, {there}. It writes nothing more; the same "
+                "command goes on from the last checkpoint"
+            )
 
     def is_locked(self) -> bool:
         """Whether a process writes here now."""
@@ -124,37 +181,56 @@ class RunDirectory:
             for temporary in [*folder.glob(".*.tmp"), *folder.glob(".tmp*")]:  # ours, and those of safetensors
                 temporary.unlink(missing_ok=True)
 
-    def claim(self, config: dict[str, Any], free: Sequence[str] = (), allowed: Sequence[str] = ()) -> list[str]:
-        """Write the config of a new run, or check that a continued one has not changed what it computes.
+    def compare(self, config: dict[str, Any], free: Sequence[str] = (), allowed: Sequence[str] = ()) -> list[str]:
+        """Check that a continued run has not changed what it computes; nothing is written.
 
         `free` are keys (or groups of keys) that do not say what the run computes.
 
         Returns the keys, of those `allowed` to change (or groups of keys), that did. Raises ValueError naming the
         others. A run that left no checkpoint has computed nothing: its config, of a first try with a wrong value
-        perhaps, is replaced.
+        perhaps, binds nobody.
         """
         _check_allowed(allowed, config)
-        file, told = self.path / "config.yaml", []
-        begun = self.summary_file.exists() or any(self.checkpoints.glob("step_*"))
-        if begun and file.exists():
-            before = self.config()
-            changes = changed_keys(before, config)
-            refused = [key for key in changes if not _is_in(key, [*free, *allowed])]
-            if refused:
-                differences = ", ".join(_change(key, before, config) for key in refused)
-                raise ValueError(
-                    f"{self.path} holds a run with another {differences}; choose another name=..., "
-                    f"the same values to continue it, or allow_changes=[{','.join(refused)}] to go on with the new ones"
-                )
-            told = [key for key in changes if not _is_in(key, free)]
-            for key in changes:
-                log.info("goes on with another %s", _change(key, before, config))
-        write_atomic(file, yaml.safe_dump(config, sort_keys=False))
-        return told
+        before = self._config_before()
+        if before is None:
+            return []
+        changes = changed_keys(before, config)
+        refused = [key for key in changes if not _is_in(key, [*free, *allowed])]
+        if refused:
+            differences = ", ".join(_change(key, before, config) for key in refused)
+            raise ValueError(
+                f"{self.path} holds a run with another {differences}; choose another name=..., "
+                f"the same values to continue it, or allow_changes=[{','.join(refused)}] to go on with the new ones"
+            )
+        for key in changes:
+            log.info("goes on with another %s", _change(key, before, config))
+        return [key for key in changes if not _is_in(key, free)]
+
+    def _config_before(self) -> dict[str, Any] | None:
+        """The config of a run that has begun, from its newest checkpoint where config.yaml is lost; else None."""
+        store = CheckpointStore(self.checkpoints)
+        if store.latest() is None and not self.summary_file.exists():
+            return None
+        if self.config_file.exists():
+            return self.config()
+        newest = store.newest_intact(only=())
+        if newest is None:
+            return None
+        log.warning("%s is lost; the config that %s remembers stands for it", self.config_file, newest.name)
+        return read_checkpoint(newest, only=()).notes.get("config")
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Replace config.yaml by the config that the run goes on with."""
+        write_atomic(self.config_file, yaml.safe_dump(config, sort_keys=False))
 
     def summary(self) -> dict[str, Any] | None:
-        """The summary of a complete run, or None."""
-        return json.loads(self.summary_file.read_text()) if self.summary_file.exists() else None
+        """The summary of a complete run, or None; ValueError naming the file for one that is damaged."""
+        if not self.summary_file.exists():
+            return None
+        summary = read_object(self.summary_file)
+        if type(summary.get("steps")) is not int:
+            raise ValueError(f"{self.summary_file} is damaged: steps is {summary.get('steps')!r}")
+        return summary
 
     def shown(self) -> str:
         """The path as a user would type it from where they are."""
@@ -164,6 +240,17 @@ class RunDirectory:
 
 def _written_by(owner: str, path: Path) -> str:
     return f"{path} is being written by {owner}; wait for it, or choose another name=..."
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _is_tree(values: Any, depth: int = 0) -> bool:
+    """Whether a value is a mapping whose keys, and those of the mappings in it, are names."""
+    if not isinstance(values, dict):
+        return depth > 0
+    return all(isinstance(key, str) and _is_tree(value, depth + 1) for key, value in values.items())
 
 
 def _lock(file: TextIO, after: float = 0.0) -> bool:

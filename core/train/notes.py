@@ -18,12 +18,35 @@ from core.data.stream import fingerprint
 from core.processes.sharding import whole
 from core.processes.world import World
 from core.schema import plain
+from core.storage.checkpoint import DamagedError
 from core.storage.lines import JsonLines
 from core.storage.provenance import code_version, json_sha256
 from core.storage.weights import frozen_names
 from core.train.config import RunConfig
+from core.train.tracking import SESSIONS
 
 log = logging.getLogger(__name__)
+
+# Notes that a run cannot go on without, and what each is.
+KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("seconds", "wall_seconds"), (int, float)),
+    **dict.fromkeys(("loss_scale", "tokenizer", "data", "config", "code"), dict),
+    **{"domain": str, "torch": str, "skipped_steps": int},
+}
+LOSS_SCALE = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
+FACTS = {"lines": int, "bytes": int, "sha256": str}  # of a record
+
+
+def check_kinds(notes: Mapping[str, Any]) -> None:
+    """Raises DamagedError unless the notes have everything that a run reads to go on; older ones know no records."""
+    wrong = [name for name, kind in KINDS.items() if not isinstance(notes.get(name), kind)]
+    if notes.get("loss_scale") and not notes["loss_scale"].keys() >= LOSS_SCALE:
+        wrong.append("loss_scale")
+    records = notes.get("records", {})
+    if not isinstance(records, dict) or not all(map(_is_facts, records.values())):
+        wrong.append("records")
+    if wrong:
+        raise DamagedError(f"notes.{wrong[0]} is {notes.get(wrong[0])!r}")
 
 
 class RunNotes:
@@ -70,6 +93,10 @@ class RunNotes:
             log.warning("%s was made with torch %s, this is %s", path.name, notes["torch"], torch.__version__)
 
 
+def _is_facts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in FACTS.items())
+
+
 def frozen_sha256(model: nn.Module) -> str | None:
     """SHA-256 over names and values of the parameters that are not trained, None where all are: they are not saved."""
     frozen = frozen_names(model)
@@ -87,8 +114,8 @@ def _without_path(constants: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in constants.items() if key != "path"}
 
 
-def note_session(folder: Path, step: int, config: RunConfig, world: World) -> None:
-    """Append a line to sessions.jsonl: where a session begins, on what, with which config and code."""
+def note_session(folder: Path, step: int, config: RunConfig, world: World) -> JsonLines:
+    """Append a line to sessions.jsonl: where a session begins, on what, with which config and code; all its lines."""
     line = {
         "step": step,
         "begun": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -98,4 +125,6 @@ def note_session(folder: Path, step: int, config: RunConfig, world: World) -> No
         "code": code_version(),
         "torch": torch.__version__,
     }
-    JsonLines(folder / "sessions.jsonl", config.trainer.steps).write(line)
+    sessions = JsonLines(folder / SESSIONS, config.trainer.steps)
+    sessions.write(line)
+    return sessions

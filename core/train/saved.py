@@ -16,6 +16,7 @@ from core.processes.sharding import whole
 from core.processes.world import World
 from core.storage.checkpoint import Checkpoint, CheckpointStore, State, read_checkpoint
 from core.storage.weights import load_into, trained_state
+from core.train.notes import check_kinds
 
 
 class HasState(Protocol):
@@ -86,6 +87,7 @@ class Saved:
     def __init__(self, store: CheckpointStore, world: World, parts: Sequence[Part]):
         self.store, self.world, self.parts = store, world, parts
         self.step = 0  # of the checkpoint that holds the present state, if any does
+        self.path: Path | None = None  # of the checkpoint that was taken
 
     def save(self, step: int, notes: Callable[[], Mapping[str, Any]]) -> None:
         """Write a checkpoint of `step`, unless there is one; raises OSError when it cannot be written.
@@ -100,7 +102,10 @@ class Saved:
         self.step = step
 
     def restore(self, check: Callable[[Path, Checkpoint], None]) -> Checkpoint | None:
-        """Take the newest sound checkpoint into all parts, if there is one; `check` may refuse it before."""
+        """Take the newest sound checkpoint into all parts, if there is one; `check` may refuse it before.
+
+        The other checkpoints stay until `settle`.
+        """
         path = self.world.on_main(self._newest)
         if path is None:
             return None
@@ -111,15 +116,17 @@ class Saved:
                 part.load_state_dicts(saved.groups)
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
-        self.step = saved.step
+        self.step, self.path = saved.step, path
         return saved
+
+    def settle(self) -> None:
+        """Go on from the checkpoint that was taken, in the main process: those that are too many are removed."""
+        if self.path is not None:
+            self.store.settle(self.path)
 
     def _newest(self) -> Path | None:
         self.store.clean()
-        path = self.store.newest_intact(set_aside=True)
-        if path is not None:
-            self.store.settle(path)
-        return path
+        return self.store.newest_intact(check=check_kinds, set_aside=True)
 
 
 def whole_groups(groups: Mapping[str, State], world: World) -> Mapping[str, State]:

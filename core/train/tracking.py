@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import threading
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from core.storage.atomic import write_atomic
+from core.storage.atomic import write_atomic, writing
 from core.storage.lines import JsonLines, read_lines
 
 METRICS, SPEED, EVALUATIONS = "metrics.jsonl", "speed.jsonl", "evaluations.jsonl"
+SESSIONS = "sessions.jsonl"
 WANDB_ID = "wandb_id.txt"
 log = logging.getLogger(__name__)
 
@@ -71,21 +73,19 @@ class Tracker:
         if config.wandb_project is not None:
             _require("wandb", "tracking.wandb_project", config.wandb_project)
         self.folder = folder
-        self.metrics, self.speed = JsonLines(folder / METRICS, start), JsonLines(folder / SPEED, start)
+        # W&B, which may refuse, comes before the records are cut at `start`.
         self.wandb = WandbRun(folder, start, config, run_config or {}) if config.wandb_project is not None else None
+        self.metrics, self.speed = JsonLines(folder / METRICS, start), JsonLines(folder / SPEED, start)
         self.events = None
         if config.tensorboard != "off" and _installed("tensorboard"):
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+            self.events = Events(folder / "tensorboard", start)
 
     def log(self, step: int, metrics: dict[str, float], speed: dict[str, float]) -> None:
         """Record one step everywhere. Raises ValueError for a number that is not finite."""
         self.metrics.write({"step": step, **metrics})
         self.speed.write({"step": step, **speed})
         if self.events is not None:
-            for name, value in {**metrics, **speed}.items():
-                self.events.add_scalar(name, value, step)
+            self.events.log(step, {**metrics, **speed})
         if self.wandb is not None:
             self.wandb.log(step, {**metrics, **speed})
 
@@ -105,7 +105,50 @@ class Tracker:
             self.events.close()
         if self.wandb is not None:
             self.wandb.close()
-        draw_curves(self.folder / METRICS, self.folder / "loss_curve.png")
+        curve = self.folder / "loss_curve.png"
+        try:
+            draw_curves(self.folder / METRICS, curve)
+        except OSError as error:  # what is drawn stands in metrics.jsonl, and what ended the run is to be heard
+            log.warning("%s could not be written: %s", curve, error.strerror or error)
+
+
+class Events:
+    """TensorBoard's events of the steps after `start`, in a folder of their own.
+
+    They are written by a thread, which would print what it fails with (a full disk, say) and end; here the next call
+    raises it, as OSError naming the folder.
+    """
+
+    def __init__(self, folder: Path, start: int):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder, self.hook = folder, threading.excepthook
+        threading.excepthook = self._told_later
+        with writing(self.folder):
+            self.writer = SummaryWriter(str(folder), purge_step=start + 1)
+
+    def _told_later(self, args: threading.ExceptHookArgs) -> None:
+        if type(args.thread).__name__ != "_AsyncWriterThread":
+            self.hook(args)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record the numbers of a step."""
+        with writing(self.folder):
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Return when they are on the disk; after `close` they are."""
+        with writing(self.folder):
+            self.writer.flush()
+
+    def close(self) -> None:
+        """Flush and end; what cannot be written any more is told."""
+        try:
+            self.writer.close()
+        except OSError as error:
+            log.warning("%s could not be written: %s", self.folder, error.strerror or error)
+        threading.excepthook = self.hook
 
 
 class WandbRun:
@@ -140,7 +183,7 @@ class WandbRun:
         write_atomic(file, self.run.id + "\n")
         self.first = self.run.starting_step  # the first step that W&B lacks; 0 offline
         speed = {line["step"]: line for line in read_lines(folder / SPEED)}
-        for line in read_lines(folder / METRICS):
+        for line in (each for each in read_lines(folder / METRICS) if each["step"] <= start):
             both = line | speed.get(line["step"], {})
             self.log(both.pop("step"), both)
 

@@ -28,23 +28,21 @@ from core.processes.failures import NonFiniteError, is_dead_worker, is_out_of_me
 from core.processes.signals import StopRequest
 from core.processes.spread import average_gradients, gathered, gradients_stay, spread
 from core.processes.world import PeerError, World, part
-from core.schema import plain
 from core.step import Losses, TrainingLoss
 from core.storage.atomic import write_atomic
 from core.storage.checkpoint import Checkpoint, CheckpointStore
-from core.storage.lines import JsonLines
 from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
 from core.train.diagnoses import dead_worker, out_of_memory, write_not_finite
 from core.train.ema import EMA
 from core.train.flops import matmul_peak, training_flops
-from core.train.notes import RunNotes, note_session
+from core.train.notes import RunNotes
 from core.train.optimizer import Optimizer
-from core.train.posthoc import drop_snapshots, save_snapshot
+from core.train.posthoc import save_snapshot
 from core.train.progress import Progress
+from core.train.records import RunRecords
 from core.train.saved import ModelPart, Saved, StatePart, whole_groups
 from core.train.speed import Speedometer
-from core.train.tracking import EVALUATIONS, Tracker
 
 SMALLEST_SCALE = 2.0**-10  # a loss scale below it means that the gradient itself is not finite
 
@@ -82,7 +80,7 @@ class Trainer:
         store = CheckpointStore(run.checkpoints, config.trainer.keep_checkpoints, config.trainer.keep_every)
         parts = [ModelPart("model", self.model), self.ema, StatePart("optimizer", self.optimizer)]
         self.saved = Saved(store, world, [*parts, ModelPart("alignment", self.alignment.heads)])
-        self.notes = RunNotes(config, domain, world)
+        self.notes, self.records = RunNotes(config, domain, world), RunRecords(run, config, world)
         self.step, self.skipped = 0, 0
         self.stop: StopRequest | None = None
         self.stopping = False  # once `stop` was asked for in any process
@@ -90,7 +88,6 @@ class Trainer:
         # Over all sessions of the run: seconds in training steps and waiting for their data, and wall time of sessions
         # before this one.
         self.seconds, self.wall_before = 0.0, 0.0
-        self.tracker: Tracker | None = None
 
     def _build_alignment(self) -> None:
         """The alignment on the bare model, and the teacher that it may need, a copy of the model without its hooks."""
@@ -127,8 +124,8 @@ class Trainer:
         self.stop = stop
         config = self.config
         self.speed = Speedometer(self.domain.unit, self.world.device, self.flops, self._peak())
-        if self.world.is_main:
-            self.tracker = Tracker(self.run.path, self.step, config.tracking, plain(config))
+        self.records.open(self.step)
+        self.records.write(self.saved.settle)
         unit, shown = f"{self.domain.unit}s", self.world.is_main
         self.progress = Progress(config.trainer.steps, self.step, config.name, unit, shown, self.speed)
         try:
@@ -143,8 +140,8 @@ class Trainer:
             raise
         finally:
             self.progress.close()
-            if self.tracker is not None:
-                self.tracker.close()
+            self.records.close()
+        self.records.bind()
         self.save()
         return self.step == config.trainer.steps
 
@@ -154,18 +151,17 @@ class Trainer:
 
     def _notes(self) -> dict[str, Any]:
         """What the checkpoint remembers beside tensors, once the records of its steps are on the disk."""
-        if self.tracker is not None:
-            self.tracker.sync()  # lines of steps that will not be made again
         counters = {
             "seconds": self.seconds,
             "wall_seconds": self.wall_seconds,
             "loss_scale": self.scaler.state_dict(),
             "skipped_steps": self.skipped,
+            "records": self.records.facts(),
         }
         return self.notes.written(counters)
 
     def restore(self) -> None:
-        """Continue from the newest sound checkpoint, if there is one, and note that a session begins."""
+        """Continue from the newest sound checkpoint, if there is one."""
         saved = self.saved.restore(self._check)
         if saved is not None:
             notes = saved.notes
@@ -173,17 +169,12 @@ class Trainer:
                 self.scaler.load_state_dict(notes["loss_scale"])
             self.step, self.skipped = saved.step, notes["skipped_steps"]
             self.seconds, self.wall_before = notes["seconds"], notes["wall_seconds"]
-        self.world.on_main(self._begin)
+            self.records.before = notes.get("records", {})
 
     def _check(self, path: Path, saved: Checkpoint) -> None:
         if saved.step > self.config.trainer.steps:
             raise ValueError(f"trainer.steps is {self.config.trainer.steps}, but {path} has made {saved.step} already")
         self.notes.check(path, saved.notes)
-
-    def _begin(self) -> None:
-        """Forget what will be made again, and append a line to sessions.jsonl."""
-        drop_snapshots(self.run.snapshots, self.step)
-        note_session(self.run.path, self.step, self.config, self.world)
 
     def _peak(self) -> float:
         """FLOP/s of all processes' devices together, in the precision of the run, as measured now."""
@@ -228,6 +219,7 @@ class Trainer:
             if is_out_of_memory(error):
                 raise out_of_memory(self.config, self.domain, self.world, self.step) from error
             raise
+        self.records.bind()
         config, seconds = self.config.trainer, time.perf_counter() - begun
         self.seconds += seconds
         self.speed.stepped(config.batch_size, seconds)
@@ -305,8 +297,7 @@ class Trainer:
         metrics |= {"lr": self.config.optimizer.lr_at(self.step - 1, self.config.trainer.steps)}
         if self.scaler.is_enabled():
             metrics |= {"loss_scale": self.scaler.get_scale(), "skipped_steps": self.skipped}
-        if self.tracker is not None:
-            self.tracker.log(self.step, metrics, self.speed.values())
+        self.records.log(self.step, metrics, self.speed.values())
         self.progress.show(metrics)
 
     def generator(self) -> Generator:
@@ -328,13 +319,17 @@ class Trainer:
         with self.averaged() as generator:
             media = generator(condition, self.config.seed, self.config.sample_batch_size)
         path = self.run.previews / f"step_{self.step:08d}"
-        self.run.previews.mkdir(exist_ok=True)
-        self.world.on_main(lambda: self.domain.preview.save(media, condition, path))
+
+        def save() -> None:
+            path.parent.mkdir(exist_ok=True)
+            self.domain.preview.save(media, condition, path)
+
+        self.records.write(save)
 
     def _snapshot(self) -> None:
         groups = whole_groups({name: self.ema.state_dicts()[name] for name in self.ema.widths}, self.world)
         write = (self.run.snapshots, self.step, groups, self.ema.widths, self.ema.averaged)
-        self.world.on_main(lambda: save_snapshot(*write) and None)
+        self.records.write(lambda: save_snapshot(*write) and None)
 
     def finish(self, stop: StopRequest | None = None) -> dict[str, Any]:
         """Sample with the EMA weights, measure, write the last preview and summary.json; returns the summary.
@@ -353,7 +348,7 @@ class Trainer:
         summary |= self.evaluate(stop)
         self.preview()
         summary["wall_seconds"] = self.wall_seconds
-        self.world.on_main(lambda: write_atomic(self.run.summary_file, json.dumps(summary, indent=1) + "\n"))
+        self.records.write(lambda: write_atomic(self.run.summary_file, json.dumps(summary, indent=1) + "\n"))
         return summary
 
     def evaluate(self, stop: StopRequest | None = None) -> dict[str, float]:
@@ -373,13 +368,7 @@ class Trainer:
                 media = generator(condition, *sizes, bar.bar.update, lambda: bool(stop))
         finally:
             bar.close()
-        return world.on_main(lambda: self._record(dict(evaluator.evaluate(media, condition))))
-
-    def _record(self, metrics: dict[str, float]) -> dict[str, float]:
-        lines = JsonLines(self.run.path / EVALUATIONS, self.step - 1)  # without those of steps that are made again
-        lines.write({"step": self.step, **metrics})
-        lines.sync()
-        return metrics
+        return world.on_main(lambda: self.records.measured(self.step, dict(evaluator.evaluate(media, condition))))
 
     def _not_finite(self, batch: Batch, losses: Losses, norm: float) -> NonFiniteError:
         """The error for this step, the same in every process, after the global batch's samples were written down.
@@ -396,4 +385,4 @@ class Trainer:
         def written() -> str:
             return write_not_finite(self.run, self.step, {"loss": total, "gradient_norm": norm}, parts)
 
-        return NonFiniteError(self.world.on_main(written))
+        return NonFiniteError(self.records.write(written))

@@ -131,8 +131,9 @@ def open_run(
     folder, place = RunDirectory.find(run), pick_device(device)
     source = _checkpoint(folder, weights, checkpoint)
     manifest = read_checkpoint(source, only=()) if source.is_dir() else None
-    name = manifest.notes["domain"] if manifest is not None else folder.path.resolve().parent.name
+    name = folder.path.resolve().parent.name if manifest is None else str(manifest.notes.get("domain"))
     module = domain_module(name)
+    folder.checked_config(module.ENTRY.schema)
     config = strict(module.ENTRY.schema, _values(folder, data or {}))
     domain = module.build_domain(config, place, evaluate=False)
     load_into(domain.backbone, load_weights(source, prefer=weights), str(source))

@@ -90,8 +90,8 @@ class MatchedRuns:
         return changes
 
     def _check_complete(self) -> None:
-        states = [(run, run.summary(), run.config()) for method in self.methods for run in self.runs(method)]
-        short = [run.shown() for run, done, config in states if not done or done["steps"] < config["trainer"]["steps"]]
+        states = [(run, run.summary()) for method in self.methods for run in self.runs(method)]
+        short = [run.shown() for run, done in states if not done or done["steps"] < run.setting("trainer.steps", int)]
         if short:
             raise ValueError(
                 f"runs that are not complete: {', '.join(short)}; the command that made them continues them"
@@ -99,8 +99,9 @@ class MatchedRuns:
 
     def _check_config(self, run: RunDirectory, seed: int, own: Mapping[str, Any], first: Mapping[str, Any]) -> None:
         config, schema = run.config(), find_command(self.domain).schema
-        if config["seed"] != seed:
-            raise ValueError(f"{run.shown()} has seed {config['seed']}; its name says {seed}")
+        own_seed = run.setting("seed", int)
+        if own_seed != seed:
+            raise ValueError(f"{run.shown()} has seed {own_seed}; its name says {seed}")
         wrong = [key for key in changed_keys(own, config) if not is_free(key, schema) and key != "seed"]
         before = own
         if not wrong:
@@ -115,11 +116,11 @@ class MatchedRuns:
         losses = {}
         for method in self.methods:
             lines = read_lines(self.path(method, seed) / METRICS)
-            if not lines or lines[0]["step"] != 1:
+            if not lines or lines[0]["step"] != 1 or LOSS not in lines[0]:
                 log.info("step 1 is not in %s: matched by config only (log_every=1 records it)", METRICS)
                 return
             losses[method] = lines[0][LOSS]
-        precision = RunDirectory(self.path(self.methods[0], seed)).config()["trainer"]["precision"]
+        precision = RunDirectory(self.path(self.methods[0], seed)).setting("trainer.precision", str)
         tolerance = TOLERANCE.get(precision, LOW_PRECISION_TOLERANCE)
         reference = losses[self.methods[0]]
         if any(abs(loss - reference) > tolerance * abs(reference) for loss in losses.values()):

@@ -25,14 +25,13 @@ import numpy as np
 from core.storage.atomic import write_atomic
 from core.storage.lines import read_lines
 from core.storage.run_folder import RunDirectory
-from core.train.tracking import EVALUATIONS
+from core.train.tracking import EVALUATIONS, SESSIONS
 from eval.methods.matched import Evaluations, MatchedRuns
 from eval.methods.numbers import Better, mean_over_seeds, relative_gain, speed_up
 from eval.statistics.estimate import Estimate
 
 SCHEMA_VERSION = 1
 KIND = "comparison"
-SESSIONS = "sessions.jsonl"
 
 
 def protocol_of(config: Mapping[str, Any]) -> dict[str, Any]:

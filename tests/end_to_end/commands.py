@@ -109,7 +109,7 @@ def same_weights(a: Path, b: Path) -> bool:
 
 # Of a run, what a clock or the number of its sessions decides.
 OF_TIME = {"sessions.jsonl", "speed.jsonl", "summary.json", "checkpoint.json", ".lock"}
-TIMES = {"seconds", "wall_seconds"}
+TIMES = {"seconds", "wall_seconds", "records"}  # records: what the manifest knows of the files of records
 
 
 def same_run(a: Path, b: Path) -> None:
@@ -126,4 +126,5 @@ def same_run(a: Path, b: Path) -> None:
 
 def _without_times(manifest: Path) -> dict:
     content = json.loads(manifest.read_text())
-    return {**content, "notes": {key: value for key, value in content["notes"].items() if key not in TIMES}}
+    notes = {key: value for key, value in content["notes"].items() if key not in TIMES}
+    return {**content, "notes": notes, "sha256": None}

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 import core.processes.signals
-from core.processes.signals import STOP_SIGNALS, StopRequest, WorkerShield
+from core.processes.signals import STOP_SIGNALS, StopRequest, WorkerShield, ended_by_signals
 from tests.rows import every_row
 
 
@@ -68,6 +68,20 @@ def test_under_torchrun_the_interrupt_that_it_passes_on_is_no_second_one(monkeyp
         monkeypatch.setattr(core.processes.signals, "ECHO", 0.0)
         with pytest.raises(KeyboardInterrupt):
             send(signal.SIGINT)
+
+
+def test_outside_the_loop_a_signal_ends_the_block_unless_somebody_else_takes_it():
+    seen = []
+    before = signal.signal(signal.SIGUSR2, lambda *args: seen.append("theirs"))
+    try:
+        with pytest.raises(SystemExit) as caught, ended_by_signals():
+            send(signal.SIGUSR2)
+            seen.append("goes on")
+            send(signal.SIGTERM)
+        assert (seen, caught.value.code) == (["theirs", "goes on"], 143)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGUSR2, before)
 
 
 def ends_by(number, shield):

@@ -1,11 +1,16 @@
 """The processes of a job: who they are, what they tell each other, which device each takes, what an error does."""
 
 import itertools
+import sys
+import threading
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+import core.processes.world
 from core.processes.world import REPORTED, PeerError, Place, World, joined, part, pick_device
 from tests.core.processes.started import together
 from tests.rows import every_row
@@ -149,3 +154,24 @@ def test_an_error_of_the_main_process_reaches_all_and_they_can_go_on(heard):
     assert errors[0] == [[kind.__name__, "no luck"] for kind in REPORTED]
     assert list(errors[1:]) == [[["PeerError", f"{kind.__name__}: no luck"] for kind in REPORTED]] * (SIZE - 1)
     assert list(after) == [[float(SIZE)]] * SIZE
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc says what a thread does")
+def test_a_thread_of_gloo_that_still_works_is_waited_for():
+    """It would ask for Python's lock when Python goes down, and be taken for a crash."""
+    done, leave = threading.Event(), threading.Event()
+
+    def work():
+        Path("/proc/thread-self/comm").write_text("pt_gloo_runloop")
+        deadline = time.monotonic() + 0.4
+        while time.monotonic() < deadline:
+            pass
+        done.set()
+        leave.wait()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    core.processes.world._wait_for_gloo()
+    assert done.is_set()
+    leave.set()
+    thread.join()

@@ -1,12 +1,13 @@
 """Files and folders that are whole or absent, whatever fails while they are written."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 import core.storage.atomic
-from core.storage.atomic import atomic_dir, write_atomic
+from core.storage.atomic import atomic_dir, reserve, write_atomic, writing
 from tests.core.storage.states import names_in
 from tests.rows import every_row
 
@@ -95,3 +96,18 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"facts\.json could not be written: No such file"):
         write_atomic(tmp_path / "facts.json", "new")
     assert names_in(tmp_path) == []
+
+
+def test_reserved_space_is_given_at_once(tmp_path):
+    file = tmp_path / "file"
+    with file.open("wb") as opened:
+        opened.truncate(1 << 20)
+    assert file.stat().st_blocks * 512 < 1 << 20, "it has holes"
+    reserve(file)
+    assert file.stat().st_blocks * 512 >= 1 << 20
+    assert file.read_bytes() == bytes(1 << 20)
+
+
+def test_an_error_that_names_no_file_gets_its_name(tmp_path):
+    with pytest.raises(OSError, match=r"^out could not be written: No space left on device$"), writing("out"):
+        raise OSError(errno.ENOSPC, "No space left on device")

@@ -193,3 +193,70 @@ def test_the_newest_intact_one_is_found_and_damaged_ones_are_set_aside(tmp_path,
     (store.save(10, {"model": state()}, {}) / MANIFEST).unlink()  # a second one of the same step
     assert store.newest_intact(set_aside=True).name == "step_00000005"
     assert len([name for name in names_in(tmp_path) if name.startswith("step_00000010.damaged")]) == 2
+
+
+def edit(path, *, checksum, **values):
+    """Change keys of a manifest; without its `checksum` it is one that older code has left. None removes a key."""
+    manifest = json.loads((path / MANIFEST).read_text()) | values
+    gone = {key for key, value in values.items() if value is None} | ({"sha256"} if not checksum else set())
+    (path / MANIFEST).write_text(json.dumps({key: value for key, value in manifest.items() if key not in gone}))
+
+
+FACTS = {"bytes": 8, "sha256": "0"}
+EDITS = [{"step": 17}, {"step": 40}, {"step": "15"}, {"step": True}, {"step": -1}, {"step": 15.0}, {"step": None}]
+EDITS += [{"files": value} for value in (None, [], {}, {"model.safetensors": 3}, {"../model.safetensors": FACTS})]
+EDITS += [{"files": {"model.safetensors": {"bytes": 8}}}, {"files": {"model.safetensors": FACTS | {"bytes": "8"}}}]
+EDITS += [{"notes": value} for value in (None, [], "note", 3)]
+
+
+@every_row(
+    ("checksum", "values"), [*((both, values) for values in EDITS for both in (True, False)), (True, {"notes": {}})]
+)
+def test_a_manifest_that_was_changed_is_told_and_the_checkpoint_before_it_used(tmp_path, caplog, checksum, values):
+    store = CheckpointStore(tmp_path / f"{checksum} {values}".replace("/", "-"))
+    before, newest = (store.save(step, {"model": state()}, {"note": 1}) for step in (10, 15))
+    edit(newest, checksum=checksum, **values)
+    caplog.clear()
+    assert store.newest_intact() == before
+    assert f"{newest / MANIFEST} is damaged" in caplog.text
+    refused(newest, newest / MANIFEST, "is damaged")
+
+
+def test_a_manifest_without_a_checksum_is_read_as_one_of_older_code(tmp_path):
+    path = CheckpointStore(tmp_path).save(15, {"model": state()}, {"note": 1})
+    edit(path, checksum=False)
+    assert read_checkpoint(path).notes == {"note": 1}
+    moved = path.rename(tmp_path / "the best")
+    assert read_checkpoint(moved).step == 15
+
+
+@every_row("nested", [b'{"notes":' * 100_000, b"[" * 100_000])
+def test_a_manifest_without_end_is_damaged(saved, nested):
+    (saved / MANIFEST).write_bytes(nested)
+    refused(saved, saved / MANIFEST, "is damaged: it is nested too deeply")
+
+
+def test_notes_that_the_caller_cannot_use_are_damage(tmp_path, caplog):
+    def check(notes):
+        if "note" not in notes:
+            raise core.storage.checkpoint.DamagedError("there is no note")
+
+    store = CheckpointStore(tmp_path)
+    before = store.save(10, {"model": state()}, {"note": 1})
+    store.save(15, {"model": state()}, {})
+    assert store.newest_intact(check=check) == before
+    assert f"step_00000015/{MANIFEST} is damaged: there is no note" in caplog.text
+
+
+@every_row("content", [b"", b"\xff\xfe", b"step_15", b"../step_00000003", b"step_00000003/../x", b"x" * 10_000])
+def test_a_pointer_that_names_no_checkpoint_is_refused(saved, content):
+    pointer = saved.parent / "latest"
+    pointer.write_bytes(content)
+    with pytest.raises(ValueError, match=r"latest is damaged: it says .*, which names no checkpoint"):
+        read_checkpoint(pointer)
+
+
+def test_a_file_where_the_folder_is_to_be_is_replaced(tmp_path):
+    (tmp_path / "step_00000005").write_text("")
+    assert read_checkpoint(CheckpointStore(tmp_path).save(5, {"model": state()}, {})).step == 5
+    assert names_in(tmp_path) == ["latest", "step_00000005"]

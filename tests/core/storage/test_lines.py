@@ -1,11 +1,12 @@
 """Records of one JSON object a line: what a crash leaves, what a resumed run keeps, and numbers to the bit."""
 
 import math
+import re
 
 import pytest
 
 import core.storage.lines
-from core.storage.lines import JsonLines, read_lines
+from core.storage.lines import JsonLines, lost_lines, read_lines
 from tests.rows import every_row
 
 
@@ -69,3 +70,47 @@ def test_a_number_that_is_not_finite_is_never_written(tmp_path, value):
     with pytest.raises(ValueError, match=r"a.jsonl, step 7: loss is -?(nan|inf)"):
         lines.write({"step": 7, "flow_loss": 1.0, "loss": value})
     assert (tmp_path / "a.jsonl").read_bytes() == b""
+
+
+WHOLE = [f'{{"step": {step}}}\n' for step in range(2, 12, 2)]
+
+
+@every_row(
+    ("content", "words"),
+    [
+        ("".join(WHOLE), None),
+        ("".join(WHOLE)[:-1], None),  # a line end is no loss
+        ("".join([*WHOLE, '{"step": 12}\n', '{"st']), None),  # what came after the checkpoint
+        ("".join(WHOLE[:3]), "2 of the 5 lines up to step 10 are lost or changed, .*; those left are of steps 2 to 6"),
+        ("".join([*WHOLE[:3], '{"step": 12}\n']), "2 of the 5 lines up to step 10 .* steps 2 to 6"),
+        ("".join(WHOLE)[:-2], "1 of the 5 lines .* steps 2 to 8"),
+        ("".join(WHOLE[2:]), "2 of the 5 lines .* steps 6 to 10"),
+        ("".join(WHOLE).replace("4", "3"), "some of the 5 lines"),
+        ("", "5 of the 5 lines up to step 10 are lost or changed, and are not made again; none is left"),
+        (None, "5 of the 5 lines .*; none is left"),
+    ],
+)
+def test_lines_that_were_there_at_a_checkpoint_and_are_no_longer_are_told(tmp_path, content, words):
+    file = tmp_path / "a.jsonl"
+    file.unlink(missing_ok=True)
+    lines = JsonLines(file, 0)
+    for step in range(2, 12, 2):
+        lines.write({"step": step})
+    noted = lines.facts()
+    assert noted == JsonLines(file, 10).facts(), "of lines that were read, as of those written"
+    file.unlink() if content is None else file.write_text(content)
+    lost = lost_lines(file, noted, 10)
+    assert lost is None if words is None else re.search(words, lost), lost
+
+
+def test_a_file_that_somebody_changes_while_it_is_written_is_told_once(tmp_path, caplog):
+    lines = JsonLines(tmp_path / "a.jsonl", 0)
+    lines.write({"step": 1})
+    lines.sync()
+    assert caplog.text == ""
+    lines.path.unlink()
+    lines.sync()
+    lines.write({"step": 2})
+    lines.sync()
+    assert caplog.text.count("a.jsonl was changed by somebody else: it has 0 bytes, 12 were written") == 1
+    assert caplog.text.count("changed") == 1

@@ -1,6 +1,7 @@
 """The folder of a run: what it is called, whether it can be written, and whose it is."""
 
 import copy
+import dataclasses
 import json
 import os
 import shutil
@@ -8,7 +9,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from core.processes.failures import LostFolderError
+from core.storage.checkpoint import CheckpointStore
 from core.storage.run_folder import RunDirectory
 from tests.rows import every_row
 
@@ -21,6 +25,13 @@ CONFIG = {
     "sampler": {"solver": "heun", "num_steps": 50},
 }
 FREE = ("device", "trainer.num_workers", "trainer.preview_every", "sampler")
+
+
+def claim(run, config, *free_and_allowed):
+    """What a run does that goes on with `config`, or is refused."""
+    told = run.compare(config, *free_and_allowed)
+    run.write_config(config)
+    return told
 
 
 def changed(**values):
@@ -39,7 +50,7 @@ def changed(**values):
 def run(tmp_path):
     """A run with a checkpoint."""
     run = RunDirectory.create(str(tmp_path), "image", "a")
-    run.claim(CONFIG, FREE)
+    claim(run, CONFIG, FREE)
     (run.checkpoints / "step_00000005").mkdir(parents=True)
     (run.checkpoints / "step_00000005" / "checkpoint.json").write_text("{}")
     return run
@@ -89,7 +100,7 @@ def test_a_folder_without_permission_is_named(tmp_path):
 )
 def test_a_change_of_what_is_computed_is_refused_with_its_keys(run, change, words):
     with pytest.raises(ValueError, match=rf"holds a run with another {words}; choose another name"):
-        run.claim(changed(**change), FREE)
+        claim(run, changed(**change), FREE)
     assert run.config() == CONFIG, "the refused config was written"
 
 
@@ -105,7 +116,7 @@ def test_a_change_of_what_is_computed_is_refused_with_its_keys(run, change, word
     ],
 )
 def test_a_change_of_what_is_not_computed_is_taken_over(run, change):
-    run.claim(changed(**change), FREE)
+    claim(run, changed(**change), FREE)
     assert run.config() == RunDirectory.find(run.path).config() == changed(**change)
 
 
@@ -113,10 +124,10 @@ def test_a_change_of_what_is_not_computed_is_taken_over(run, change):
 def test_a_run_that_died_before_its_first_checkpoint_binds_nobody(tmp_path, leftover):
     """A first try that failed, at a wrong pair for example, must not stand in the way of the second."""
     run = RunDirectory.create(str(tmp_path), "image", "a")
-    run.claim(changed(seed=1), FREE)
+    claim(run, changed(seed=1), FREE)
     (run.path / leftover).parent.mkdir(parents=True, exist_ok=True)
     (run.path / leftover).touch()
-    run.claim(CONFIG, FREE)
+    claim(run, CONFIG, FREE)
     assert run.config() == CONFIG
 
 
@@ -124,7 +135,7 @@ def test_a_summary_binds_even_when_the_checkpoints_were_deleted(run):
     run.summary_file.write_text(json.dumps({"steps": 10}))
     shutil.rmtree(run.checkpoints)
     with pytest.raises(ValueError, match="another seed"):
-        run.claim(changed(seed=1), FREE)
+        claim(run, changed(seed=1), FREE)
 
 
 @every_row("make", [lambda path: None, lambda path: path.mkdir()])
@@ -156,23 +167,23 @@ def test_a_path_is_shown_as_the_user_would_type_it(run, tmp_path, monkeypatch):
 def test_a_change_is_allowed_by_its_key_or_its_group(run):
     new = changed(seed=1, optimizer__lr=2e-4, optimizer__betas=[0.9, 0.99], device="cuda")
     with pytest.raises(ValueError, match=r"another seed \(0 before, 1 now\); .*allow_changes=\[seed\] to go on"):
-        run.claim(new, FREE, ["optimizer"])
-    assert sorted(run.claim(new, FREE, ["seed", "optimizer"])) == ["optimizer.betas", "optimizer.lr", "seed"]
+        claim(run, new, FREE, ["optimizer"])
+    assert sorted(claim(run, new, FREE, ["seed", "optimizer"])) == ["optimizer.betas", "optimizer.lr", "seed"]
     assert run.config() == new
-    assert run.claim(new, FREE) == []
+    assert claim(run, new, FREE) == []
 
 
 @every_row("key", ["sed", "optimizer.l", "optimizer.lr.x", "", "trainer."])
 def test_what_may_change_is_a_key_of_the_config(run, key):
     with pytest.raises(ValueError, match=f"allow_changes names {key}; allowed: keys of the config"):
-        run.claim(CONFIG, FREE, [key])
+        claim(run, CONFIG, FREE, [key])
     with pytest.raises(ValueError, match="another seed"):  # nor is one that begins like an allowed one
-        run.claim({**CONFIG, "see": 1, "seed": 1}, FREE, ["see"])
+        claim(run, {**CONFIG, "see": 1, "seed": 1}, FREE, ["see"])
 
 
 def test_every_change_that_is_taken_over_is_told(run, caplog):
     caplog.set_level("INFO")
-    run.claim(changed(device="cuda", trainer__num_workers=4), FREE)
+    claim(run, changed(device="cuda", trainer__num_workers=4), FREE)
     assert "goes on with another device (cpu before, cuda now)" in caplog.text
     assert "goes on with another trainer.num_workers (0 before, 4 now)" in caplog.text
 
@@ -227,6 +238,102 @@ def test_the_process_that_holds_the_lock_is_named(run):
     holder.communicate()
     with run.locked():
         pass
+
+
+def remove(run):
+    (run.path / ".lock").unlink()
+
+
+def replace(run):
+    remove(run)
+    (run.path / ".lock").touch()
+
+
+def rename(run):
+    run.path.rename(run.path.with_name("b"))
+
+
+@every_row(
+    ("take", "words"),
+    [(remove, "its .lock was moved"), (replace, "another process's lock"), (rename, "its .lock was moved"), (None, "")],
+)
+def test_a_run_that_was_taken_from_its_process_is_told(tmp_path, take, words):
+    run = RunDirectory.create(str(tmp_path / words), "image", "a")
+    run.check_held()
+    with run.locked():
+        run.check_held()
+        if take is not None:
+            take(run)
+            with pytest.raises(LostFolderError, match=f"does not belong to this process any more, .*{words}"):
+                run.check_held()
+
+
+@every_row(
+    ("name", "kind"),
+    [(".lock", "file"), ("metrics.jsonl", "file"), ("config.yaml", "file"), ("checkpoints", "folder")],
+)
+def test_a_folder_in_a_files_place_is_told_and_the_other_way_round(tmp_path, name, kind):
+    run = RunDirectory.create(str(tmp_path / name), "image", "a")
+    (run.path / name).mkdir() if kind == "file" else (run.path / name).touch()
+    with pytest.raises(ValueError, match=f"{name} is no {kind}; move it away"), run.locked():
+        pass
+
+
+# --- damage
+
+DAMAGES = [
+    b"",
+    b"seed: [0",
+    b"- 1\n- 2\n",
+    b"7",
+    b"seed: 1\n3: x\n",
+    b"a: {1: 2}",
+    b"\xff\xfe\x00",
+    b"a: !!python/name:os\n",
+]
+DAMAGES += [b"\x00", b"seed: 0\n\tname: a", b"{" * 5000, b"a: *b"]
+
+
+@every_row("content", DAMAGES)
+def test_a_config_that_is_damaged_is_named(run, content):
+    run.config_file.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{run.config_file} is damaged: ") as caught:
+        run.compare(CONFIG, FREE)
+    assert "\n" not in str(caught.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    seed: int
+
+
+@every_row(
+    ("content", "words"), [("seed: x", "'seed' is 'x'"), ("sed: 1", "unknown config key 'sed'"), ("{}", "missing")]
+)
+def test_a_config_that_does_not_fit_is_named(run, content, words):
+    run.config_file.write_text("seed: 3")
+    assert (run.checked_config(Schema), run.setting("seed", int)) == (Schema(3), 3)
+    run.config_file.write_text(content)
+    with pytest.raises(ValueError, match=rf"^{run.config_file}: .*{words}"):
+        run.checked_config(Schema)
+    with pytest.raises(ValueError, match=rf"^{run.config_file} is damaged: seed is .*; needed: int"):
+        run.setting("seed", int)
+
+
+def test_where_the_config_is_lost_that_of_the_newest_checkpoint_binds(run, caplog):
+    CheckpointStore(run.checkpoints).save(6, {"model": {"a": torch.zeros(1)}}, {"config": CONFIG})
+    run.config_file.unlink()
+    assert run.compare(CONFIG, FREE) == []
+    assert "config.yaml is lost; the config that step_00000006 remembers stands for it" in caplog.text
+    with pytest.raises(ValueError, match=r"another seed \(0 before, 1 now\)"):
+        run.compare(changed(seed=1), FREE)
+
+
+@every_row("content", [b"", b"[]", b"null", b"{}", b'{"steps": "10"}', b'{"steps": 1', b"[" * 100_000, b"\xff"])
+def test_a_summary_that_is_damaged_is_named(run, content):
+    run.summary_file.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{run.summary_file} is damaged: "):
+        run.summary()
 
 
 # --- cleaning

@@ -1,15 +1,17 @@
 """Records of a run: the files, TensorBoard's events, the picture of the curves, and extras that are absent."""
 
+import errno
 import json
 import math
 import os
+import threading
 
 import pytest
 from PIL import Image
 
 from core.storage.lines import read_lines
 from core.train import tracking
-from core.train.tracking import METRICS, SPEED, Tracker, TrackingConfig, draw_curves
+from core.train.tracking import METRICS, SPEED, Events, Tracker, TrackingConfig, draw_curves
 from tests.rows import every_row
 
 FILES_ONLY = TrackingConfig(tensorboard="off")
@@ -134,3 +136,30 @@ def test_the_curve_is_a_picture_of_the_lines(tmp_path, pairs):
         assert (picture.height > 500) is bool(pairs)
     draw_curves(tmp_path / "nothing.jsonl", tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+@pytest.mark.filterwarnings("error")  # pytest's word for what a thread prints
+def test_events_that_cannot_be_written_are_one_error_that_names_their_folder(tmp_path, monkeypatch, caplog):
+    record_writer = pytest.importorskip("tensorboard.summary.writer.record_writer")
+    events, hook = Events(tmp_path / "tensorboard", 0), threading.excepthook
+
+    def full(self, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(record_writer.RecordWriter, "write", full)
+    with pytest.raises(OSError, match="tensorboard could not be written: No space left on device"):
+        for step in range(1, 100):
+            events.log(step, {"loss": 1.0})
+            events.flush()
+    monkeypatch.setattr(record_writer.RecordWriter, "flush", full)
+    events.close()
+    assert "tensorboard could not be written: No space left on device" in caplog.text
+    assert threading.excepthook is not hook
+
+
+def test_a_curve_that_cannot_be_written_does_not_hide_what_ended_the_run(tmp_path, caplog):
+    tracker = Tracker(tmp_path, 0, TrackingConfig(tensorboard="off"))
+    tracker.log(1, {"flow_loss": 1.0}, {})
+    (tmp_path / "loss_curve.png").mkdir()
+    tracker.close()
+    assert "loss_curve.png could not be written: Is a directory" in caplog.text
