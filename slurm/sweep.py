@@ -19,12 +19,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar
-
-import yaml
+from typing import Any
 
 from core.commands.entry import Entry, override
 from core.schema import strict
+from core.storage.yaml_files import read_yaml
 
 PROFILES = Path(__file__).parent / "profiles"
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,199}")
@@ -254,35 +253,6 @@ def load_profile(name: str) -> dict[str, Any]:
     unknown = [str(key) for key in values if key not in allowed]
     if unknown:
         raise ValueError(f"{path} holds {', '.join(unknown)}; allowed: {', '.join(allowed)}")
-    return values
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without its surprises: 12:00:00 is text and not 43200, 2026-01-31 is no date, a key stands once."""
-
-    yaml_implicit_resolvers: ClassVar = {
-        first: [("tag:yaml.org,2002:str", re.compile(r"[-+]?\d+[:-]\d")), *others]
-        for first, others in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        """A dict; an error for a key that stands twice."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> dict[Any, Any]:
-    """The keys and values of a YAML file; ValueError naming the file for one that holds something else."""
-    try:
-        values = yaml.load(path.read_text(), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds {values!r}; needed: keys and their values")
     return values
 
 
