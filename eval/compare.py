@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
-from core.commands.entry import Entry, override
+from core.commands.entry import Entry
+from core.commands.overrides import override
 from core.storage.run_folder import RunDirectory
 from eval.methods.matched import MatchedRuns, find_command, find_seeds, read_evaluations
 from eval.methods.numbers import direction

@@ -21,7 +21,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from core.commands.entry import Entry, override
+from core.commands.entry import Entry
+from core.commands.overrides import override
 from core.schema import strict
 from core.storage.yaml_files import read_yaml
 

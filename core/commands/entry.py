@@ -8,10 +8,8 @@ the working directory does not change.
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 import os
-import re
 import sys
 import textwrap
 import traceback
@@ -26,6 +24,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from tqdm import tqdm
+from yaml import YAMLError
 
 from core.processes.failures import RunError
 from core.processes.world import PeerError, Place
@@ -51,6 +50,10 @@ def compose_config(
             values = OmegaConf.to_container(config, resolve=True, throw_on_missing=complete)
         except (HydraException, OmegaConfBaseException) as error:
             raise ValueError(_explain(error)) from error
+        except YAMLError as error:  # of an experiment file
+            raise ValueError(f"a config file is no YAML: {' '.join(str(error).split())}") from error
+        except RecursionError as error:
+            raise ValueError("a config file or an override is nested too deeply") from error
     return values
 
 
@@ -121,12 +124,6 @@ class Entry:
         return strict(self.schema, compose_config(self.config_module, self.config_name, self.rewrite(overrides)))
 
 
-def override(key: str, value: Any) -> str:
-    """`key=value` as hydra reads it back: the value a plain word or JSON."""
-    plain_word = isinstance(value, str) and re.fullmatch(r"[\w./+-]+", value, re.ASCII)
-    return f"{key}={value if plain_word else json.dumps(value, ensure_ascii=False)}"
-
-
 class _BesideTheBar(logging.Handler):
     """Writes a record on stderr without tearing a progress bar apart."""
 
@@ -181,7 +178,7 @@ def _explain(error: BaseException) -> str:
     if key and isinstance(parent, DictConfig) and getattr(cause, "key", None) not in parent:
         names = sorted(str(name) for name in parent if name != "hydra")  # where its own files lie: nobody's key
         return f"unknown config key '{key}'; allowed: {', '.join(names)}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in (str(error) or str(cause)).splitlines() if line.strip()]
     noise = ("object_type", "Set the environment", "full_key", "Config search path", "provider=")
     return "; ".join(line for line in lines if not line.startswith(noise)).replace(":; ", ": ")
 

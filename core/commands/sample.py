@@ -20,7 +20,8 @@ import yaml
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from core.commands.entry import Entry, compose_config, override
+from core.commands.entry import Entry, compose_config
+from core.commands.overrides import override
 from core.contracts import Condition, Conditioning, Requests, Tokenizer
 from core.generate import Generator, make_generator
 from core.latents.tokenizer import cache_constants
