@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from core.schema import plain
-from slurm.sweep import PROFILES, Resources, check_runs, find_entry, load_profile, load_sweep, parse_minutes
+from slurm.resources import Resources, parse_minutes
+from slurm.sweep import PROFILES, check_runs, find_entry, load_profile, load_sweep
 from tests.rows import every_row
 
 ROOT = Path(__file__).resolve().parents[2]
