@@ -198,7 +198,7 @@ def _whole(value: float | str) -> Any:
 def _needed(hints: Sequence[Any], value: Any) -> str:
     """What may stand there, and where it is text, how a number is made text."""
     needed = f"needed: {' or '.join(map(_type_name, hints))}"
-    if str in hints and isinstance(value, int | float):
+    if set(hints) <= {str, type(None)} and isinstance(value, int | float):
         return f'{needed}; quotes make a number or a word text: "{value}" in YAML, \'KEY="{value}"\' in a shell'
     return needed
 

@@ -13,6 +13,7 @@ ARRAY_SIZE = 500  # jobs of one array; SLURM's own limit is 1001 where nobody ch
 TAKEN = {"array", "cpus-per-task", "error", "gpus-per-node", "job-name", "mem", "nodes", "ntasks-per-node", "open-mode"}
 TAKEN |= {"account", "constraint", "ntasks", "output", "partition", "qos", "signal", "time"}
 TAKEN |= {"parsable", "quiet", "wait", "wrap", "test-only", "help", "usage", "version"}
+LEAST_MEMORY = 0.001  # gibibytes: a mebibyte
 OPTION = re.compile(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*")
 TEXTS = ("profile", "partition", "account", "qos", "constraint", "python")
 
@@ -78,6 +79,8 @@ class Resources:
         for name in ("gpus_per_node", "max_timeouts"):
             if getattr(self, name) < 0:
                 raise ValueError(f"resources.{name} is {getattr(self, name)}; it must not be negative")
+        if self.memory_gb is not None and 0 < self.memory_gb < LEAST_MEMORY:  # 0 MB are all of a node to SLURM
+            raise ValueError(f"resources.memory_gb is {self.memory_gb}; it must be at least {LEAST_MEMORY}, or null")
         for name in ("tasks_per_node", "cpus_per_task", "memory_gb"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"resources.{name} is {getattr(self, name)}; it must be positive, or null")

@@ -29,6 +29,7 @@ from slurm.resources import Resources, check_text
 
 PROFILES = Path(__file__).parent / "profiles"
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,199}")
+KEY = re.compile(r"[+~]{0,2}[\w$@/.:-]+")
 ENTRY_NAME = re.compile(r"\w+(\.\w+)+")
 OWN_KEYS = ("name", "runs_dir", "seed")  # of the run's config: the sweep sets them
 
@@ -109,8 +110,12 @@ def _check_keys(where: str, keys: dict) -> None:
     for key, value in keys.items():
         if not isinstance(key, str):
             raise ValueError(f"{where} holds {key!r} of type {type(key).__name__}; needed: keys of the run's config")
-        if key in OWN_KEYS:
+        if not KEY.fullmatch(key):
+            raise ValueError(f"{where} holds {key!r}; needed: keys of the run's config, such as trainer.steps")
+        if key.lstrip("+~") in OWN_KEYS:
             raise ValueError(f"{where} holds {key}; the sweep itself sets name, runs_dir and seed")
+        if key == "case" and where.startswith("cases") and not isinstance(value, str | int | float):
+            raise ValueError(f"{where}.case is {value!r}; needed: the name of the case")
         if any(isinstance(each, dict) for each in (value, *(value if isinstance(value, list) else ()))):
             raise ValueError(f"{where}.{key} is {value!r}; needed: values of single keys, such as {key}.name")
 

@@ -177,7 +177,7 @@ def _explain(error: BaseException) -> str:
         return f"missing config key '{key}'; it has no default, give it as {key}=..."
     if key and isinstance(parent, DictConfig) and getattr(cause, "key", None) not in parent:
         names = sorted(str(name) for name in parent if name != "hydra")  # where its own files lie: nobody's key
-        return f"unknown config key '{key}'; allowed: {', '.join(names)}"
+        return f"unknown config key '{key}'; allowed: {', '.join(names) or 'nothing below it'}"
     lines = [line.strip() for line in (str(error) or str(cause)).splitlines() if line.strip()]
     noise = ("object_type", "Set the environment", "full_key", "Config search path", "provider=")
     return "; ".join(line for line in lines if not line.startswith(noise)).replace(":; ", ": ")

@@ -1,5 +1,6 @@
 """Submitting to a scheduler that is faked: the batch script, one array for all, what is refused, the manifest."""
 
+import json
 import os
 import re
 import shlex
@@ -60,6 +61,27 @@ def test_a_dry_run_shows_what_would_be_submitted_and_leaves_nothing(scheduler, w
     assert launch("sweep.yaml").code == 0
     (script,) = scheduler.submissions()
     assert script in dry.out and "#SBATCH --array=0-2%3\n" in script
+
+
+def test_words_with_spaces_and_quotes_stay_one_word_in_the_script(scheduler, weights, tmp_path):
+    extra = {"comment": 'it\'s "ours" #1', "mail-user": "me@example.org"}
+    weights(grid={}, runs_dir="two words", resources={"python": "/opt/my env/bin/python", "extra": extra})
+    assert launch("sweep.yaml").code == 0
+    (script,) = scheduler.submissions()
+    lines = script.splitlines()
+    assert "#SBATCH --comment='it'\"'\"'s \"ours\" #1'" in lines
+    words = shlex.split(lines[-1])
+    assert words[words.index("/opt/my env/bin/python") :][1:4] == ["-u", "-m", "submitit.core._submit"]
+    assert words[-1] == str(tmp_path / "two words/sweeps/weights/logs")
+
+
+def test_a_folder_that_slurm_renames_is_refused_wherever_it_lies(scheduler, weights, tmp_path, monkeypatch):
+    place = tmp_path / "of%j"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    for option in ([], ["--dry-run"]):
+        assert launch(tmp_path / "sweep.yaml", *option).is_error(f"runs_dir gives {place}/runs", "without %")
+    assert scheduler.submissions() == [] and list(place.iterdir()) == []
 
 
 def test_one_run_is_no_array(scheduler, weights):
@@ -219,6 +241,14 @@ def test_what_slurm_refuses_is_refused_before_anything_is_written(scheduler, wei
 # The manifest
 
 
+def manifest(**changes):
+    """A manifest of one run as text, with keys of the run or of its attempt changed."""
+    attempt = {"kind": "slurm", "job_id": "1", "time": "2026-01-31T12:00:00+00:00"}
+    attempt |= {key: value for key, value in changes.items() if key in attempt}
+    run = {"arguments": [], "attempts": [attempt], **{key: changes[key] for key in changes if key not in attempt}}
+    return json.dumps({"schema_version": 1, "entry": "image.train", "runs": {"a": run}})
+
+
 @every_row(
     ("action", "content", "parts"),
     [
@@ -226,6 +256,13 @@ def test_what_slurm_refuses_is_refused_before_anything_is_written(scheduler, wei
         ("resubmit", '{"runs": {}}', ["schema_version None; this version reads 1"]),
         ("submit", '{"schema_version": 1, "entry"', ["is damaged"]),
         ("status", "[]", ["is damaged"]),
+        ("submit", "[" * 20_000, ["is damaged", "RecursionError"]),
+        ("status", manifest(arguments=None), ["is damaged", "'runs.a.arguments' is None"]),
+        ("submit", manifest(attempts={}), ["is damaged", "'runs.a.attempts' is {}"]),
+        ("cancel", manifest(job_id=3), ["is damaged", "runs.a.attempts[0].job_id", "is 3 of type int"]),
+        ("status", manifest(kind="cloud"), ["is damaged", "'runs.a.attempts[0].kind' is 'cloud'"]),
+        ("status", manifest(time="soon"), ["is damaged", "soon"]),
+        ("status", manifest(time="2026-01-31T12:00:00"), ["is damaged", "UTC"]),
         ("cancel", '{"schema_version": 1, "entry": "image.train"}', ["is damaged", "runs"]),
         ("collect", '{"schema_version": 1, "entry": "image.train", "runs": {"a": {"attempts": [{}]}}}', ["is damaged"]),
         ("status", '{"schema_version": 1, "entry": "image.sample", "runs": {}}', ["a sweep of image.sample, this one"]),
@@ -248,6 +285,19 @@ def test_another_case_under_a_known_name_is_refused(scheduler, weights):
     assert refused.is_error("run a-seed0 with other keys (trainer.steps=9 before, trainer.steps=10 now)")
     assert (FOLDER / "manifest.json").read_bytes() == before
     assert len(scheduler.submissions()) == 1
+
+
+def test_a_manifest_that_older_quotes_were_written_in_is_taken(scheduler, weights):
+    """Text that looks like a number stood without quotes in it."""
+    weights(grid={}, cases=[{"case": "a", "optimizer.lr": "1e-4", "tracking.wandb_project": "two words"}])
+    launch("sweep.yaml")
+    file = FOLDER / "manifest.json"
+    assert r'"optimizer.lr=\"1e-4\""' in file.read_text()
+    file.write_text(file.read_text().replace(r'"optimizer.lr=\"1e-4\""', '"optimizer.lr=1e-4"'))
+    scheduler.say({"100": "PENDING"})
+    again = launch("sweep.yaml")
+    assert (again.code, again.err) == (0, "")
+    assert "1 wait or run" in again.out and len(scheduler.submissions()) == 1
 
 
 def test_a_run_directory_of_somebody_else_is_refused(scheduler, weights):
