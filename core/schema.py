@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 T = TypeVar("T")
 LARGEST_INT = 2**63 - 1  # that the system's integers hold
 LARGEST_FLOAT = (2 - 2**-23) * 2.0**127  # that a float32 holds, as every tensor
+LEAST_FLOAT = 2.0**-149  # beside 0, that a float32 holds
 SHOWN = 200  # characters of a value in an error
 
 # Metadata of a field that says where and how fast a run is made, not what it computes: a continued run may have another
@@ -46,7 +47,7 @@ def strict(schema: type[T], node: Mapping[str, Any], key: str = "") -> T:
     """Build `schema` from `node`; `key` is the dotted path of the node, for the error.
 
     Raises ValueError for an unknown key, a missing key, a value of the wrong type or outside a Literal's set, and for a
-    number that is NaN, infinite, or too large for the tensors that it goes into, wherever it stands.
+    number that is NaN, infinite, or too large or small for the tensors that it goes into, wherever it stands.
     """
     if not isinstance(node, Mapping):
         raise ValueError(f"config key '{key}' must be a mapping of {_names(schema)}, got {_shown(node)}")
@@ -171,6 +172,8 @@ def _checked(value: Any, key: str) -> Any:
     elif isinstance(value, list | tuple):
         for i, each in enumerate(value):
             _checked(each, f"{key}[{i}]")
+    elif isinstance(value, float) and 0 < abs(value) < LEAST_FLOAT:
+        raise NumberError(f"config key '{key}' is {value!r}; needed: 0, or {LEAST_FLOAT:.3g} at least, as tensors hold")
     elif isinstance(value, float) and not abs(value) <= LARGEST_FLOAT:  # NaN is not
         raise NumberError(f"config key '{key}' is {value!r}; needed: a finite number, {LARGEST_FLOAT:.3g} at most")
     elif isinstance(value, int) and abs(value) > LARGEST_INT:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 import yaml
 
-from core.commands.sample import Sampling
+from core.commands.sample import Sampling, check_sampler
 from core.precision import Precision
 from core.processes.spread import Compile
 from core.train.config import RunConfig
@@ -63,6 +63,7 @@ class EvaluateConfig:
         given = {name: getattr(self, name) for name in ("run", "architecture", "samples", "save_reference")}
         if sum(value is not None for value in given.values()) > 1:
             raise ValueError(f"{', '.join(f'{key} is {value!r}' for key, value in given.items())}; give one of them")
+        check_sampler(self.sampler)
         for key in ("num", "batch_size", "feature_batch_size"):
             value = getattr(self, key)
             if value is not None and value < 1:
