@@ -29,7 +29,7 @@ FILES = {
           rate: 1e-4
           clip: null
     """,
-    "conf/measure.yaml": "run: ???\nnum: 4\n",
+    "conf/measure.yaml": "run: ???\nnum: 4\nnetwork: null\n",
     "conf/broken.yaml": "run: ${nowhere.to.be.found}\n",
     "conf/network/small.yaml": "name: small\nwidth: 8\n",
     "conf/network/large.yaml": "name: large\nwidth: 64\n",
@@ -105,6 +105,7 @@ FILES = {
         class Measure:
             run: str
             num: int
+            network: str | None
 
 
         seen = []
@@ -273,6 +274,14 @@ def test_a_value_that_was_not_given_is_one_line_and_help_shows_it(run, entry):
     code, out, err = run("--help", config_name="measure", schema=entry.Measure)
     assert (code, err) == (0, "")
     assert "  run: ???" in out.splitlines()
+
+
+def test_a_key_of_the_file_that_has_the_name_of_a_group_takes_values(run, entry):
+    for word, value in (("network=some/folder", "some/folder"), ('network="2024"', "2024"), ("network=null", None)):
+        assert run("run=a", word, config_name="measure", schema=entry.Measure)[0] == 0
+        assert run.config == entry.Measure("a", 4, value)
+    bad(run("run=a", "network=2024", config_name="measure", schema=entry.Measure), "'network' is 2024", '"2024"')
+    assert "network=" not in run("--help", config_name="measure", schema=entry.Measure)[1]
 
 
 def test_print_config_shows_what_would_run_and_stops(run):

@@ -57,6 +57,8 @@ def test_no_number_of_a_run_may_be_infinite_or_nan_or_a_word_or_a_flag(configs, 
     assert len(found) > 40
     for path in found:
         for value in (math.nan, math.inf, -math.inf, "nan", 10**40, "many", True, [1], {}):
+            if "pairs" in path and isinstance(value, str):
+                continue  # the name of a module
             said = message(schema, with_value(values, path, value))
             assert said, f"{path} takes {value!r}"
             name = next(each for each in reversed(path) if isinstance(each, str))
