@@ -22,7 +22,8 @@ from audio.data import CACHE_KIND, SOUND_DATASETS, NotesConfig, SoundConfig, cli
 from audio.datasets.windows import WindowsConfig
 from audio.tokenizer import TOKENIZERS, SpectralTokenizerConfig, TokenizerConfig
 from core.commands.cache import CacheOptions, Caching, run_cache
-from core.commands.entry import Entry, override
+from core.commands.entry import Entry
+from core.commands.overrides import override
 from core.conditioning.contract import assign_conditions
 from core.latents.scaling import Scaling
 from core.schema import choice, plain

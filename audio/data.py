@@ -14,7 +14,7 @@ from typing import Literal
 from audio.datasets.folder import FolderConfig, FolderDataset
 from audio.datasets.jamendo import JamendoConfig, JamendoDataset
 from audio.datasets.notes import NotesConfig, NotesDataset
-from audio.sounds.sound import ClipFormat
+from audio.sounds.sound import MAX_SAMPLE_RATE, MAX_SECONDS, ClipFormat
 from core.latents.cache import LatentShards
 from core.schema import FREE
 
@@ -40,6 +40,10 @@ class LatentsConfig:
     def __post_init__(self):
         if not self.root:
             raise ValueError(f"data.root is {self.root!r}; needed: the folder of a latent cache")
+        if not 0 < self.seconds <= MAX_SECONDS:
+            raise ValueError(f"data.seconds is {self.seconds!r}; allowed: above 0, {MAX_SECONDS} s at most")
+        if not 1 <= self.sample_rate <= MAX_SAMPLE_RATE:
+            raise ValueError(f"data.sample_rate is {self.sample_rate!r}; allowed: 1 to {MAX_SAMPLE_RATE} Hz")
         if self.channels not in (1, 2):
             raise ValueError(f"data.channels is {self.channels!r}; allowed: 1 (mono) or 2 (stereo)")
 

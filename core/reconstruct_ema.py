@@ -28,6 +28,8 @@ class ReconstructConfig:
 
     def __post_init__(self) -> None:
         check_width(self.width, "width")
+        if self.step is not None and self.step < 1:
+            raise ValueError(f"step is {self.step}; it must be at least 1, or null for the last snapshot's")
         if self.out is not None and Path(self.out).suffix != ".safetensors":
             raise ValueError(f"out is {self.out!r}; it must be a file named *.safetensors")
         if self.out is not None and Path(self.out).exists():

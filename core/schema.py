@@ -7,12 +7,16 @@ each component is the schema; `choice` marks a field whose `name` selects one of
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
-
+LARGEST_INT = 2**63 - 1  # that the system's integers hold
+LARGEST_FLOAT = (2 - 2**-23) * 2.0**127  # that a float32 holds, as every tensor
+LEAST_FLOAT = 2.0**-149  # beside 0, that a float32 holds
+SHOWN = 200  # characters of a value in an error
 
 # Metadata of a field that says where and how fast a run is made, not what it computes: a continued run may have another
 # value. What is behind a path is compared by itself, with what the checkpoint remembers of it.
@@ -42,17 +46,18 @@ def free_keys(schema: type, prefix: str = "") -> list[str]:
 def strict(schema: type[T], node: Mapping[str, Any], key: str = "") -> T:
     """Build `schema` from `node`; `key` is the dotted path of the node, for the error.
 
-    Raises ValueError for an unknown key, a missing key, a value of the wrong type or outside a Literal's set.
+    Raises ValueError for an unknown key, a missing key, a value of the wrong type or outside a Literal's set, and for a
+    number that is NaN, infinite, or too large or small for the tensors that it goes into, wherever it stands.
     """
     if not isinstance(node, Mapping):
-        raise ValueError(f"config key '{key}' must be a mapping of {_names(schema)}, got {node!r}")
+        raise ValueError(f"config key '{key}' must be a mapping of {_names(schema)}, got {_shown(node)}")
     fields = {field.name: field for field in dataclasses.fields(schema)}
     hints = get_type_hints(schema)
     values = {}
     for name, value in node.items():
         path = f"{key}.{name}" if key else str(name)
         if name not in fields:
-            raise ValueError(f"unknown config key '{path}' (value {value!r}); allowed: {_names(schema)}")
+            raise ValueError(f"unknown config key '{path}' (value {_shown(value)}); allowed: {_names(schema)}")
         choices = fields[name].metadata.get("choices")
         values[name] = _choose(choices, value, path) if choices else _convert(hints[name], value, path)
     for name, field in fields.items():
@@ -108,9 +113,9 @@ def _names(schema: type) -> str:
 
 def _choose(choices: Mapping[str, type], node: Any, key: str) -> Any:
     if not isinstance(node, Mapping) or "name" not in node:
-        raise ValueError(f"config key '{key}' needs a 'name', one of {sorted(choices)}; got {node!r}")
+        raise ValueError(f"config key '{key}' needs a 'name', one of {sorted(choices)}; got {_shown(node)}")
     if not isinstance(node["name"], str) or node["name"] not in choices:
-        raise ValueError(f"config key '{key}.name' is {node['name']!r}; allowed: {sorted(choices)}")
+        raise ValueError(f"config key '{key}.name' is {_shown(node['name'])}; allowed: {sorted(choices)}")
     rest = {name: value for name, value in node.items() if name != "name"}
     return strict(choices[node["name"]], rest, key)
 
@@ -121,7 +126,7 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         return strict(hint, value, key)
     if origin is Literal:
         if not any(value == option and type(value) is type(option) for option in args):  # True is not 1
-            raise ValueError(f"config key '{key}' is {value!r}; allowed: {list(args)}")
+            raise ValueError(f"config key '{key}' is {_shown(value)}; allowed: {list(args)}")
         return value
     if origin in (Union, types.UnionType):
         return _convert_union(args, value, key)
@@ -132,41 +137,90 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
 
 def _convert_scalar(hint: Any, value: Any, key: str) -> Any:
     if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        return _number(value, key)
-    if hint is int and isinstance(value, float) and value.is_integer():
-        return int(value)
+        return _checked(_number(value, key), key)
+    if hint is int and isinstance(value, float | str):
+        value = _whole(value)
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
-        return value
-    raise ValueError(f"config key '{key}' is {value!r} of type {type(value).__name__}; needed: {_type_name(hint)}")
+        return _checked(value, key)
+    raise ValueError(f"config key '{key}' is {_shown(value)} of type {type(value).__name__}; {_needed([hint], value)}")
 
 
 def _convert_union(args: tuple, value: Any, key: str) -> Any:
-    if value is None and type(None) in args:
-        return None
+    if (value is None and type(None) in args) or (isinstance(value, str) and str in args):
+        return value  # text is no number where both may stand
     schemas = [option for option in args if dataclasses.is_dataclass(option)]
     if isinstance(value, Mapping) and len(schemas) == 1:
         return strict(schemas[0], value, key)  # outside the loop, for its own error
     for option in args:
         try:
             return _convert(option, value, key)
+        except NumberError:
+            raise
         except ValueError:
             continue  # the next member of the union may fit; the error below names them all
-    raise ValueError(f"config key '{key}' is {value!r}; needed: {' or '.join(_type_name(option) for option in args)}")
+    raise ValueError(f"config key '{key}' is {_shown(value)}; {_needed(args, value)}")
 
 
 def _convert_sequence(origin: Any, args: tuple, value: Any, key: str) -> Any:
     if origin is list or (len(args) == 2 and args[1] is Ellipsis):
         return origin(_convert(args[0], item, f"{key}[{i}]") for i, item in enumerate(value))
     if len(value) != len(args):
-        raise ValueError(f"config key '{key}' is {list(value)!r}; needed: {len(args)} values")
+        raise ValueError(f"config key '{key}' is {_shown(list(value))}; needed: {len(args)} values")
     return tuple(_convert(arg, item, f"{key}[{i}]") for i, (arg, item) in enumerate(zip(args, value, strict=True)))
+
+
+class NumberError(ValueError):
+    """A number of the right type that no computation can use."""
+
+
+def _checked(value: Any, key: str) -> Any:
+    """The value, whose numbers, at any depth, are finite and not too large; raises NumberError."""
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            _checked(each, f"{key}.{name}")
+    elif isinstance(value, list | tuple):
+        for i, each in enumerate(value):
+            _checked(each, f"{key}[{i}]")
+    elif isinstance(value, float) and 0 < abs(value) < LEAST_FLOAT:
+        raise NumberError(f"config key '{key}' is {value!r}; needed: 0, or {LEAST_FLOAT:.3g} at least, as tensors hold")
+    elif isinstance(value, float) and not abs(value) <= LARGEST_FLOAT:  # NaN is not
+        raise NumberError(f"config key '{key}' is {value!r}; needed: a finite number, {LARGEST_FLOAT:.3g} at most")
+    elif isinstance(value, int) and abs(value) > LARGEST_INT:
+        raise NumberError(f"config key '{key}' is {_shown(value)}; needed: a whole number, {LARGEST_INT} at most")
+    return value
 
 
 def _number(value: Any, key: str) -> float:
     try:  # YAML reads 1e-4 (without a dot) as a string
         return float(value)
     except ValueError:
-        raise ValueError(f"config key '{key}' is {value!r}; needed: a number") from None
+        raise ValueError(f"config key '{key}' is {_shown(value)}; needed: a number") from None
+    except OverflowError:
+        return float("inf")  # of an int; refused as such
+
+
+def _whole(value: float | str) -> Any:
+    """The integer that a float is, or that text such as 1e3 is, which YAML takes for text; else the value."""
+    if isinstance(value, str) and not re.fullmatch(r"[+-]?\d+(\.\d*)?[eE]\+?\d{1,3}", value, re.ASCII):
+        return value
+    number = float(value)
+    return int(number) if number.is_integer() else value
+
+
+def _needed(hints: Sequence[Any], value: Any) -> str:
+    """What may stand there, and where it is text, how a number is made text."""
+    needed = f"needed: {' or '.join(map(_type_name, hints))}"
+    if set(hints) <= {str, type(None)} and isinstance(value, int | float):
+        return f'{needed}; quotes make a number or a word text: "{value}" in YAML, \'KEY="{value}"\' in a shell'
+    return needed
+
+
+def _shown(value: Any) -> str:
+    """A value in an error, cut where it is long."""
+    if isinstance(value, int) and abs(value) > 10**SHOWN:
+        return f"an integer of {value.bit_length()} bits"  # which Python may refuse to write
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
 
 
 def _type_name(hint: Any) -> str:

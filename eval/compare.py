@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
-from core.commands.entry import Entry, override
+from core.commands.entry import Entry
+from core.commands.overrides import override
 from core.storage.run_folder import RunDirectory
 from eval.methods.matched import MatchedRuns, find_command, find_seeds, read_evaluations
 from eval.methods.numbers import direction
@@ -29,6 +30,7 @@ from eval.methods.text import draw_comparison, report
 
 CASE = re.compile(r"\+{0,2}cases\.([^.=\[]+)\.([^=]+=.*)", re.DOTALL)
 DEFAULT_SEEDS = 3
+MAX_SEEDS = 10_000
 DEFAULT_EVALUATIONS = 10  # of a run, when `every` is null
 
 
@@ -65,6 +67,10 @@ class CompareConfig:
         for name in ("steps", "every", "log_every", "parallel", "replicates"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if isinstance(self.seeds, int) and self.seeds > MAX_SEEDS:
+            raise ValueError(
+                f"seeds is {self.seeds}; needed: a number of seeds, {MAX_SEEDS} at most, or a list of them"
+            )
         seeds = self.seed_list
         if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
             raise ValueError(f"seeds is {self.seeds}; needed: a number of seeds, or a list of different ones from 0 on")

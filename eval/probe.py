@@ -58,6 +58,8 @@ class MasksConfig:
             raise ValueError(
                 f"masks.num_train is {self.num_train}, masks.num_heldout {self.num_heldout}; both must be at least 1"
             )
+        if not -1 <= self.threshold <= 1:
+            raise ValueError(f"masks.threshold is {self.threshold}; it must lie in [-1, 1], as pixels do")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,8 @@ class ProbeConfig:
 
     def __post_init__(self) -> None:
         check_times(self.t)
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
         for name in ("num_train", "num_heldout"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.commands.entry import Entry, override
+from core.commands.entry import Entry
+from core.commands.overrides import override
 from core.storage.atomic import write_atomic
 from core.storage.provenance import code_version
 from core.storage.run_folder import RunDirectory

@@ -113,7 +113,7 @@ class SimilarityConfig:
             raise ValueError(f"parts is {self.parts}; it must name each part once, of {', '.join(get_args(PartName))}")
         if ("encoder" in self.parts) and self.encoder is None:
             raise ValueError("parts holds 'encoder' but encoder is null; give encoder=<file>, or leave it out")
-        for name in ("num", "shown"):
+        for name in ("num", "shown", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         least = 1 + self.measures.neighbours if {"neighbours", "encoder"} & set(self.parts) else 4

@@ -39,6 +39,8 @@ class LatentsConfig:
     def __post_init__(self):
         if not self.root:
             raise ValueError(f"data.root is {self.root!r}; needed: the folder of a latent cache")
+        if self.size < 1:
+            raise ValueError(f"data.size is {self.size!r}; allowed: 1 pixel or more")
         if self.channels not in (1, 3):
             raise ValueError(f"data.channels is {self.channels!r}; allowed: 1 (grey) or 3 (RGB)")
 

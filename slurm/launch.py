@@ -84,7 +84,7 @@ def start(sweep: Sweep, options: argparse.Namespace) -> None:
         print(dry_run(sweep, cases))
         return
     if options.local is None:
-        check_scheduler(sweep, len(cases))
+        check_scheduler(sweep)
     else:
         check_machine(sweep, options.local)
     stopped: list[str] = []

@@ -12,8 +12,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from core.commands.overrides import override, read_overrides
+from core.schema import strict
 from core.storage.atomic import write_atomic
 from slurm.sweep import Case, Sweep
 
@@ -28,6 +30,10 @@ class Attempt:
     kind: Kind
     job_id: str
     time: str
+
+    def __post_init__(self) -> None:
+        if datetime.datetime.fromisoformat(self.time).tzinfo is None:
+            raise ValueError(f"the time of an attempt is {self.time!r}; needed: one with its distance from UTC")
 
 
 @dataclass
@@ -58,12 +64,15 @@ class Manifest:
         if not path.exists():
             return cls(path, sweep.entry)
         try:
-            content = json.loads(path.read_text())
-            version = content.get("schema_version")
-            if version != SCHEMA_VERSION:
-                raise ValueError(f"{path} has schema_version {version!r}; this version reads {SCHEMA_VERSION}")
-            entry, runs = content["entry"], {name: _submitted_run(run) for name, run in content["runs"].items()}
-        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+            content = json.loads(path.read_text("utf-8"))
+            version, entry = content.get("schema_version"), content.get("entry")
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged: {error!r}") from error
+        if version != SCHEMA_VERSION:
+            raise ValueError(f"{path} has schema_version {version!r}; this version reads {SCHEMA_VERSION}")
+        try:
+            runs = {name: strict(SubmittedRun, run, f"runs.{name}") for name, run in content["runs"].items()}
+        except (ValueError, AttributeError, KeyError) as error:
             raise ValueError(f"{path} is damaged: {error!r}") from error
         if entry != sweep.entry:
             raise ValueError(f"{path} belongs to a sweep of {entry}, this one is of {sweep.entry}; choose another name")
@@ -80,7 +89,7 @@ class Manifest:
         there although this sweep has never submitted it. Nothing is changed then."""
         for case in cases:
             arguments, known = case.arguments(sweep.folder), self.runs.get(case.name)
-            if known is not None and known.arguments != arguments:
+            if known is not None and not _same(known.arguments, arguments):
                 before = " ".join(sorted(set(known.arguments) - set(arguments))) or "fewer"
                 now = " ".join(sorted(set(arguments) - set(known.arguments))) or "fewer"
                 raise ValueError(
@@ -101,8 +110,23 @@ class Manifest:
         self.save()
 
 
-def _submitted_run(run: dict) -> SubmittedRun:
-    return SubmittedRun(run["arguments"], [Attempt(**attempt) for attempt in run["attempts"]])
+def _same(before: list[str], now: list[str]) -> bool:
+    """Whether two command lines say the same, whether or not texts that look like numbers stand in quotes."""
+    if before == now:
+        return True
+    try:
+        one, other = ({key: _meaning(value) for key, value in read_overrides(words).items()} for words in (before, now))
+    except ValueError:
+        return False
+    return one == other
+
+
+def _meaning(value: Any) -> str:
+    word = value if isinstance(value, str) else override("", value)[1:]
+    try:
+        return repr(float(word))
+    except ValueError:
+        return word
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 import shlex
 import shutil
 import signal
@@ -20,9 +21,12 @@ import yaml
 from core.schema import plain
 from slurm.job import TrainingJob
 from slurm.manifest import Manifest
-from slurm.sweep import Case, Resources, Sweep, find_entry
+from slurm.resources import Resources
+from slurm.sweep import Case, Sweep, find_entry
 
-ARRAY_SIZE = 500  # jobs of one array; SLURM's own limit is 1001 where nobody changed it
+# What SLURM says where fewer jobs would do: AssocMaxSubmitJobLimit and its like; too long an array; a full queue.
+LIMITS = re.compile(r"Submit\w*Limit|job submit limit|job array specification|temporarily unavailable", re.IGNORECASE)
+SHOWN_IDS = 4  # of jobs, in an error
 POLL = 0.2  # seconds
 ENDLESS = 60 * 24 * 365  # minutes: on this machine nothing ends a run but itself
 
@@ -45,7 +49,10 @@ class Executor(submitit.SlurmExecutor):
 def make_executor(sweep: Sweep) -> Executor:
     """The executor with the sweep's resources as sbatch's options."""
     needs = sweep.resources
-    executor = Executor(folder=logs(sweep), max_num_timeout=needs.max_timeouts, python=needs.python)
+    folder = logs(sweep).absolute()
+    if "%" in str(folder) or "\\" in str(folder):
+        raise ValueError(f"runs_dir gives {folder}; needed: a folder without % and \\, which SLURM reads otherwise")
+    executor = Executor(folder=folder, max_num_timeout=needs.max_timeouts, python=needs.interpreter)
     given = {name: getattr(needs, name) for name in ("partition", "account", "qos", "constraint", "cpus_per_task")}
     executor.update_parameters(
         job_name=sweep.name,
@@ -92,8 +99,9 @@ def dry_run(sweep: Sweep, cases: Sequence[Case]) -> str:
         arguments = case.arguments(sweep.folder)
         config = yaml.safe_dump(plain(entry.config(arguments)), sort_keys=False)
         parts.append(f"# run {case.name}\npython -m {sweep.entry} {shlex.join(arguments)}\n{_indented(config)}")
-    for first in range(0, len(cases), ARRAY_SIZE):
-        count = len(cases[first : first + ARRAY_SIZE])
+    size = sweep.resources.array_size
+    for first in range(0, len(cases), size):
+        count = len(cases[first : first + size])
         parts.append(f"# batch script of {count} runs\n{make_executor(sweep).script(count)}")
     return "\n".join(parts)
 
@@ -105,18 +113,37 @@ def _indented(text: str) -> str:
 # SLURM
 
 
-def check_scheduler(sweep: Sweep, jobs: int) -> None:
-    """ValueError where there is no SLURM, or where it refuses the resources; nothing is submitted."""
+def check_scheduler(sweep: Sweep) -> None:
+    """ValueError where there is no SLURM, or where it refuses the resources of a run; nothing is submitted."""
     if shutil.which("sbatch") is None:
         raise ValueError(
             "there is no SLURM on this machine (no sbatch); --local N runs the sweep here, --dry-run shows it"
         )
+    words = refusal(sweep, 1)
+    if words and not LIMITS.search(words):
+        raise ValueError(f"SLURM refuses the resources of the sweep: {words}")
+
+
+def refusal(sweep: Sweep, jobs: int) -> str:
+    """SLURM's words for not taking an array of so many jobs now, "" where it does; nothing is submitted."""
     with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
-        file.write(make_executor(sweep).script(min(jobs, ARRAY_SIZE)))
+        file.write(make_executor(sweep).script(jobs))
         file.flush()
         done = subprocess.run(["sbatch", "--test-only", file.name], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ValueError(f"SLURM refuses the resources of the sweep: {_one_line(done.stderr)}")
+    return (_one_line(done.stderr) or f"sbatch ended with {done.returncode}") if done.returncode else ""
+
+
+def room(sweep: Sweep, jobs: int) -> tuple[int, str]:
+    """The longest array of `jobs` at most that SLURM takes now, and its words for not taking a longer one."""
+    words = refusal(sweep, jobs)
+    if not words:
+        return jobs, ""
+    taken, refused = 0, jobs
+    while refused - taken > 1 and LIMITS.search(words):
+        middle = (taken + refused) // 2
+        again = refusal(sweep, middle)
+        taken, refused, words = (taken, middle, again) if again else (middle, refused, words)
+    return taken, words
 
 
 def _one_line(text: str) -> str:
@@ -124,27 +151,34 @@ def _one_line(text: str) -> str:
 
 
 def submit(sweep: Sweep, manifest: Manifest, cases: Sequence[Case]) -> list[str]:
-    """Submit the runs as arrays, noting each in the manifest; returns their job ids.
+    """Submit the runs as arrays, as many as SLURM takes, noting each in the manifest; returns their job ids.
 
-    ValueError, saying what was submitted, when SLURM refuses an array after others were accepted.
+    ValueError, saying what was submitted, when SLURM takes no more or refuses an array after others were accepted.
     """
     ids: list[str] = []
-    for first in range(0, len(cases), ARRAY_SIZE):
-        chunk = cases[first : first + ARRAY_SIZE]
-        executor = make_executor(sweep)
+    while waiting := cases[len(ids) :]:
+        count, words = room(sweep, min(len(waiting), sweep.resources.array_size))
+        if not count:
+            raise ValueError(_stopped(ids, len(waiting), words))
+        executor, chunk = make_executor(sweep), waiting[:count]
         try:
             with contextlib.redirect_stderr(None):  # submitit prints what it raises
                 jobs = executor.submit_array([job_of(sweep, case) for case in chunk])
         except (RuntimeError, subprocess.CalledProcessError, OSError) as error:  # submitit raises RuntimeErrors
-            rest = len(cases) - len(ids)
-            raise ValueError(
-                f"{len(ids)} of {len(cases)} runs were submitted{' as ' + ', '.join(ids) if ids else ''}, then sbatch "
-                f"failed: {_one_line(str(error))}; `resubmit` submits the other {rest}"
-            ) from error
+            raise ValueError(_stopped(ids, len(waiting), f"sbatch failed: {_one_line(str(error))}")) from error
         for case, job in zip(chunk, jobs, strict=True):
             manifest.note(case.name, "slurm", job.job_id)
             ids.append(job.job_id)
     return ids
+
+
+def _stopped(ids: Sequence[str], rest: int, words: str) -> str:
+    """What is said where only some of the runs were submitted."""
+    shown = ids if len(ids) <= SHOWN_IDS else [*ids[:2], "...", ids[-1]]
+    begin = f"{len(ids)} of {len(ids) + rest} runs were submitted{' as ' + ', '.join(shown) if ids else ''}, then "
+    if LIMITS.search(words):
+        begin += "SLURM took no more, for its limits (MaxSubmitJobs of the account or QOS, MaxJobCount, MaxArraySize): "
+    return f"{begin}{words}; when others have ended, the same command submits the other {rest}"
 
 
 # This machine
@@ -216,8 +250,8 @@ def _start_here(sweep: Sweep, case: Case, slot: int) -> submitit.LocalJob:
 def _python(needs: Resources) -> str | None:
     """The interpreter, after the lines of the set-up in the same process: submitit's own shell would keep signals."""
     if not needs.setup:
-        return needs.python
-    start = f'exec {needs.python or shlex.quote(sys.executable)} "$@"'
+        return needs.interpreter
+    start = f'exec {needs.interpreter or shlex.quote(sys.executable)} "$@"'
     return shlex.join(["bash", "-c", "\n".join([*needs.setup, start]), "bash"])
 
 

@@ -19,116 +19,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import yaml
-
-from core.commands.entry import Entry, override
+from core.commands.entry import Entry
+from core.commands.overrides import override
 from core.schema import strict
+from core.storage.yaml_files import read_yaml
+from slurm.resources import Resources, check_text
 
 PROFILES = Path(__file__).parent / "profiles"
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,199}")
+KEY = re.compile(r"[+~]{0,2}[\w$@/.:-]+")
 ENTRY_NAME = re.compile(r"\w+(\.\w+)+")
 OWN_KEYS = ("name", "runs_dir", "seed")  # of the run's config: the sweep sets them
-UNITS = {"m": 1, "min": 1, "h": 60, "d": 24 * 60}
-# sbatch's options that the launcher or submitit sets itself
-TAKEN = {"array", "cpus-per-task", "error", "gpus-per-node", "job-name", "mem", "nodes", "ntasks-per-node", "open-mode"}
-TAKEN |= {"account", "constraint", "ntasks", "output", "partition", "qos", "signal", "time"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """The needs of one run; null leaves it to the cluster's defaults.
-
-    profile         a file of slurm/profiles (without .yaml), or a path: its keys are the defaults of these
-    nodes, gpus_per_node, tasks_per_node   a task for each GPU; without GPUs, tasks_per_node processes (1)
-    cpus_per_task, memory_gb   cores of a task, memory of a node
-    time            minutes, or "90m", "12h", "2d", "1-12:00:00", "12:00:00"
-    signal_seconds  the warning before the time is over: a step and a save have to fit
-    max_timeouts    so many times a run that ran out of time is queued again
-    array_limit     runs of the sweep at the same time
-    setup           lines of the batch script before the run: module load ...
-    python          the interpreter; null is the one that submits
-    extra           further options of sbatch, by name
-    """
-
-    profile: str | None = None
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    nodes: int = 1
-    gpus_per_node: int = 0
-    tasks_per_node: int | None = None
-    cpus_per_task: int | None = None
-    memory_gb: float | None = None
-    time: int | str = 60
-    signal_seconds: int = 120
-    max_timeouts: int = 100
-    array_limit: int = 256
-    setup: list[str] = field(default_factory=list)
-    python: str | None = None
-    extra: dict = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("nodes", "array_limit", "signal_seconds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"resources.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("gpus_per_node", "max_timeouts"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"resources.{name} is {getattr(self, name)}; it must not be negative")
-        for name in ("tasks_per_node", "cpus_per_task", "memory_gb"):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
-                raise ValueError(f"resources.{name} is {getattr(self, name)}; it must be positive, or null")
-        if self.gpus_per_node and self.tasks_per_node not in (None, self.gpus_per_node):
-            raise ValueError(
-                f"resources.tasks_per_node is {self.tasks_per_node}, but resources.gpus_per_node {self.gpus_per_node}; "
-                "a task has one GPU: leave it null"
-            )
-        _check_extra(self.extra)
-        if 60 * self.minutes <= self.signal_seconds:
-            raise ValueError(
-                f"resources.signal_seconds is {self.signal_seconds}, but resources.time is {self.time!r}, "
-                f"{60 * self.minutes} s; the warning must come before the end"
-            )
-
-    @property
-    def tasks(self) -> int:
-        """Processes of a node."""
-        return self.tasks_per_node or self.gpus_per_node or 1
-
-    @property
-    def processes(self) -> int:
-        """Processes of a run."""
-        return self.nodes * self.tasks
-
-    @property
-    def minutes(self) -> int:
-        """`time` in whole minutes."""
-        return parse_minutes(self.time)
-
-
-def _check_extra(extra: dict) -> None:
-    for name, value in extra.items():
-        if str(name).replace("_", "-") in TAKEN:
-            raise ValueError(f"resources.extra holds {name}; the launcher sets it, or resources has a key for it")
-        if value is not True and (isinstance(value, bool) or not isinstance(value, str | int | float)):
-            raise ValueError(f"resources.extra.{name} is {value!r}; allowed: text, a number, or true for a flag")
-
-
-def parse_minutes(time: int | str) -> int:
-    """Whole minutes of 90, "90m", "12h", "2d", "12:00:00" (hours first) or "1-12:00:00" (days first)."""
-    text = str(time).strip()
-    if match := re.fullmatch(r"(\d+)\s*(m|min|h|d)?", text):
-        minutes = int(match[1]) * UNITS[match[2] or "m"]
-    elif match := re.fullmatch(r"(?:(\d+)-)?(\d{1,2}):(\d{2}):(\d{2})", text):
-        days, hours, rest, seconds = (int(part or 0) for part in match.groups())
-        minutes = (days * 24 + hours) * 60 + rest + (seconds > 0)
-    else:
-        raise ValueError(f"resources.time is {time!r}; allowed: minutes, or such as 90m, 12h, 2d, 1-12:00:00, 12:00:00")
-    if minutes < 1:
-        raise ValueError(f"resources.time is {time!r}; it must be at least a minute")
-    return minutes
 
 
 @dataclass(frozen=True)
@@ -159,6 +62,9 @@ class Sweep:
     resources: Resources = field(default_factory=Resources)
 
     def __post_init__(self) -> None:
+        check_text("runs_dir", self.runs_dir)
+        if "%" in self.runs_dir or self.runs_dir.startswith("~"):
+            raise ValueError(f"runs_dir is {self.runs_dir!r}; needed: a folder without %, for SLURM, and without ~")
         if not NAME.fullmatch(self.name):
             raise ValueError(f"name is {self.name!r}; a sweep's name has letters, digits and . _ + - only")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -204,8 +110,12 @@ def _check_keys(where: str, keys: dict) -> None:
     for key, value in keys.items():
         if not isinstance(key, str):
             raise ValueError(f"{where} holds {key!r} of type {type(key).__name__}; needed: keys of the run's config")
-        if key in OWN_KEYS:
+        if not KEY.fullmatch(key):
+            raise ValueError(f"{where} holds {key!r}; needed: keys of the run's config, such as trainer.steps")
+        if key.lstrip("+~") in OWN_KEYS:
             raise ValueError(f"{where} holds {key}; the sweep itself sets name, runs_dir and seed")
+        if key == "case" and where.startswith("cases") and not isinstance(value, str | int | float):
+            raise ValueError(f"{where}.case is {value!r}; needed: the name of the case")
         if any(isinstance(each, dict) for each in (value, *(value if isinstance(value, list) else ()))):
             raise ValueError(f"{where}.{key} is {value!r}; needed: values of single keys, such as {key}.name")
 
@@ -254,35 +164,6 @@ def load_profile(name: str) -> dict[str, Any]:
     unknown = [str(key) for key in values if key not in allowed]
     if unknown:
         raise ValueError(f"{path} holds {', '.join(unknown)}; allowed: {', '.join(allowed)}")
-    return values
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without its surprises: 12:00:00 is text and not 43200, 2026-01-31 is no date, a key stands once."""
-
-    yaml_implicit_resolvers: ClassVar = {
-        first: [("tag:yaml.org,2002:str", re.compile(r"[-+]?\d+[:-]\d")), *others]
-        for first, others in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        """A dict; an error for a key that stands twice."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> dict[Any, Any]:
-    """The keys and values of a YAML file; ValueError naming the file for one that holds something else."""
-    try:
-        values = yaml.load(path.read_text(), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds {values!r}; needed: keys and their values")
     return values
 
 

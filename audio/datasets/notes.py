@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audio.sounds.sound import ClipFormat
+from audio.sounds.sound import MAX_SAMPLE_RATE, MAX_SECONDS, ClipFormat
 from audio.sounds.synthesis import TIMBRES, Note, place, render
 from core.draws import numpy_rng
 
@@ -52,10 +52,13 @@ class NotesConfig:
             raise ValueError(f"data.split is {self.split!r}; allowed: {list(SPLITS)}")
         if self.num_notes < HELDOUT_PART:
             raise ValueError(f"data.num_notes is {self.num_notes!r}; allowed: {HELDOUT_PART} notes or more")
-        if self.sample_rate < MIN_SAMPLE_RATE:
-            raise ValueError(f"data.sample_rate is {self.sample_rate!r}; allowed: {MIN_SAMPLE_RATE} Hz or more")
-        if not self.seconds >= MIN_SECONDS:
-            raise ValueError(f"data.seconds is {self.seconds!r}; allowed: {MIN_SECONDS} s or more")
+        if not MIN_SAMPLE_RATE <= self.sample_rate <= MAX_SAMPLE_RATE:
+            allowed = f"{MIN_SAMPLE_RATE} Hz or more, {MAX_SAMPLE_RATE} at most"
+            raise ValueError(f"data.sample_rate is {self.sample_rate!r}; allowed: {allowed}")
+        if not MIN_SECONDS <= self.seconds <= MAX_SECONDS:
+            raise ValueError(
+                f"data.seconds is {self.seconds!r}; allowed: {MIN_SECONDS} s or more, {MAX_SECONDS} at most"
+            )
         if self.channels not in (1, 2):
             raise ValueError(f"data.channels is {self.channels!r}; allowed: 1 (mono) or 2 (stereo)")
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from audio.sounds.files import AUDIO, AudioFacts, read_window
 from audio.sounds.loudness import SHORTEST, rms_db, to_loudness
-from audio.sounds.sound import ClipFormat
+from audio.sounds.sound import MAX_SAMPLE_RATE, MAX_SECONDS, ClipFormat
 from core.data.collection import SPLITS, Collection, split_rows
 from core.data.files import packed_paths
 from core.data.index import index_media, refuse_lost_classes
@@ -76,8 +76,8 @@ class WindowsConfig:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"data.{name} is {getattr(self, name)!r}; allowed: {list(allowed)}")
         checks = {
-            "seconds": (self.seconds > 0, "above 0"),
-            "sample_rate": (self.sample_rate >= 1, "1 Hz or more"),
+            "seconds": (0 < self.seconds <= MAX_SECONDS, f"above 0, {MAX_SECONDS} s at most"),
+            "sample_rate": (1 <= self.sample_rate <= MAX_SAMPLE_RATE, f"1 to {MAX_SAMPLE_RATE} Hz"),
             "min_seconds": (self.min_seconds >= 0, "0 or more"),
             "silence_db": (self.silence_db is None or self.silence_db < 0, "below 0 dB of full scale, or null"),
             "loudness": (self.loudness is None or -70 <= self.loudness < 0, "-70 to below 0 LUFS, or null"),

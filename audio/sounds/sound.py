@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+MAX_SECONDS, MAX_SAMPLE_RATE = 86_400, 10_000_000  # of a clip: a day, and more than any recorder's
+
 
 @dataclass(frozen=True)
 class Sound:

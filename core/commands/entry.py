@@ -8,10 +8,8 @@ the working directory does not change.
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 import os
-import re
 import sys
 import textwrap
 import traceback
@@ -26,7 +24,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from tqdm import tqdm
+from yaml import YAMLError, safe_load
 
+from core.commands.overrides import read_overrides
 from core.processes.failures import RunError
 from core.processes.signals import ended_by_signals
 from core.processes.world import PeerError, Place
@@ -48,11 +48,29 @@ def compose_config(
     GlobalHydra.instance().clear()
     with initialize_config_module(config_module=config_module, version_base="1.3"):
         try:
-            config = compose(config_name=config_name, overrides=list(overrides))
+            names = own_values(config_module, config_name)
+            own = [word for word in overrides if word.partition("=")[0].lstrip("+") in names]
+            config = compose(config_name=config_name, overrides=[word for word in overrides if word not in own])
+            for key, value in read_overrides(own).items():
+                OmegaConf.update(config, key.lstrip("+"), value)
             values = OmegaConf.to_container(config, resolve=True, throw_on_missing=complete)
         except (HydraException, OmegaConfBaseException) as error:
             raise ValueError(_explain(error)) from error
+        except YAMLError as error:  # of an experiment file
+            raise ValueError(f"a config file is no YAML: {' '.join(str(error).split())}") from error
+        except RecursionError as error:
+            raise ValueError("a config file or an override is nested too deeply") from error
     return values
+
+
+def own_values(config_module: str, config_name: str) -> set[str]:
+    """Keys that the file gives a value although the package has a group of that name.
+
+    hydra takes `tokenizer=...` for the choice of a group wherever there is one, whatever the file says of the key.
+    """
+    folders = [resources.files(module) for module in ("core.conf", config_module)]
+    keys = safe_load(folders[1].joinpath(f"{config_name}.yaml").read_text("utf-8")) or {}
+    return {key for key in keys if any(folder.joinpath(str(key)).is_dir() for folder in folders)}
 
 
 def run_entry(
@@ -123,12 +141,6 @@ class Entry:
         return strict(self.schema, compose_config(self.config_module, self.config_name, self.rewrite(overrides)))
 
 
-def override(key: str, value: Any) -> str:
-    """`key=value` as hydra reads it back: the value a plain word or JSON."""
-    plain_word = isinstance(value, str) and re.fullmatch(r"[\w./+-]+", value, re.ASCII)
-    return f"{key}={value if plain_word else json.dumps(value, ensure_ascii=False)}"
-
-
 class _BesideTheBar(logging.Handler):
     """Writes a record on stderr without tearing a progress bar apart."""
 
@@ -151,7 +163,8 @@ def show_log(*packages: str) -> None:
 def help_text(main: Callable, config_module: str, config_name: str) -> str:
     """What `--help` prints: purpose, usage, the groups with their choices, the default config."""
     entry = main.__module__ if main.__module__ != "__main__" else f"{config_module.split('.')[0]}.{config_name}"
-    groups = config_groups(config_module)
+    own = own_values(config_module, config_name)
+    groups = {name: names for name, names in config_groups(config_module).items() if name not in own}
     values = compose_config(config_module, config_name, complete=False)
     lines = [inspect.cleandoc(main.__doc__ or ""), "", "usage:", f"  python -m {entry} [key=value ...]", ""]
     used = {name: names for name, names in groups.items() if name in values or name == "experiment"}
@@ -182,8 +195,8 @@ def _explain(error: BaseException) -> str:
         return f"missing config key '{key}'; it has no default, give it as {key}=..."
     if key and isinstance(parent, DictConfig) and getattr(cause, "key", None) not in parent:
         names = sorted(str(name) for name in parent if name != "hydra")  # where its own files lie: nobody's key
-        return f"unknown config key '{key}'; allowed: {', '.join(names)}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return f"unknown config key '{key}'; allowed: {', '.join(names) or 'nothing below it'}"
+    lines = [line.strip() for line in (str(error) or str(cause)).splitlines() if line.strip()]
     noise = ("object_type", "Set the environment", "full_key", "Config search path", "provider=")
     return "; ".join(line for line in lines if not line.startswith(noise)).replace(":; ", ": ")
 

@@ -10,7 +10,7 @@ import collections
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,8 +20,10 @@ import yaml
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from core.commands.entry import Entry, compose_config, override
+from core.commands.entry import Entry, compose_config
+from core.commands.overrides import override
 from core.contracts import Condition, Conditioning, Requests, Tokenizer
+from core.flow.sampler import SamplerConfig
 from core.generate import Generator, make_generator
 from core.latents.tokenizer import cache_constants
 from core.precision import Precision, allow_tf32
@@ -75,6 +77,7 @@ class SamplingOptions:
             )
         if self.run is not None and self.overrides:
             raise ValueError(f"overrides is {self.overrides}; a run's config is what it was trained with")
+        check_sampler(self.sampler)
         if self.num < 1 or self.batch_size < 1:
             raise ValueError(f"num is {self.num} and batch_size {self.batch_size}; both must be at least 1")
 
@@ -213,6 +216,14 @@ class Sampling(ABC):
                 text = yaml.safe_dump({**plain(config), **made_from}, sort_keys=False)
                 (folder / "protocol.yaml").write_text(text)
             show(f"{config.num} {self.unit}s: {RunDirectory(out).shown()} ({self.files}, protocol.yaml)")
+
+
+def check_sampler(values: dict) -> None:
+    """Raises ValueError for a key of the sampler that no run can take, each by itself; null is no change."""
+    known = [each.name for each in fields(SamplerConfig)]
+    for name, value in values.items():
+        if value is not None or name not in known:
+            strict(SamplerConfig, {name: value}, "sampler")
 
 
 def dotted(values: dict, key: str = "") -> list[str]:

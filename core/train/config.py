@@ -92,6 +92,8 @@ class RunConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=FREE)
 
     def __post_init__(self) -> None:
+        if self.sample_batch_size < 1:
+            raise ValueError(f"sample_batch_size is {self.sample_batch_size}; it must be at least 1")
         check_solver(self.sampler, build_path(self.objective.path))
         self._check_needs()
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import yaml
 
-from core.commands.sample import Sampling
+from core.commands.sample import Sampling, check_sampler
 from core.precision import Precision
 from core.processes.spread import Compile
+from core.storage.yaml_files import read_yaml
 from core.train.config import RunConfig
 from eval.measure.extractor import Extractor
 from eval.measure.generated import AS_THEY_ARE, ChunkMedia, Chunks, Form
@@ -63,6 +63,7 @@ class EvaluateConfig:
         given = {name: getattr(self, name) for name in ("run", "architecture", "samples", "save_reference")}
         if sum(value is not None for value in given.values()) > 1:
             raise ValueError(f"{', '.join(f'{key} is {value!r}' for key, value in given.items())}; give one of them")
+        check_sampler(self.sampler)
         for key in ("num", "batch_size", "feature_batch_size"):
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -179,9 +180,13 @@ def written_protocol(config: EvaluateConfig) -> dict[str, Any]:
     path = Path(config.samples or "").expanduser()
     files = [folder / "protocol.yaml" for folder in (path, path.parent)] if config.samples else []
     file = next((file for file in files if file.is_file()), None)
-    content = {} if file is None else yaml.safe_load(file.read_text())
-    if not isinstance(content, dict) or not isinstance(content.get("protocol", {}), dict):
-        raise ValueError(f"{file} is damaged: no mapping with a protocol in it; without it, the protocol is unknown")
+    damaged = f"{file} is damaged: no mapping with a protocol in it; without it, the protocol is unknown"
+    try:
+        content = {} if file is None else read_yaml(file)
+    except ValueError as error:
+        raise ValueError(f"{damaged}: {error}") from error
+    if not isinstance(content.get("protocol", {}), dict):
+        raise ValueError(damaged)
     return content
 
 

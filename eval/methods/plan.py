@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from core.commands.entry import override
+from core.commands.overrides import override, read_overrides
 from core.schema import changed_keys, plain
 from core.storage.atomic import write_atomic
 from core.storage.run_folder import RunDirectory
@@ -117,9 +117,9 @@ def is_complete(config: Any, path: Path) -> bool:
 def sweep_content(plan: RunPlan, name: str, runs_dir: str, metric: str | None) -> dict[str, Any]:
     """The keys of a sweep file for `slurm/launch.py` with the runs of the plan; its folder is <runs_dir>/sweeps/<name>.
 
-    Raises ValueError for an override that is not key=value.
+    Raises ValueError for an override that is not key=value, or points to another key.
     """
-    each = {method: _values(plan.overrides(method)) for method in plan.methods}
+    each = {method: read_overrides(plan.overrides(method)) for method in plan.methods}
     first = next(iter(each.values()))
     shared = {
         key: value
@@ -140,26 +140,3 @@ def write_sweep(file: Path, content: dict[str, Any]) -> None:
     if file.exists() and file.read_text() != text:
         raise ValueError(f"sweep is {str(file)!r}, a file that says something else; choose another, or remove it")
     write_atomic(file, text)
-
-
-def _values(words: Sequence[str]) -> dict[str, Any]:
-    """key -> value of overrides, as hydra reads the values."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    values = {}
-    for parsed in OverridesParser.create().parse_overrides(list(words)):
-        if parsed.is_delete() or parsed.is_sweep_override():
-            raise ValueError(f"a sweep file takes key=value only, not {parsed.input_line}")
-        sign = "+" if parsed.is_add() else "++" if parsed.is_force_add() else ""
-        values[sign + parsed.key_or_group] = _plain_value(parsed.value())
-    return values
-
-
-def _plain_value(value: Any) -> Any:
-    from hydra.core.override_parser.types import QuotedString
-
-    if isinstance(value, QuotedString):
-        return value.text
-    if isinstance(value, list):
-        return [_plain_value(each) for each in value]
-    return value

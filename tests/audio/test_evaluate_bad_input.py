@@ -120,9 +120,17 @@ def test_other_clips_than_notes_are_refused_before_the_classifier_is_trained(pla
 
 def test_a_damaged_protocol_is_named(place, tmp_path):
     made = clips(tmp_path / "made", 3)
-    (made / "protocol.yaml").write_text("- nothing\n")
     message = r"protocol\.yaml is damaged: no mapping"
-    refused(tmp_path / "out", message, f"samples={made}", f"real={place / 'real'}", f"clap={place / 'clap'}")
+    for content in (
+        b"- nothing\n",
+        b"protocol: 3\n",
+        b"protocol: {\n",
+        b"protocol:\n\ta: 1\n",
+        b"\xe4: 1\n",
+        b"[" * 20_000,
+    ):
+        (made / "protocol.yaml").write_bytes(content)
+        refused(tmp_path / "out", message, f"samples={made}", f"real={place / 'real'}", f"clap={place / 'clap'}")
 
 
 def test_a_run_is_asked_for_what_it_knows(place, run, tmp_path):

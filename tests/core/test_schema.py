@@ -82,6 +82,9 @@ def test_defaults_and_given_values():
         ("ratio", "2.5E+3", 2500.0),
         ("ratio", None, None),
         ("steps", 1e3, 1000),
+        ("steps", "1e3", 1000),  # as PyYAML reads it
+        ("steps", "2.5E+3", 2500),
+        ("layer", "1e3", "1e3"),
         ("layer", 8, 8),
         ("layer", "blocks.7", "blocks.7"),
         ("layer", "8", "8"),
@@ -182,6 +185,71 @@ def test_places_begin_where_the_caller_says():
 )
 def test_a_value_of_the_wrong_type_is_refused(key, value, needed):
     refused({"steps": 1, key: value}, f"'{key}'", repr(value), needed)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    rate: float = 1.0
+    steps: int = 1
+    clip: float | None = None
+    pair: tuple[float, float] = (0.0, 1.0)
+    shape: list[int] = field(default_factory=list)
+    more: dict = field(default_factory=dict)
+    cases: list[dict] = field(default_factory=list)
+    any: float | str = 0.0
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@every_row(
+    ("node", "key", "shown"),
+    [
+        *(({"rate": value}, "rate", "nan") for value in (NAN, "nan", "NaN", ".nan"[1:])),
+        *(({"rate": value}, "rate", "inf") for value in (INF, "inf", "Infinity", "1e999", 10**400)),
+        ({"rate": -INF}, "rate", "-inf"),
+        ({"rate": 1e39}, "rate", "1e+39"),
+        ({"rate": 1e-320}, "rate", "1e-320"),
+        ({"clip": NAN}, "clip", "nan"),
+        ({"clip": "inf"}, "clip", "inf"),
+        ({"any": NAN}, "any", "nan"),
+        ({"pair": [0, NAN]}, "pair[1]", "nan"),
+        ({"shape": [1, 2**63]}, "shape[1]", str(2**63)),
+        ({"steps": 10**5000}, "steps", "an integer of 16610 bits"),
+        ({"steps": 1e30}, "steps", str(int(1e30))),
+        ({"steps": -(2**64)}, "steps", str(-(2**64))),
+        ({"more": {"a": {"b": [1, INF]}}}, "more.a.b[1]", "inf"),
+        ({"more": {"a": 10**30}}, "more.a", str(10**30)),
+        ({"cases": [{}, {"a": NAN}]}, "cases[1].a", "nan"),
+    ],
+)
+def test_a_number_that_no_computation_can_use_is_refused_wherever_it_stands(node, key, shown):
+    message = refused(node, f"config key '{key}' is {shown}", schema=Numbers)
+    assert "needed: a finite number" in message or "needed: a whole number" in message or "needed: 0, or" in message
+    assert len(message) < 400
+
+
+def test_numbers_at_the_edge_fit():
+    node = {
+        "rate": 3.4e38,
+        "steps": 2**63 - 1,
+        "clip": 2.0**-149,
+        "pair": [-0.0, -3.4e38],
+        "more": {"a": [2e-45, "nan"]},
+    }
+    assert plain(strict(Numbers, node)) == {**plain(Numbers()), **node}
+
+
+def test_where_text_is_needed_a_number_is_told_to_take_quotes():
+    for key, value in (("name", 2024), ("name", True), ("tags", [1.5])):
+        assert f'quotes make a number or a word text: "{value if key == "name" else 1.5}"' in refused(
+            {"steps": 1, key: value}, key
+        )
+    assert "quotes" not in refused({"steps": 1, "layer": 1.5}, "layer")
+
+
+def test_a_long_value_is_cut_in_an_error():
+    assert len(refused({"steps": ["x" * 50] * 10_000}, "'steps'", "...")) < 400
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from eval.statistics.estimate import Estimate
 from image.train import ENTRY as TRAIN
 from slurm.sweep import load_sweep
 from tests.eval.matched_runs import METHODS, SEEDS, STEPS, make_runs, toy, toy_plan
+from tests.rows import every_row
 
 RESULT = "comparison_frechet_distance.json"
 
@@ -68,6 +69,33 @@ def test_words_become_keys():
     assert arguments(["--help"]) == ["--help"]
     with pytest.raises(ValueError, match="'audio' is no key=value"):
         arguments(["image", "audio"])
+
+
+@every_row(
+    ("words", "parts"),
+    [
+        (["alignment.weight=-1"], ["run layersync-seed0: alignment.weight is -1.0"]),
+        (["alignment.pairs=[]"], ["run layersync-seed0: alignment.pairs is empty"]),
+        (["alignment.pairs=[[1,99]]"], ["run layersync-seed0: alignment.pairs", "99"]),
+        (["optimizer.lr=nan"], ["'optimizer.lr' is nan"]),
+        (["+cases.other.alignment.weight=inf", "methods=[baseline,other]"], ["'alignment.weight' is inf"]),
+        (["tracking.wandb_project=2024"], ["'tracking.wandb_project' is 2024", '"2024"']),
+        (["better=up"], ["'better' is 'up'"]),
+        (["seeds=[1,nan]"], ["seeds", "nan"]),
+        (["steps=10000000000000000000000"], ["'steps' is 1000", "a whole number"]),
+    ],
+)
+@every_row("more", [[], ["sweep=runs.yaml"]])
+def test_what_no_run_can_use_is_told_before_anything_is_made(capsys, tmp_path, monkeypatch, words, parts, more):
+    monkeypatch.chdir(tmp_path)
+    said = error(capsys, "image", *words, *more)
+    assert all(part in said for part in parts) and said.count("\n") == 1, said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_words_of_the_runs_reach_them_as_they_were_written():
+    words = [r"data.root='a\${b}'", 'tracking.wandb_project="2024"', "device=cpu${seed}", "backbone.depth=3"]
+    assert ENTRY.config(["image", *words]).overrides == words
 
 
 def test_a_method_wins_over_the_common_keys(tmp_path: Path):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from core.commands.entry import override
+from core.commands.overrides import override
 from eval.compare import ENTRY as COMPARE
 from eval.measure.record import Provenance, write_records
 from eval.pages.charts import Line, line_chart, ticks

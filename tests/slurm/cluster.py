@@ -51,6 +51,7 @@ PACKAGES = ("slurm-wlm", "slurmdbd", "munge", "mariadb-server")  # of Debian 12:
 COMMANDS = ("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd", "sbatch", "srun", "setpriv")
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 PREFIX = "slurm-test"  # of the folders in the temporary directory
+MAX_ARRAY = 5  # jobs of an array
 POLL = 0.2  # seconds between two questions
 PATIENCE = 60  # seconds for a daemon or a command to answer
 TAIL = 40  # lines of each log in a message
@@ -100,6 +101,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
 JobRequeue=1
+MaxArraySize={max_array}
 KillWait=3
 MinJobAge=10
 NodeName=localhost NodeHostname={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory={memory} State=UNKNOWN
@@ -213,7 +215,7 @@ class Cluster:
         ports = dict(zip(("controller_port", "node_port", "accounting_port"), _free_ports(3), strict=True))
         host = socket.gethostname().split(".")[0]
         memory = int(0.8 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20)
-        values = {"folder": self.folder, "host": host, "memory": memory, **ports}
+        values = {"folder": self.folder, "host": host, "memory": memory, "max_array": MAX_ARRAY, **ports}
         _write_private(self.folder / "slurm.conf", SLURM_CONF.format(**values).encode())
         _write_private(self.folder / "slurmdbd.conf", SLURMDBD_CONF.format(**values).encode())
         _write_private(self.folder / "cgroup.conf", b"CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n")

@@ -6,9 +6,21 @@ from pathlib import Path
 TWO = {"name": "weights", "entry": "image.train", "grid": {"alignment.weight": [0.1, 0.3]}}
 FIRST, SECOND = "weight0.1-seed0", "weight0.3-seed0"
 FOLDER = Path("runs/sweeps/weights")
-SBATCH = """#!/bin/sh
+SBATCH = r"""#!/bin/sh
 echo "sbatch $*" >> "$0.calls"
+limited() {  # whether there are as many jobs as may be
+  [ -e "$0.limit" ] || return 1
+  read -r most words < "$0.limit"
+  jobs=0
+  for script in "$0".accepted.* "$1"; do
+    [ -e "$script" ] || continue
+    last=$(sed -n 's/^#SBATCH --array=0-\([0-9]*\)%.*/\1/p' "$script")
+    jobs=$((jobs + ${last:-0} + 1))
+  done
+  [ "$jobs" -gt "$most" ] && echo "$words" >&2
+}
 if [ "$1" = --test-only ]; then
+  limited "$2" && exit 1
   [ ! -e "$0.refusal" ] || { cat "$0.refusal" >&2; exit 1; }
   echo "sbatch: Job 1 to start at 2026-01-31T12:00:00 using 2 processors on nodes n1 in partition debug" >&2
   exit 0
@@ -16,6 +28,8 @@ fi
 number=$(($(ls "$0".script.* 2>/dev/null | wc -l) + 1))
 cp "$1" "$0.script.$number"
 [ ! -e "$0.failure.$number" ] || { cat "$0.failure.$number" >&2; exit 1; }
+limited "$1" && exit 1
+cp "$1" "$0.accepted.$number"
 echo "Submitted batch job ${number}00"
 """
 OTHER = """#!/bin/sh
@@ -49,6 +63,10 @@ class Scheduler:
         """Let sacct know jobs: id -> state."""
         lines = ["JobID|State", *(f"{job}|{state}" for job, state in states.items())]
         (self.folder / "sacct.answer").write_text("\n".join(lines) + "\n")
+
+    def limit(self, jobs, words):
+        """From now on no more jobs than these are taken, those submitted before among them."""
+        (self.folder / "sbatch.limit").write_text(f"{jobs} {words}\n")
 
     def fail(self, command, words):
         """From now on a command (or "sbatch.2", the second submission) fails."""

@@ -1,12 +1,14 @@
 """Sweeps on a real SLURM of one node: arrays, preemption, time-outs, failures, as a user meets them."""
 
 import re
+import sys
 from types import SimpleNamespace
 
 import pytest
 from submitit.slurm.slurm import SlurmJob
 
 from tests.rows import every_row
+from tests.slurm.cluster import MAX_ARRAY
 from tests.slurm.commands import ROOT, STEPS, ToySweep, has_same_end, launch, train_alone
 from tests.slurm.held import HOLDS
 
@@ -17,7 +19,9 @@ PATIENCE = 180  # seconds: processes import for seconds, and several share a cor
 @pytest.fixture(scope="module")
 def here(cluster, tmp_path_factory):
     """A folder whose commands reach the cluster; jobs inherit the environment, and find this entry."""
-    folder = tmp_path_factory.mktemp("real")
+    folder = tmp_path_factory.mktemp("a real place")  # spaces go through every script
+    (folder / "my python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (folder / "my python").chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**cluster.environment, "PYTHONPATH": str(ROOT)}.items():
             patch.setenv(name, value)
@@ -68,7 +72,8 @@ def timed(cluster, here):
 @pytest.fixture(scope="module")
 def array(cluster, here, timed):
     """An array of three runs of two processes each; one waits, and is told to stop there as a preemption does."""
-    sweep = ToySweep(here, "array", ["through", {"case": "failing", "optimizer.lr": 1e30}, "once"], tasks_per_node=2)
+    cases = ["through", {"case": "failing", "optimizer.lr": 1e30}, "once"]
+    sweep = ToySweep(here, "array", cases, tasks_per_node=2, python=str(here / "my python"))
     watch = Watch(cluster, sweep)
     seen = SimpleNamespace(sweep=sweep, watch=watch, submitted=launch(sweep.file))
     watch.until_step("once", HOLDS[0])
@@ -132,6 +137,19 @@ def test_resources_that_slurm_refuses_are_told_and_nothing_is_written(here, reso
     sweep = ToySweep(here, "refused", ["through"], **resources)
     assert launch(sweep.file).is_error("SLURM refuses the resources of the sweep", words)
     assert not sweep.folder.exists()
+
+
+def test_a_sweep_longer_than_an_array_may_be_is_several(here, cluster):
+    """SLURM itself says how long an array may be."""
+    comment = {"comment": 'it\'s "long" #1'}
+    sweep = ToySweep(here, "long", [f"c{number}" for number in range(MAX_ARRAY + 2)], extra={"hold": True, **comment})
+    try:
+        assert f"submitted {MAX_ARRAY + 2} runs" in launch(sweep.file).out
+        arrays = [sweep.jobs(f"c{number}")[0].partition("_")[0] for number in range(MAX_ARRAY + 2)]
+        assert [arrays.count(each) for each in dict.fromkeys(arrays)] == [MAX_ARRAY, 2]
+        assert f"Comment={comment['comment']}" in cluster.run("scontrol", "show", "job", arrays[0])
+    finally:
+        launch("cancel", sweep.file)
 
 
 def test_a_run_that_runs_out_of_time_is_queued_again_until_its_end(timed, array, tmp_path):

@@ -1,5 +1,6 @@
 """Submitting to a scheduler that is faked: the batch script, one array for all, what is refused, the manifest."""
 
+import json
 import os
 import re
 import shlex
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from submitit.core.utils import DelayedSubmission, JobPaths
 
-import slurm.submit
+import slurm.launch
 from slurm.manifest import locked
 from slurm.sweep import load_sweep
 from tests.rows import every_row
@@ -62,6 +63,27 @@ def test_a_dry_run_shows_what_would_be_submitted_and_leaves_nothing(scheduler, w
     assert script in dry.out and "#SBATCH --array=0-2%3\n" in script
 
 
+def test_words_with_spaces_and_quotes_stay_one_word_in_the_script(scheduler, weights, tmp_path):
+    extra = {"comment": 'it\'s "ours" #1', "mail-user": "me@example.org"}
+    weights(grid={}, runs_dir="two words", resources={"python": "/opt/my env/bin/python", "extra": extra})
+    assert launch("sweep.yaml").code == 0
+    (script,) = scheduler.submissions()
+    lines = script.splitlines()
+    assert "#SBATCH --comment='it'\"'\"'s \"ours\" #1'" in lines
+    words = shlex.split(lines[-1])
+    assert words[words.index("/opt/my env/bin/python") :][1:4] == ["-u", "-m", "submitit.core._submit"]
+    assert words[-1] == str(tmp_path / "two words/sweeps/weights/logs")
+
+
+def test_a_folder_that_slurm_renames_is_refused_wherever_it_lies(scheduler, weights, tmp_path, monkeypatch):
+    place = tmp_path / "of%j"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    for option in ([], ["--dry-run"]):
+        assert launch(tmp_path / "sweep.yaml", *option).is_error(f"runs_dir gives {place}/runs", "without %")
+    assert scheduler.submissions() == [] and list(place.iterdir()) == []
+
+
 def test_one_run_is_no_array(scheduler, weights):
     weights(grid={})
     assert launch("sweep.yaml").code == 0
@@ -70,11 +92,11 @@ def test_one_run_is_no_array(scheduler, weights):
 
 
 def test_all_runs_go_in_one_array_and_each_job_is_told_its_run(scheduler, weights, tmp_path):
-    """One question, one sbatch; behind each element of the array lies its own run."""
+    """A question for the resources, one for the array, one sbatch; behind each element lies its own run."""
     done = launch("sweep.yaml")
     assert (done.code, done.err) == (0, "")
     assert "submitted 2 runs: 100_0, 100_1" in done.out
-    assert [call.split()[1] == "--test-only" for call in scheduler.calls("sbatch")] == [True, False]
+    assert [call.split()[1] == "--test-only" for call in scheduler.calls("sbatch")] == [True, True, False]
     assert attempts() == {FIRST: ["100_0"], SECOND: ["100_1"]}
     for name, job in ((FIRST, "100_0"), (SECOND, "100_1")):
         submission = DelayedSubmission.load(JobPaths(tmp_path / FOLDER / "logs", job).submitted_pickle)
@@ -113,18 +135,76 @@ def test_what_failed_is_started_again_by_resubmit_alone(scheduler, weights):
     assert attempts() == {FIRST: ["100_0", "200", "300_0"], SECOND: ["100_1", "300_1"]}
 
 
-def test_a_submission_that_fails_half_way_says_what_was_submitted_and_resubmit_completes_it(
-    scheduler, weights, monkeypatch
-):
-    monkeypatch.setattr(slurm.submit, "ARRAY_SIZE", 2)
-    weights(seeds=[0, 1, 2])
-    scheduler.fail("sbatch.2", "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy")
+def test_a_submission_that_fails_half_way_says_what_was_submitted_and_resubmit_completes_it(scheduler, weights):
+    weights(seeds=[0, 1, 2], resources={"array_size": 2})
+    scheduler.fail("sbatch.2", "sbatch: error: Batch job submission failed: Unable to contact slurm controller")
     half = launch("sweep.yaml")
-    assert half.is_error("2 of 6 runs were submitted as 100_0, 100_1", "accounting/QOS policy", "the other 4")
+    assert half.is_error("2 of 6 runs were submitted as 100_0, 100_1", "Unable to contact", "the other 4")
     assert [len(ids) for ids in attempts().values()] == [1, 1, 0, 0, 0, 0]
     scheduler.say({"100_[0-1]": "PENDING"})
     assert "submitted 4 runs: 300_0, 300_1, 400_0, 400_1" in launch("resubmit", "sweep.yaml").out
     assert [len(ids) for ids in attempts().values()] == [1] * 6
+
+
+SUBMIT_LIMIT = "error: AssocMaxSubmitJobLimit"
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Sweeps of many runs, whose configs are not composed: that is looked at elsewhere."""
+    monkeypatch.setattr(slurm.launch, "check_runs", lambda sweep, cases: None)
+
+
+def test_a_sweep_longer_than_slurm_takes_is_submitted_up_to_the_limit_and_the_next_call_goes_on(
+    scheduler, weights, unchecked
+):
+    """110 runs where 100 are allowed; nothing is left of what was not submitted."""
+    weights(grid={}, seeds=list(range(110)))
+    scheduler.limit(100, SUBMIT_LIMIT)
+    first = launch("sweep.yaml")
+    assert first.is_error("100 of 110 runs were submitted as 100_0, 100_1, ..., 100_99,", "AssocMaxSubmitJobLimit")
+    assert first.is_error("MaxSubmitJobs", "MaxJobCount", "MaxArraySize", "the same command submits the other 10")
+    assert len(scheduler.submissions()) == 1
+    assert len(list((FOLDER / "logs").glob("*.pkl"))) == 100
+    scheduler.say({"100_[0-99]": "PENDING"})
+    again = launch("sweep.yaml")
+    assert again.is_error("0 of 10 runs were submitted, then SLURM took no more", "the other 10")
+    assert "100 wait or run" in again.out
+    scheduler.limit(1000, SUBMIT_LIMIT)
+    assert "submitted 10 runs: 200_0, " in launch("sweep.yaml").out
+    assert "100 wait or run" in again.out
+    assert [len(ids) for ids in attempts().values()] == [1] * 110
+
+
+@every_row(
+    ("jobs", "words", "arrays"),
+    [
+        (3, "allocation failure: Invalid job array specification", [3]),
+        (5, "error: QOSMaxSubmitJobPerUserLimit", [5]),
+        (1, "error: Slurm temporarily unable to accept job: Resource temporarily unavailable", [1]),
+    ],
+)
+def test_the_longest_array_that_slurm_takes_is_found(scheduler, weights, unchecked, jobs, words, arrays):
+    weights(grid={}, seeds=list(range(7)), name=f"of{jobs}")
+    scheduler.limit(jobs, words)
+    for old in scheduler.folder.glob("sbatch.accepted.*"):
+        old.unlink()
+    before = len(scheduler.submissions())
+    assert launch("sweep.yaml").is_error(f"{jobs} of 7 runs were submitted", words.partition(": ")[2])
+    sizes = [
+        1 + int(found[1]) if (found := re.search(r"--array=0-(\d+)", script)) else 1
+        for script in scheduler.submissions()[before:]
+    ]
+    assert sizes == arrays
+
+
+def test_the_size_of_an_array_is_a_resource(scheduler, weights, unchecked):
+    weights(grid={}, seeds=list(range(3)), resources={"array_size": 2})
+    dry = launch("sweep.yaml", "--dry-run").out
+    assert [line for line in dry.splitlines() if line.startswith("# batch script")] == [
+        f"# batch script of {jobs} runs" for jobs in (2, 1)
+    ]
+    assert "submitted 3 runs: 100_0, 100_1, 200" in launch("sweep.yaml").out
 
 
 # What is refused
@@ -161,6 +241,14 @@ def test_what_slurm_refuses_is_refused_before_anything_is_written(scheduler, wei
 # The manifest
 
 
+def manifest(**changes):
+    """A manifest of one run as text, with keys of the run or of its attempt changed."""
+    attempt = {"kind": "slurm", "job_id": "1", "time": "2026-01-31T12:00:00+00:00"}
+    attempt |= {key: value for key, value in changes.items() if key in attempt}
+    run = {"arguments": [], "attempts": [attempt], **{key: changes[key] for key in changes if key not in attempt}}
+    return json.dumps({"schema_version": 1, "entry": "image.train", "runs": {"a": run}})
+
+
 @every_row(
     ("action", "content", "parts"),
     [
@@ -168,6 +256,13 @@ def test_what_slurm_refuses_is_refused_before_anything_is_written(scheduler, wei
         ("resubmit", '{"runs": {}}', ["schema_version None; this version reads 1"]),
         ("submit", '{"schema_version": 1, "entry"', ["is damaged"]),
         ("status", "[]", ["is damaged"]),
+        ("submit", "[" * 20_000, ["is damaged", "RecursionError"]),
+        ("status", manifest(arguments=None), ["is damaged", "'runs.a.arguments' is None"]),
+        ("submit", manifest(attempts={}), ["is damaged", "'runs.a.attempts' is {}"]),
+        ("cancel", manifest(job_id=3), ["is damaged", "runs.a.attempts[0].job_id", "is 3 of type int"]),
+        ("status", manifest(kind="cloud"), ["is damaged", "'runs.a.attempts[0].kind' is 'cloud'"]),
+        ("status", manifest(time="soon"), ["is damaged", "soon"]),
+        ("status", manifest(time="2026-01-31T12:00:00"), ["is damaged", "UTC"]),
         ("cancel", '{"schema_version": 1, "entry": "image.train"}', ["is damaged", "runs"]),
         ("collect", '{"schema_version": 1, "entry": "image.train", "runs": {"a": {"attempts": [{}]}}}', ["is damaged"]),
         ("status", '{"schema_version": 1, "entry": "image.sample", "runs": {}}', ["a sweep of image.sample, this one"]),
@@ -190,6 +285,19 @@ def test_another_case_under_a_known_name_is_refused(scheduler, weights):
     assert refused.is_error("run a-seed0 with other keys (trainer.steps=9 before, trainer.steps=10 now)")
     assert (FOLDER / "manifest.json").read_bytes() == before
     assert len(scheduler.submissions()) == 1
+
+
+def test_a_manifest_that_older_quotes_were_written_in_is_taken(scheduler, weights):
+    """Text that looks like a number stood without quotes in it."""
+    weights(grid={}, cases=[{"case": "a", "optimizer.lr": "1e-4", "tracking.wandb_project": "two words"}])
+    launch("sweep.yaml")
+    file = FOLDER / "manifest.json"
+    assert r'"optimizer.lr=\"1e-4\""' in file.read_text()
+    file.write_text(file.read_text().replace(r'"optimizer.lr=\"1e-4\""', '"optimizer.lr=1e-4"'))
+    scheduler.say({"100": "PENDING"})
+    again = launch("sweep.yaml")
+    assert (again.code, again.err) == (0, "")
+    assert "1 wait or run" in again.out and len(scheduler.submissions()) == 1
 
 
 def test_a_run_directory_of_somebody_else_is_refused(scheduler, weights):

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from core.schema import plain
-from slurm.sweep import PROFILES, Resources, check_runs, find_entry, load_profile, load_sweep, parse_minutes
+from slurm.resources import Resources, parse_minutes
+from slurm.sweep import PROFILES, check_runs, find_entry, load_profile, load_sweep
 from tests.rows import every_row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +80,22 @@ def test_groups_come_before_keys_and_the_experiment_first(write):
 
 
 TEXTS = ["two words", "a,b=c", "it's", 'say "hi"', "x#y", "$HOME", "größe", "Größe, zwei", "[1]", "{a}"]
+TEXTS += [
+    "2024",
+    "1e3",
+    "true",
+    "null",
+    "nan",
+    "-5",
+    "1_000",
+    "a\\b",
+    "a\\",
+    "a\tb\nc",
+    "${seed}",
+    "\\${seed}",
+    "???",
+    "~",
+]
 
 
 @every_row(
@@ -89,6 +106,7 @@ TEXTS = ["two words", "a,b=c", "it's", 'say "hi"', "x#y", "$HOME", "größe", "G
         ("alignment.pairs", [[1, 2]], [[1, 2]]),
         ("optimizer.lr", "1e-4", 1e-4),
         ("optimizer.lr", 1e30, 1e30),
+        ("trainer.steps", "1e3", 1000),
         ("tracking.wandb_project", None, None),
         ("trainer.tf32", True, True),
     ],
@@ -241,7 +259,49 @@ WRONG = {  # keys of the file, parts of the error
     "a value that the domain refuses": ({"overrides": {"trainer.steps": 0}}, ["trainer.steps is 0", "at least 1"]),
     "a mapping as a value": ({"overrides": {"backbone": {"depth": 2}}}, ["overrides.backbone is {'depth': 2}"]),
     "a mapping in a grid": ({"grid": {"backbone": [{"depth": 2}]}}, ["grid.backbone is [{'depth': 2}]"]),
-    "a key that is no word": ({"overrides": {"a b": 1}}, ["run seed0", "a b=1"]),
+    "a key that is no word": ({"overrides": {"a b": 1}}, ["overrides holds 'a b'", "trainer.steps"]),
+    "a key of two lines": ({"grid": {"seed\nname": [1]}}, ["grid holds 'seed\\nname'"]),
+    "the run's own key, forced": ({"overrides": {"++seed": 3}}, ["overrides holds ++seed; the sweep itself sets"]),
+    "a case without a name": ({"cases": [{"case": None}]}, ["cases[0].case is None"]),
+    "a case of two lines": ({"cases": [{"case": "a\nb"}]}, ["a run is called 'a\\nb-seed0'"]),
+    "a value that is not finite": (
+        {"overrides": {"optimizer.lr": float("nan")}},
+        ["'overrides.optimizer.lr' is nan", "a finite number"],
+    ),
+    "a point that is not finite": (
+        {"grid": {"optimizer.clip_norm": [1.0, float("inf")]}},
+        ["'grid.optimizer.clip_norm[1]' is inf", "a finite number"],
+    ),
+    "a weight that the method refuses": ({"grid": {"alignment.weight": [-1]}}, ["alignment.weight is -1.0"]),
+    "a block that is not there": ({"overrides": {"alignment.pairs": [[1, 99]]}}, ["alignment.pairs", "99"]),
+    "no block": ({"overrides": {"alignment.pairs": []}}, ["alignment.pairs is empty"]),
+    "a number where text is needed": (
+        {"overrides": {"tracking.wandb_project": 2024}},
+        ["'tracking.wandb_project' is 2024", '"2024" in YAML'],
+    ),
+    "less memory than SLURM counts": ({"resources": {"memory_gb": 1e-9}}, ["resources.memory_gb is 1e-09", "0.001"]),
+    "more nodes than fit": ({"resources": {"nodes": 10**30}}, ["'resources.nodes' is 1000", "a whole number"]),
+    "arrays of nothing": ({"resources": {"array_size": 0}}, ["resources.array_size is 0; it must be at least 1"]),
+    "logs that SLURM renames": ({"runs_dir": "runs/%j"}, ["runs_dir is 'runs/%j'", "without %"]),
+    "logs at home": ({"runs_dir": "~/runs"}, ["runs_dir is '~/runs'", "without ~"]),
+    "logs of two lines": ({"runs_dir": "a\nb"}, ["runs_dir is 'a\\nb'", "one line"]),
+    "a shell's word as the interpreter": (
+        {"resources": {"python": "$VENV/bin/python"}},
+        ["resources.python is '$VENV/bin/python'", "no shell expands"],
+    ),
+    "the beginning of an option that the launcher sets": (
+        {"resources": {"extra": {"arr": "0-9"}}},
+        ["resources.extra holds arr; the launcher sets it"],
+    ),
+    "an option that hides the job's number": (
+        {"resources": {"extra": {"parsable": True}}},
+        ["resources.extra holds parsable"],
+    ),
+    "an option that is a short one": ({"resources": {"extra": {"J": "x"}}}, ["resources.extra holds 'J'", "long name"]),
+    "an option of two lines": (
+        {"resources": {"extra": {"comment=a\n#SBATCH --nodes": 2}}},
+        ["resources.extra holds 'comment=a\\n#SBATCH --nodes'"],
+    ),
     "fewer images than processes": (
         {"overrides": {"trainer.batch_size": 3}, "resources": {"nodes": 2, "tasks_per_node": 2}},
         ["run seed0", "trainer.batch_size is 3; 4 processes"],
@@ -255,9 +315,32 @@ def test_bad_input_is_one_line_with_key_value_and_what_is_allowed(write, wrong, 
     is_refused(write(**keys), *parts)
 
 
+SCRIPTED = ("partition", "account", "qos", "constraint", "python", "extra.comment", "extra.mail-user", "setup[0]")
+
+
+@every_row("key", SCRIPTED)
+@every_row("text", ["a\nb", "a\n#SBATCH --nodes=9", "a\rb", "a\x1bb", "a\u2028b", "a\x00b", "a\x85b"])
+def test_a_text_that_is_not_one_line_enters_no_batch_script(key, text):
+    """What YAML itself refuses is refused in a profile or sweep made by a program too."""
+    name, _, option = key.partition(".")
+    value = {option: text} if option else [text] if name == "setup[0]" else text
+    with pytest.raises(ValueError, match=re.escape(f"resources.{key} is {text!r}; needed: one line")):
+        Resources(**{name.removesuffix("[0]"): value})
+
+
+@every_row("key", [key for key in SCRIPTED if key != "setup[0]"])
+@every_row("text", ["", " ", " a", "a ", "a\\b", "a\tb"])
+def test_a_text_that_sbatch_reads_otherwise_enters_no_batch_script(key, text):
+    name, _, option = key.partition(".")
+    with pytest.raises(ValueError, match=re.escape(f"resources.{key} is {text!r}; needed: a text")):
+        Resources(**{name: {option: text} if option else text})
+
+
 @every_row(
     ("text", "parts"),
     [
+        ("? [a, b]\n: 1\nname: weights\n", ["a key is a list"]),
+        ("name: weights\nentry: image.train\ngrid: &a {b: [*a]}\n", ["an alias inside what it stands for"]),
         ("name: weights\n", ["sweep.yaml: missing config key 'entry'", "name, entry, runs_dir"]),
         ("entry: image.train\n", ["sweep.yaml: missing config key 'name'"]),
         ("", ["holds None; needed: keys"]),

@@ -29,7 +29,7 @@ FILES = {
           rate: 1e-4
           clip: null
     """,
-    "conf/measure.yaml": "run: ???\nnum: 4\n",
+    "conf/measure.yaml": "run: ???\nnum: 4\nnetwork: null\n",
     "conf/broken.yaml": "run: ${nowhere.to.be.found}\n",
     "conf/network/small.yaml": "name: small\nwidth: 8\n",
     "conf/network/large.yaml": "name: large\nwidth: 64\n",
@@ -50,6 +50,14 @@ FILES = {
         # @package _global_
         stps: 5
     """,
+    "conf/experiment/not_finite.yaml": """
+        # @package _global_
+        optimizer:
+          rate: .nan
+    """,
+    "conf/experiment/twice.yaml": "# @package _global_\nsteps: 1\nsteps: 2\n",
+    "conf/experiment/tabs.yaml": "# @package _global_\noptimizer:\n\trate: 1\n",
+    "conf/experiment/deep.yaml": f"# @package _global_\nname: {'[' * 2000}{']' * 2000}\n",
     "conf/experiment/wrong_type.yaml": """
         # @package _global_
         optimizer:
@@ -97,6 +105,7 @@ FILES = {
         class Measure:
             run: str
             num: int
+            network: str | None
 
 
         seen = []
@@ -225,9 +234,19 @@ def test_main_receives_the_checked_config(run, entry):
         ("network=medium", ["network/medium", "'network': large; small"]),
         ("network.name=medium", ["'network.name'", "'medium'", "['large', 'small']"]),
         ("--stepz", ["--stepz"]),
-        ("experiment=slow", ["experiment/slow", "quick; top_typo; typo"]),
+        ("experiment=slow", ["experiment/slow", "quick; tabs; top_typo; twice; typo"]),
         ("experiment=typo", ["unknown config key 'optimizer.ratte'", "0.005", "allowed: rate, clip"]),
         ("--print-config experiment=typo", ["optimizer.ratte"]),
+        ("--print-config experiment=not_finite", ["'optimizer.rate' is nan", "a finite number"]),
+        ("--print-config optimizer.rate=nan", ["'optimizer.rate' is nan", "a finite number"]),
+        ("optimizer.clip=inf", ["'optimizer.clip' is inf", "a finite number"]),
+        ("name=2024", ["'name' is 2024", """'KEY="2024"' in a shell"""]),
+        ("name='${'", ["'${'"]),
+        ("steps.more=3", ["unknown config key 'steps.more'; allowed: nothing below it"]),
+        (f"name={'[' * 2000}{']' * 2000}", ["nested too deeply"]),
+        ("experiment=twice", ["is no YAML", "duplicate key steps", "twice.yaml"]),
+        ("experiment=tabs", ["is no YAML", "tabs.yaml"]),
+        ("experiment=deep", ["nested too deeply"]),
         ("experiment=top_typo", ["unknown config key 'stps'", "5", "allowed: steps, name"]),
         ("experiment=wrong_type", ["'optimizer.rate'", "'fast'", "a number"]),
     ],
@@ -245,7 +264,7 @@ def test_help_shows_purpose_usage_choices_and_defaults(run, flag):
     assert lines[:3] == ["Train a toy.", "", "The second paragraph says more."]
     assert f"  python -m {PACKAGE}.train [key=value ...]" in lines
     assert "  network=large | small" in lines
-    assert any(line.startswith("  experiment=quick | ") for line in lines)
+    assert any(line.startswith("  experiment=deep | ") and " | quick | " in line for line in lines)
     assert "  steps: 10" in lines
     assert not any(line.startswith("  sampler=") for line in lines)  # a group of core that this entry has not
 
@@ -255,6 +274,14 @@ def test_a_value_that_was_not_given_is_one_line_and_help_shows_it(run, entry):
     code, out, err = run("--help", config_name="measure", schema=entry.Measure)
     assert (code, err) == (0, "")
     assert "  run: ???" in out.splitlines()
+
+
+def test_a_key_of_the_file_that_has_the_name_of_a_group_takes_values(run, entry):
+    for word, value in (("network=some/folder", "some/folder"), ('network="2024"', "2024"), ("network=null", None)):
+        assert run("run=a", word, config_name="measure", schema=entry.Measure)[0] == 0
+        assert run.config == entry.Measure("a", 4, value)
+    bad(run("run=a", "network=2024", config_name="measure", schema=entry.Measure), "'network' is 2024", '"2024"')
+    assert "network=" not in run("--help", config_name="measure", schema=entry.Measure)[1]
 
 
 def test_print_config_shows_what_would_run_and_stops(run):
