@@ -13,9 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from audio.encoders.clap import MAX_TOKENS, PREPROCESSOR, ClapFeatures, ClapSource, import_transformers, read_pretrained
+from audio.encoders.clap import MAX_TOKENS, PREPROCESSOR, ClapFeatures, ClapSource, import_transformers
 from core.conditioning.embeddings import cached_embeddings
 from core.storage.atomic import sha256_file
+from core.storage.pretrained import LOCAL, read_pretrained
 from core.storage.provenance import json_sha256
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
 
 def _tokenizer(reader: Any, place: Path) -> Any:
     try:
-        return reader.from_pretrained(str(place), local_files_only=True)
+        return reader.from_pretrained(str(place), **LOCAL)
     except Exception as error:  # a missing or damaged file fails in ways that transformers does not name
         raise ValueError(f"t5: there is no tokenizer in {place} that transformers reads: {error}") from error
 
