@@ -56,13 +56,9 @@ def check_loaded(found: Mapping[str, Any], source: str) -> None:
 
 def check_directory(folder: Path, name: str) -> None:
     """Raise ValueError for a directory whose files are missing or damaged, or that names code or files elsewhere."""
-    file = folder / CONFIG
-    if not file.is_file():
-        raise ValueError(f"{name}: there is no file {file}")
-    foreign = list(_foreign(read_mapping(file)))
-    if foreign or (folder / ADAPTER).exists():
-        what = f"{file} has the key {foreign[0]!r}" if foreign else f"{folder / ADAPTER} is there"
-        raise ValueError(f"{name}: {what}: its network is made elsewhere; needed: a plain one")
+    check_config(folder / CONFIG, name)
+    if (folder / ADAPTER).exists():
+        raise ValueError(f"{name}: {folder / ADAPTER} names a network elsewhere; needed: a whole one")
     if (folder / INDEX).is_file():
         parts = read_mapping(folder / INDEX).get("weight_map")
         files = set(parts.values()) if isinstance(parts, dict) else {None}
@@ -70,6 +66,18 @@ def check_directory(folder: Path, name: str) -> None:
         if strange or not all(part.endswith(".safetensors") for part in files):
             raise ValueError(f"{name}: {folder / INDEX} is damaged, or names other files than its own .safetensors")
     check_safetensors(sorted(folder.glob("*.safetensors")), name)
+
+
+def check_config(file: Path, name: str) -> None:
+    """Raise ValueError for a config that is missing, damaged, or names code to run."""
+    if not file.is_file():
+        raise ValueError(f"{name}: there is no file {file}")
+    try:
+        foreign = next(_foreign(read_mapping(file)), None)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if foreign is not None:
+        raise ValueError(f"{name}: {file} has the key {foreign!r}, which names other code; needed: a plain network")
 
 
 def check_safetensors(files: Sequence[Path], name: str) -> None:

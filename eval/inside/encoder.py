@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from core.extras import extra
 from core.storage.arrays import map_array, npz_array, npz_keys
+from core.storage.json_files import read_mapping
 from core.storage.pretrained import read_pretrained
 from eval.inside.masks import pixels
 from eval.inside.model import ForwardOptions, TrainedModel
@@ -38,7 +39,8 @@ def encoder_features(model: TrainedModel, rows: Sequence[int], source: str, forw
     total = len(model.domain.dataset)
     if features.ndim != 2 or len(features) != total or features.dtype.kind not in "fiu":
         raise ValueError(
-            f"encoder is {source!r}, an array {features.dtype} {features.shape}; needed: ({total}, D), a row for each of the data set"
+            f"encoder is {source!r}, an array {features.dtype} {features.shape}; needed: ({total}, D), numbers, "
+            "a row for each of the data set"
         )
     chosen = torch.from_numpy(np.ascontiguousarray(features[np.asarray(rows)], dtype=np.float32))
     if not torch.isfinite(chosen).all():
@@ -70,7 +72,10 @@ def dino_features(model: TrainedModel, rows: Sequence[int], folder: str, forward
         tokens = network(pixel_values=prepare(images.to(model.device))).last_hidden_state
         first = 1 + getattr(network.config, "num_register_tokens", 0)  # the class token and registers are no patches
         parts.append(tokens[:, first:].mean(1).float().cpu())
-    return torch.cat(parts)
+    features = torch.cat(parts)
+    if not features.isfinite().all():
+        raise ValueError(f"encoder is '{DINO}{folder}', which gives NaN or infinity")
+    return features
 
 
 def prepare(images: Tensor) -> Tensor:
@@ -87,4 +92,7 @@ def _load_dino(folder: str) -> nn.Module:
     path = Path(folder).expanduser()
     if not (path / "config.json").is_file():
         raise ValueError(f"encoder is '{DINO}{folder}', which holds no config.json; needed: a folder of DINOv2")
-    return read_pretrained(transformers.AutoModel, path, "encoder")
+    kind = read_mapping(path / "config.json").get("model_type")
+    if not str(kind).startswith("dinov2"):
+        raise ValueError(f"encoder is '{DINO}{folder}', a network of the kind {kind!r}; needed: DINOv2")
+    return read_pretrained(transformers.AutoModel, path, f"encoder is '{DINO}{folder}'")

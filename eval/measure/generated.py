@@ -27,6 +27,7 @@ from torch import Tensor
 from core.contracts import Condition, Requests
 from core.generate import Generator, StoppedError
 from core.processes.world import World
+from core.storage.arrays import map_array
 from core.storage.atomic import write_atomic
 from core.storage.provenance import json_sha256
 from eval.measure.media import Media
@@ -113,8 +114,8 @@ class Chunks:
         """A chunk appears when it is complete, but may have been the short last one of a smaller `num`."""
         first, last = self.bounds(chunk)
         try:
-            return len(np.load(self.file(chunk), mmap_mode="r")) == last - first
-        except (OSError, ValueError):
+            return map_array(self.file(chunk)).shape[:1] == (last - first,)
+        except ValueError:
             return False
 
     def make(
@@ -144,7 +145,7 @@ class Chunks:
         parts = []
         for chunk in range(first // self.size, -(-last // self.size)):
             start = chunk * self.size
-            array = np.load(self.file(chunk), mmap_mode="r")
+            array = map_array(self.file(chunk))
             parts.append(torch.from_numpy(np.array(array[max(first - start, 0) : last - start])))
         return self.form.load(torch.cat(parts))
 
