@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from core.contracts import Condition, Requests
-from core.generate import Generator, StoppedError
+from core.generate import Generator, StoppedError, together
 from core.processes.world import World
 from core.storage.arrays import map_array
 from core.storage.atomic import write_atomic
@@ -128,10 +128,11 @@ class Chunks:
         for turn in range(0, len(missing), world.size):
             if world.any(stop())[0]:
                 raise StoppedError
-            for chunk in missing[turn + world.rank : turn + world.rank + 1]:
-                first, last = self.bounds(chunk)
-                media = generator.one_batch(self.conditions[first:last], seed, first)
-                self._write(chunk, self.form.store(media))
+            with together(world):
+                for chunk in missing[turn + world.rank : turn + world.rank + 1]:
+                    first, last = self.bounds(chunk)
+                    media = generator.one_batch(self.conditions[first:last], seed, first)
+                    self._write(chunk, self.form.store(media))
             yield sum(self.bounds(chunk)[1] - self.bounds(chunk)[0] for chunk in missing[turn : turn + world.size])
         world.barrier()
 
