@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from core.extras import extra
-from core.storage.pretrained import check_config, check_loaded, check_safetensors
+from core.storage.pretrained import check_config, check_loaded, check_safetensors, quiet
 from core.storage.weights import check_finite_weights
 
 CONFIG = "config.json"
@@ -59,7 +59,7 @@ class DiffusersModel:
         elif not HUB_ID.fullmatch(self.path):
             raise ValueError(f"tokenizer.path is '{self.path}': no such directory, and not a hub id (owner/name)")
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), quiet("diffusers"):
                 warnings.simplefilter("ignore", FutureWarning)  # of torch, about what diffusers calls
                 model, report = kind.from_pretrained(
                     str(self.directory) if local else self.path,

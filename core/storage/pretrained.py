@@ -5,6 +5,8 @@ The caller hands in the class of transformers, so that only who needs it imports
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,10 +34,11 @@ def read_pretrained(kind: Any, folder: Path, name: str) -> nn.Module:
     random, others would be left out), and for a directory that names code to run.
     """
     check_directory(folder, name)
+    reading = {**LOCAL, "use_safetensors": True, "dtype": torch.float32}
+    reading |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # they are refused below, by name
     try:
-        network, found = kind.from_pretrained(
-            str(folder), **LOCAL, use_safetensors=True, output_loading_info=True, dtype=torch.float32
-        )
+        with quiet("transformers"):
+            network, found = kind.from_pretrained(str(folder), **reading)
     except Exception as error:  # a damaged file fails in ways that transformers does not name
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{name}: {folder} is no {kind.__name__} that transformers reads: {reason:.300}") from error
@@ -60,7 +63,7 @@ def check_directory(folder: Path, name: str) -> None:
     if (folder / ADAPTER).exists():
         raise ValueError(f"{name}: {folder / ADAPTER} names a network elsewhere; needed: a whole one")
     if (folder / INDEX).is_file():
-        parts = read_mapping(folder / INDEX).get("weight_map")
+        parts = _said(folder / INDEX, name).get("weight_map")
         files = set(parts.values()) if isinstance(parts, dict) else {None}
         strange = [part for part in files if not isinstance(part, str) or Path(part).name != part]
         if strange or not all(part.endswith(".safetensors") for part in files):
@@ -72,10 +75,7 @@ def check_config(file: Path, name: str) -> None:
     """Raise ValueError for a config that is missing, damaged, or names code to run."""
     if not file.is_file():
         raise ValueError(f"{name}: there is no file {file}")
-    try:
-        foreign = next(_foreign(read_mapping(file)), None)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+    foreign = next(_foreign(_said(file, name)), None)
     if foreign is not None:
         raise ValueError(f"{name}: {file} has the key {foreign!r}, which names other code; needed: a plain network")
 
@@ -90,6 +90,25 @@ def check_safetensors(files: Sequence[Path], name: str) -> None:
                 pass
         except (SafetensorError, OSError, ValueError) as error:
             raise ValueError(f"{name}: {file} is damaged: {error}") from error
+
+
+@contextlib.contextmanager
+def quiet(library: str) -> Iterator[None]:
+    """Without the warnings of a library, whose report is checked afterwards."""
+    logger = logging.getLogger(library)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _said(file: Path, name: str) -> dict[str, Any]:
+    try:
+        return read_mapping(file)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _foreign(node: Any) -> Iterator[str]:
