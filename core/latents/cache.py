@@ -202,6 +202,9 @@ class LatentShards:
         self.conditions = _numbers(self.root / CONDITIONS)
         is_class = self.conditions.dim() == 1 and not self.conditions.is_floating_point()
         self.labels = self.conditions if is_class else None
+        count = len(self.class_names)
+        if is_class and count and not ((self.labels >= 0) & (self.labels < count)).all():
+            raise ValueError(f"{self.root / CONDITIONS} is damaged: there are labels outside the {count} classes")
         self._shards: dict[int, np.ndarray] = {}
         self._masks = None if self.spec.lengths is None else self._token_masks(patch)
 

@@ -108,6 +108,14 @@ def test_decode_undoes_shift_and_scale(akl, akl_path):
     torch.testing.assert_close(build(akl_path).decode((z - SHIFT) * SCALE), expected)
 
 
+def test_infinity_is_not_decoded_to_the_end_of_the_range(akl_path, monkeypatch):
+    tokenizer = build(akl_path)
+    numbers = torch.tensor([-3.0, 0.5, torch.inf, -torch.inf, torch.nan])
+    monkeypatch.setattr(tokenizer._network, "decode", lambda z: numbers.expand(len(z), 5))
+    decoded = tokenizer.decode(torch.zeros(2, 4, 4, 2))
+    assert decoded[0, :2].tolist() == [-1, 0.5] and decoded[:, 2:].isnan().all()
+
+
 def test_a_missing_shift_is_zero(tmp_path, media):
     model = tiny_autoencoder_kl(shift_factor=None)
     model.save_pretrained(tmp_path)
