@@ -30,6 +30,7 @@ from eval.measure.reference import (
     Reference,
     Size,
     StatisticsReference,
+    check_statistics,
     check_statistics_suffice,
     load_statistics,
 )
@@ -145,6 +146,7 @@ class AdmReference(Reference):
 
     def __init__(self, path: Path):
         self.path, self.name = path, path.name
+        check_statistics(path)
         self.media = NpzImages(path) if "arr_0" in npz_keys(path) else None
         self.count = None if self.media is None else len(self.media)
         self.size = None if self.media is None else tuple(self.media.array.shape[1:3])

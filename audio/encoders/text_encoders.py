@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 Kind = Literal["clap", "t5"]
 T5_TOKENS = 128
 T5_BATCH = 32
+T5_BESIDE = ("decoder.", "lm_head.")  # of the whole T5, which is what is published
 READ = (".json", ".safetensors", ".txt", ".model")  # what of a directory decides the embeddings
 # What a cached file is a function of, besides encoder and texts; a change here makes new files.
 RECIPES = {
@@ -61,7 +62,7 @@ def _clap(place: Path, texts: list[str], device: torch.device) -> Tensor:
 @torch.no_grad()
 def _t5(place: Path, texts: list[str], device: torch.device) -> Tensor:
     transformers = import_transformers("the text encoder t5", "text")
-    network = read_pretrained(transformers.T5EncoderModel, place, "t5").float().eval().to(device)
+    network = read_pretrained(transformers.T5EncoderModel, place, "t5", beside=T5_BESIDE).float().eval().to(device)
     tokenizer, found = _tokenizer(transformers.AutoTokenizer, place), []
     if len(tokenizer) > network.config.vocab_size:
         raise ValueError(f"t5: the tokenizer in {place} has {len(tokenizer)} tokens, T5 {network.config.vocab_size}")

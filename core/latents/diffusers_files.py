@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from core.extras import extra
-from core.storage.pretrained import check_config, check_loaded, check_safetensors, quiet
+from core.storage.pretrained import check_config, check_loaded, check_safetensors, told_to
 from core.storage.weights import check_finite_weights
 
 CONFIG = "config.json"
@@ -59,7 +59,7 @@ class DiffusersModel:
         elif not HUB_ID.fullmatch(self.path):
             raise ValueError(f"tokenizer.path is '{self.path}': no such directory, and not a hub id (owner/name)")
         try:
-            with warnings.catch_warnings(), quiet("diffusers"):
+            with warnings.catch_warnings(), told_to([], "diffusers"):
                 warnings.simplefilter("ignore", FutureWarning)  # of torch, about what diffusers calls
                 model, report = kind.from_pretrained(
                     str(self.directory) if local else self.path,
@@ -85,8 +85,9 @@ class DiffusersModel:
         if not weights:
             missing.append(f"{WEIGHTS}.safetensors")
         if missing:
+            pickle = "; its .bin is a pickle, which is not read" if any(directory.glob(f"{WEIGHTS}*.bin")) else ""
             raise ValueError(
-                f"tokenizer.path '{directory}' lacks {' and '.join(missing)}; needed: a directory written by "
+                f"tokenizer.path '{directory}' lacks {' and '.join(missing)}{pickle}; needed: a directory written by "
                 f"diffusers' {self.model}.save_pretrained (in a whole pipeline: tokenizer.subfolder={self.inside})"
             )
         check_config(directory / CONFIG, "tokenizer.path")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
+import torch
 from safetensors.torch import save
 from torch import nn
 
@@ -62,12 +63,14 @@ class TokenizerFiles(Generic[Saved]):
                 f"tokenizer.path '{directory}' lacks {' and '.join(missing)}; `{self.make_command}` makes them"
             )
         saved = self._describe(directory / CONFIG_FILE)
-        network = saved.build()
         file = directory / WEIGHTS_FILE
-        state = load_safetensors(file)
         try:
+            state = load_safetensors(file)
+            with torch.device("meta"):  # which takes no memory for the sizes that the config speaks of
+                saved.build().load_state_dict(state, assign=True)
+            network = saved.build()
             network.load_state_dict(state)
-        except RuntimeError as error:
+        except (ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{file} is damaged or does not fit {CONFIG_FILE}: {reason:.300}") from error
         check_finite_weights(network, str(file))

@@ -24,24 +24,27 @@ COMPUTED = ("position_ids", "token_type_ids", "relative_position_index")  # tabl
 FOREIGN = ("auto_map", "quantization_config")  # keys of a config that make transformers import what they name
 
 
-def read_pretrained(kind: Any, folder: Path, name: str) -> nn.Module:
+def read_pretrained(kind: Any, folder: Path, name: str, beside: tuple[str, ...] = ()) -> nn.Module:
     """A network of transformers, float32, from a directory's config.json and safetensors.
 
-    kind  a class with `from_pretrained`
-    name  what it is for, at the beginning of an error
+    kind    a class with `from_pretrained`
+    name    what it is for, at the beginning of an error
+    beside  beginnings of the names of weights that a file may hold beside the network's: a decoder, a head
 
     Raises ValueError for files that are missing, damaged or of another network (weights that are missing would stay
     random, others would be left out), and for a directory that names code to run.
     """
     check_directory(folder, name)
-    reading = {**LOCAL, "use_safetensors": True, "dtype": torch.float32}
-    reading |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # they are refused below, by name
+    reading = {**LOCAL, "use_safetensors": True, "output_loading_info": True, "dtype": torch.float32}
+    told: list[str] = []
     try:
-        with quiet("transformers"):
+        with told_to(told, "transformers"):
             network, found = kind.from_pretrained(str(folder), **reading)
     except Exception as error:  # a damaged file fails in ways that transformers does not name
-        reason = " ".join(str(error).split()) or type(error).__name__
+        lines = [line for text in told for line in text.splitlines() if "MISMATCH" in line]
+        reason = " ".join((lines or [str(error)])[0].split()) or type(error).__name__
         raise ValueError(f"{name}: {folder} is no {kind.__name__} that transformers reads: {reason:.300}") from error
+    found["unexpected_keys"] = [key for key in found["unexpected_keys"] if not key.startswith(beside)]
     check_loaded(found, f"{name}: {folder}")
     check_finite_weights(network, f"{name}: {folder}")
     return network
@@ -92,16 +95,27 @@ def check_safetensors(files: Sequence[Path], name: str) -> None:
             raise ValueError(f"{name}: {file} is damaged: {error}") from error
 
 
+class _Listener(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self, told: list[str]):
+        super().__init__()
+        self.told = told
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.told.append(record.getMessage())
+
+
 @contextlib.contextmanager
-def quiet(library: str) -> Iterator[None]:
-    """Without the warnings of a library, whose report is checked afterwards."""
+def told_to(told: list[str], library: str) -> Iterator[None]:
+    """What a library warns of is told to the list and not to the screen: its report is checked afterwards."""
     logger = logging.getLogger(library)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    handlers, propagate = logger.handlers, logger.propagate
+    logger.handlers, logger.propagate = [_Listener(told)], False
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logger.handlers, logger.propagate = handlers, propagate
 
 
 def _said(file: Path, name: str) -> dict[str, Any]:

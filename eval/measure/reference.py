@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from core.storage.arrays import npz_array
+from core.storage.arrays import npz_array, npz_keys
 from core.storage.atomic import write_atomic
 from core.storage.json_files import parse_json
 from eval.measure.extractor import ExtractedFeatures, Extractor, FeatureExtraction
@@ -100,6 +100,7 @@ class StatisticsReference(Reference):
             content = _checked_facts(parse_json(str(npz_array(path, FACTS)), f"'{FACTS}'"))
         except ValueError as error:
             raise ValueError(f"{key} is {str(path)!r}, whose '{FACTS}' are damaged: {error}") from error
+        check_statistics(path)
         self.size = None if content["size"] is None else tuple(content["size"])
         self.features, self.reference = content["features"], content["reference"]
 
@@ -148,6 +149,14 @@ def save_statistics(path: Path, reference: Reference, features: ExtractedFeature
     file = io.BytesIO()
     np.savez(file, **arrays)
     write_atomic(path, file.getvalue())
+
+
+def check_statistics(path: Path) -> None:
+    """Raises ValueError for a file whose moments are damaged or none, before samples are made to compare with them."""
+    keys = npz_keys(path)
+    for kind, names in STATISTICS.items():
+        if kind == "main" or set(names) & set(keys):
+            load_moments(path, spatial=kind == "spatial")
 
 
 def load_statistics(path: Path, metrics: Sequence[Metric], extractor: Extractor) -> ReferenceStatistics:

@@ -105,6 +105,13 @@ def facts_of_nothing(tmp_path):
     return [f"samples={path}", f"reference={reference}"], r"stats\.npz', whose 'facts' are damaged: they are \[\]"
 
 
+def covariance_that_is_none(tmp_path):
+    reference = tmp_path / "adm.npz"
+    np.savez(reference, mu=np.zeros(2), sigma=-np.eye(2))
+    path = save_npz(tmp_path / "s.npz", pictures(6))
+    return [f"samples={path}", f"reference={reference}"], r"adm\.npz holds no statistics: .*negative variance"
+
+
 def floats(tmp_path):
     return [f"samples={save_npz(tmp_path / 's.npz', pictures(6) / 255)}"], r"float64 .* needed: uint8"
 
@@ -156,6 +163,7 @@ BAD = [
     labels_that_are_none,
     negative_labels,
     facts_of_nothing,
+    covariance_that_is_none,
     floats,
     no_images,
     nowhere,
