@@ -133,7 +133,7 @@ class Generator:
         """Raise SamplesError for values (B, ...) of the samples `indices` that are NaN or infinite."""
         bad = (~values.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
         if bad:
-            others = f", and {len(bad) - 1} more of {len(indices)} beside it" if bad[1:] else ""
+            others = f" (and {len(bad) - 1} more of its batch of {len(indices)})" if bad[1:] else ""
             raise SamplesError(
                 f"sample {indices[bad[0]]}{others} {what} that are NaN or infinite ({self._made_with()}); "
                 "are the weights sound, and is the precision enough?"

@@ -6,6 +6,7 @@ run_evaluation(config, SignalsEvaluation(config), print)      # eval.measure.com
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -181,7 +182,8 @@ def written_protocol(config: EvaluateConfig) -> dict[str, Any]:
     file = next((file for file in files if file.is_file()), None)
     try:
         content = {} if file is None else yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        json.dumps(content, allow_nan=False)  # as a record holds it
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split()) or "nested too deep"
         raise ValueError(f"{file} is damaged: {reason:.200}; without it, the protocol is unknown") from error
     if not isinstance(content, dict) or not isinstance(content.get("protocol", {}), dict):

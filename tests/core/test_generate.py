@@ -146,7 +146,9 @@ def test_what_is_decoded_is_looked_at_too():
             media[1:] /= 0
             return media
 
-    with pytest.raises(SamplesError, match=r"^sample 1, and 5 more of 7 beside it is decoded to numbers that are NaN"):
+    with pytest.raises(
+        SamplesError, match=r"^sample 1 \(and 5 more of its batch of 7\) is decoded to numbers that are NaN"
+    ):
         replace(generator(), tokenizer=Overflowing())(LABELS, 0, 7)
 
 
