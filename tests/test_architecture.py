@@ -177,6 +177,23 @@ def test_torch_load_is_always_safe():
     assert not offences, offences
 
 
+def test_files_of_others_are_opened_where_they_are_checked():
+    """Arrays by core.storage.arrays, pickles by core.storage.weights, and no from_pretrained that may run code."""
+    readers = {"torch.load": {"core/storage/weights.py"}, "np.load": set(), "pickle.load": set(), "pickle.loads": set()}
+    offences = []
+    for path in sources():
+        for node in ast.walk(parse(path)):
+            if not isinstance(node, ast.Call):
+                continue
+            name, given = ast.unparse(node.func), {keyword.arg for keyword in node.keywords}
+            unpacked = {ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg is None}
+            safe = "use_safetensors" in given or unpacked & {"LOCAL", "reading"}
+            foreign = str(path.relative_to(ROOT)) not in readers.get(name, {str(path.relative_to(ROOT))})
+            if foreign or (name.endswith(".from_pretrained") and not safe):
+                offences.append(label(path, node))
+    assert not offences, offences
+
+
 def test_vae_scale_is_nowhere_a_literal():
     """The tokenizer's own config holds its scale; a copied 0.18215 outlives a change of VAE."""
     offences = [str(path) for path in sources() if "0.18215" in path.read_text()]

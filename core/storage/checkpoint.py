@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.storage.atomic import atomic_dir, sha256_file, write_atomic
-from core.storage.json_files import read_object
+from core.storage.json_files import read_mapping
 from core.storage.provenance import json_sha256
 
 log = logging.getLogger(__name__)
@@ -178,7 +178,7 @@ def _own_sha256(manifest: Mapping[str, Any]) -> str:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest = read_object(path / MANIFEST)
+        manifest = read_mapping(path / MANIFEST)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise DamagedError(f"{path} is not a complete checkpoint: {error}") from error
     lacking = [key for key in KEYS if key not in manifest]

@@ -27,7 +27,7 @@ from core.processes.failures import LostFolderError
 from core.schema import changed_keys, strict
 from core.storage.atomic import write_atomic, writing
 from core.storage.checkpoint import CheckpointStore, read_checkpoint
-from core.storage.json_files import read_object
+from core.storage.json_files import read_mapping
 
 log = logging.getLogger(__name__)
 
@@ -227,7 +227,7 @@ class RunDirectory:
         """The summary of a complete run, or None; ValueError naming the file for one that is damaged."""
         if not self.summary_file.exists():
             return None
-        summary = read_object(self.summary_file)
+        summary = read_mapping(self.summary_file)
         if type(summary.get("steps")) is not int:
             raise ValueError(f"{self.summary_file} is damaged: steps is {summary.get('steps')!r}")
         return summary

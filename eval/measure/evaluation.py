@@ -6,6 +6,7 @@ run_evaluation(config, SignalsEvaluation(config), print)      # eval.measure.com
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -183,10 +184,14 @@ def written_protocol(config: EvaluateConfig) -> dict[str, Any]:
     damaged = f"{file} is damaged: no mapping with a protocol in it; without it, the protocol is unknown"
     try:
         content = {} if file is None else read_yaml(file)
-    except ValueError as error:
+        json.dumps(content, allow_nan=False)  # as a record holds it
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{damaged}: {error}") from error
     if not isinstance(content.get("protocol", {}), dict):
         raise ValueError(damaged)
+    for key in ("run", "checkpoint"):
+        if not isinstance(content.get(key), str | None):
+            raise ValueError(f"{file} is damaged: {key} is {content[key]!r:.80}; needed: a path, or null")
     return content
 
 
