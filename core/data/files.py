@@ -36,13 +36,13 @@ def files_under(folder: Path, suffixes: tuple[str, ...], others: tuple[str, ...]
     for entry in _entries(folder):
         name = entry.name.lower()
         if name.endswith(suffixes):
-            if entry.is_symlink() and not os.path.exists(entry.path) or entry.is_file():
+            if _leads_nowhere(entry) or entry.is_file():
                 found.append(Path(entry.path))
             else:
                 log.warning("left out: %s is a pipe, a socket or a device, not a file", entry.path)
         elif name.endswith(others):
             passed_over[os.path.splitext(name)[1]] += 1
-        elif entry.is_symlink() and not os.path.exists(entry.path):
+        elif _leads_nowhere(entry):
             log.warning("left out: the link %s leads nowhere", entry.path)
     if passed_over:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(passed_over.items()))
@@ -93,6 +93,10 @@ def _is_folder(entry: os.DirEntry) -> bool:
         raise
 
 
+def _leads_nowhere(entry: os.DirEntry) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)
+
+
 def _holds_itself(link: str) -> bool:
     """Whether the folder that a link leads to is one of those that the link lies in."""
     target, place = os.path.realpath(link), os.path.realpath(os.path.dirname(link))
@@ -106,7 +110,7 @@ def class_folders(root: Path) -> list[str]:
     after it would change their numbers.
     """
     visible = _visible(os.fspath(root))
-    lost = sorted(entry.name for entry in visible if entry.is_symlink() and not os.path.exists(entry.path))
+    lost = sorted(entry.name for entry in visible if _leads_nowhere(entry))
     if lost:
         raise ValueError(f"{root} holds links that lead nowhere: {', '.join(lost)}; each could be a class")
     folders = [entry for entry in visible if _is_folder(entry)]
