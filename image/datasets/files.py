@@ -21,7 +21,7 @@ from core.data.files import class_folders, existing_folder, files_under, packed_
 from core.data.index import NUM_LISTED, in_threads, leave_out, refuse_lost_classes
 from core.extras import extra
 from core.schema import FREE
-from image.datasets.decode import center_crop, decode_image, to_media
+from image.datasets.decode import center_crop, decode_image, naming, read_bytes, to_media
 from image.datasets.images import ImageDataset
 
 log = logging.getLogger(__name__)
@@ -121,11 +121,9 @@ class FileDataset(ImageDataset):
     def pixels(self, index: int, mirror: bool = False) -> Tensor:
         """Image `index`, decoded and cropped."""
         row = int(self._rows[index])
-        try:
+        with naming(f"{self._source.where(row)} (index {index})"):
             image = decode_image(self._source.read(row), self.media_shape[0])
-        except ValueError as error:
-            raise ValueError(f"broken image {self._source.where(row)} (index {index}): {error}") from error
-        media = to_media(center_crop(image, self._size))
+            media = to_media(center_crop(image, self._size))
         return media.flip(-1) if mirror else media
 
     def name(self, index: int) -> str:
@@ -176,7 +174,7 @@ class FolderSource:
 
     def read(self, row: int) -> bytes:
         """All bytes of a file."""
-        return Path(self.where(row)).read_bytes()
+        return read_bytes(self.where(row))
 
     def where(self, row: int) -> str:
         """The path of a file."""
