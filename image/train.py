@@ -59,7 +59,7 @@ def build_domain(config: ImageConfig, device: torch.device, *, evaluate: bool) -
         dataset=dataset,
         tokenizer=tokenizer,
         backbone=backbone,
-        conditioning=LabelConditioning(config.conditioning, num_classes),
+        conditioning=LabelConditioning(config.conditioning, num_classes, dataset.class_names),
         preview=ImagePreview(),
         evaluator=config.evaluation.build(config.cache, device) if evaluate else None,
     )

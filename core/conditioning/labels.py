@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 from core.conditioning.contract import check_drop, drop_rows, position_of
 from core.draws import Random, numpy_rng
 from core.nets.layers import LabelEmbedder
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,9 @@ class LabelConditioning:
     def __init__(self, config: LabelConfig, num_classes: int, names: Sequence[str] | None = None):
         self.config, self.num_classes = config, num_classes
         self.names = [str(number) for number in range(num_classes)] if names is None else list(names)
+        mixed = next((number for number in range(num_classes) if namesake_of(number, self.names) != number), None)
+        if mixed is not None:
+            log.info("classes are numbered in the order of their names: number %d is %r", mixed, self.names[mixed])
 
     def embedder(self, width: int, null: bool) -> nn.Module:
         """A table of vectors (num_classes, D), and one for no class where `null` asks for it."""
@@ -71,19 +78,53 @@ class LabelConditioning:
             return torch.arange(num) % self.num_classes
         return torch.tensor([int(numpy_rng(seed, "label", i).integers(self.num_classes)) for i in range(num)])
 
-    def requested(self, labels: int | list[int] | None, num: int, seed: int) -> Tensor:
+    def requested(self, labels: int | str | list[int | str] | None, num: int, seed: int) -> Tensor:
         """Labels (num,) of the samples to make: those asked for in turn, or by the config's own rule over all."""
         return self.requests(num, seed) if labels is None else self.chosen(labels, num)
 
-    def chosen(self, labels: int | list[int], num: int, key: str = "labels") -> Tensor:
-        """Labels (num,) that cycle through the ones asked for; ValueError for one out of range."""
-        wanted = [labels] if isinstance(labels, int) else list(labels)
-        bad = [label for label in wanted if not 0 <= label < self.num_classes]
-        if bad or not wanted:
-            raise ValueError(f"{key} is {labels}; allowed: 0 to {self.num_classes - 1}")
-        return torch.tensor([wanted[i % len(wanted)] for i in range(num)])
+    def chosen(self, labels: int | str | Sequence[int | str], num: int, key: str = "labels") -> Tensor:
+        """Labels (num,) that cycle through classes given by number or name.
+
+        Raises ValueError for an unknown one, and for a number that is the name of another class.
+        """
+        wanted = [labels] if isinstance(labels, int | str) else list(labels)
+        out_of_range = [each for each in wanted if isinstance(each, int) and not 0 <= each < self.num_classes]
+        if out_of_range or not wanted:
+            raise ValueError(f"{key} is {labels}; allowed: 0 to {self.num_classes - 1}{self._names_too()}")
+        numbers = [each if isinstance(each, int) else position_of(each, self.names, key) for each in wanted]
+        self._refuse_other_names([each for each in wanted if isinstance(each, int)], key)
+        return torch.tensor([numbers[i % len(numbers)] for i in range(num)])
 
     def named(self, wanted: Sequence[int | str], num: int) -> Tensor:
-        """Labels (num,) that cycle through classes given by number or name; ValueError for an unknown one."""
-        numbers = [each if isinstance(each, int) else position_of(each, self.names, "labels") for each in wanted]
-        return self.chosen(numbers, num)
+        """Labels (num,) that cycle through classes given by number or name; see `chosen`."""
+        return self.chosen(wanted, num)
+
+    def _refuse_other_names(self, numbers: Sequence[int], key: str) -> None:
+        for number in numbers:
+            namesake = namesake_of(number, self.names)
+            if namesake != number:
+                one, other = (json.dumps(self.names[place]) for place in (number, namesake))
+                raise ValueError(
+                    f"{key} has {number}, the number of class {one}, but class {namesake} is called {other}; "
+                    f"ask for them by name: {key}='{one}' or {key}='{other}'"
+                )
+
+    def _names_too(self) -> str:
+        named = [name for place, name in enumerate(self.names) if name != str(place)]
+        return f", or names in quotes, such as '{json.dumps(named[0])}'" if named else ""
+
+
+def namesake_of(number: int, names: Sequence[str]) -> int:
+    """The class that is called by the number of a class: itself where none is, or where it is called so itself."""
+    called = [place for place, name in enumerate(names) if name.isdecimal() and int(name) == number]
+    return number if number in called or not called else called[0]
+
+
+def by_name(labels: int | str | list[int | str], names: Sequence[str]) -> int | str | list[int | str]:
+    """Classes as records say them: by name, or by number where that is the name, or where names are not known."""
+    if isinstance(labels, list):
+        return [by_name(each, names) for each in labels]
+    number = list(names).index(labels) if labels in names else labels
+    if isinstance(number, int) and 0 <= number < len(names):
+        return number if names[number] == str(number) else names[number]
+    return labels

@@ -5,8 +5,6 @@ Letters: n images of a data set, C channels, H height, W width in pixels.
 
 from __future__ import annotations
 
-import fnmatch
-import glob
 import logging
 import os
 from dataclasses import dataclass, field
@@ -19,10 +17,10 @@ from torch import Tensor
 
 from core.data.files import class_folders, existing_folder, files_under, packed_paths
 from core.data.index import NUM_LISTED, in_threads, leave_out, refuse_lost_classes
-from core.extras import extra
 from core.schema import FREE
 from image.datasets.decode import center_crop, decode_image, naming, read_bytes, to_media
 from image.datasets.images import ImageDataset
+from image.datasets.parquet import ParquetSource
 
 log = logging.getLogger(__name__)
 
@@ -179,64 +177,3 @@ class FolderSource:
     def where(self, row: int) -> str:
         """The path of a file."""
         return os.path.join(self._root, os.fsdecode(self._paths[row]))
-
-
-class ParquetSource:
-    """Rows of parquet shards, read through the `datasets` library from its memory-mapped Arrow copy.
-
-    Classes are the names of the ClassLabel feature. Without one they are the distinct labels, sorted, so that two
-    splits agree only where both hold every label. Raises ValueError for shards that are missing, damaged or laid out
-    otherwise, ImportError without the `hf` extra.
-    """
-
-    def __init__(self, root: Path, split: str, cache_dir: str | None = None):
-        datasets = extra("datasets", "data.name=parquet", "hf")
-        pattern = f"{split}*.parquet"
-        self._shards = [path for path in files_under(root, (".parquet",)) if fnmatch.fnmatch(path.name, pattern)]
-        self._first_rows = np.cumsum([0, *(_num_rows(shard) for shard in self._shards)])
-        if not self._first_rows[-1]:
-            raise ValueError(f"data.root is {str(root)!r}, data.split is {split!r}: no file {pattern} with rows there")
-        shards = [glob.escape(str(shard)) for shard in self._shards]  # the library reads its paths as patterns
-        table = datasets.load_dataset("parquet", data_files=shards, split="train", cache_dir=cache_dir)
-        missing = {"image", "label"} - set(table.column_names)
-        if missing:
-            raise ValueError(f"data.root is {str(root)!r}: {pattern} lacks the columns {sorted(missing)}")
-        self._images = table.select_columns("image").cast_column("image", datasets.Image(decode=False))
-        feature = table.features["label"]
-        names = feature.names if isinstance(feature, datasets.ClassLabel) else None
-        self.class_names, self.labels = _classes(table.data.column("label"), names)
-
-    def read(self, row: int) -> bytes:
-        """The bytes in a row; ValueError for a row that holds none, or only a path on its maker's machine."""
-        image = self._images[row]["image"]
-        if not image or not image["bytes"]:
-            raise ValueError("the row holds no bytes")
-        return image["bytes"]
-
-    def where(self, row: int) -> str:
-        """The shard and the row within it, from 0."""
-        shard = int(np.searchsorted(self._first_rows, row, side="right")) - 1
-        return f"{self._shards[shard]}, row {row - self._first_rows[shard]}"
-
-
-def _num_rows(shard: Path) -> int:
-    from pyarrow import ArrowInvalid, parquet  # comes with `datasets`
-
-    try:
-        return parquet.read_metadata(shard).num_rows
-    except ArrowInvalid as error:
-        raise ValueError(f"damaged parquet file {shard}: {error}") from error
-
-
-def _classes(column: Any, names: list[str] | None) -> tuple[list[str], np.ndarray]:
-    """Class names and labels (n,) int64 from an Arrow column of numbers, which may have `names`, or of strings."""
-    values = column.to_numpy()
-    if column.null_count or values.dtype.kind == "f":
-        raise ValueError("column 'label' has empty rows or fractions; needed: a class in every row")
-    if names is None:
-        distinct, labels = np.unique(values, return_inverse=True)
-        return [str(name) for name in distinct], labels.astype(np.int64)
-    outside = values[(values < 0) | (values >= len(names))]
-    if len(outside):
-        raise ValueError(f"column 'label' holds {outside[0]} (no labels published?); allowed: 0..{len(names) - 1}")
-    return list(names), values.astype(np.int64)
