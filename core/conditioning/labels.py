@@ -121,10 +121,18 @@ def namesake_of(number: int, names: Sequence[str]) -> int:
 
 
 def by_name(labels: int | str | list[int | str], names: Sequence[str]) -> int | str | list[int | str]:
-    """Classes as records say them: by name, or by number where that is the name, or where names are not known."""
+    """Classes as records say them: by name, or by number where that is the name, or where names are not known.
+
+    What `LabelConditioning.chosen` refuses stays as it is.
+    """
     if isinstance(labels, list):
         return [by_name(each, names) for each in labels]
-    number = list(names).index(labels) if labels in names else labels
-    if isinstance(number, int) and 0 <= number < len(names):
-        return number if names[number] == str(number) else names[number]
-    return labels
+    if isinstance(labels, str):
+        return int(labels) if labels in names and names.index(labels) == _number(labels) else labels
+    unclear = not 0 <= labels < len(names) or namesake_of(labels, names) != labels or names[labels] == str(labels)
+    return labels if unclear else names[labels]
+
+
+def _number(name: str) -> int | None:
+    """The number that a class is called by, as it is written without leading zeros."""
+    return int(name) if name.isdecimal() and name == str(int(name)) else None

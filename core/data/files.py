@@ -53,12 +53,13 @@ def files_under(folder: Path, suffixes: tuple[str, ...], others: tuple[str, ...]
 def _entries(root: Path) -> Iterator[os.DirEntry]:
     """What lies at any depth below a folder, folders themselves and hidden entries left out.
 
-    Links to folders are followed last, in sorted order, so that what is there twice goes by its own place.
+    Links to folders are followed last, sorted, those at the top before those below: what is there twice goes by its own
+    place, or by that of the class that it is.
     """
     walked: dict[tuple[int, int], str] = {}
     links = [os.fspath(root)]
     while links:
-        following, links = sorted(links), []
+        following, links = sorted(links, key=lambda link: (link.count(os.sep), link)), []
         for link in following:
             folders = [link]
             while folders:

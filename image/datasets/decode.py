@@ -6,10 +6,7 @@ Letters: C channels, H height, W width in pixels.
 from __future__ import annotations
 
 import errno
-import io
 import os
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,18 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
+
+from core.data.pixels import opened_image
 
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 LONG = 16  # an image so many times as long as wide is not enlarged as a whole
 WEIGHT_BITS = 22  # of the fixed-point weights of Pillow's resampling
-RUNS_A_PROGRAM = "EPS"  # which Pillow has Ghostscript draw
-# What Pillow's decoders raise for bytes that are no image, only the beginning of one, or damaged.
-DECODE_ERRORS = (
-    *(OSError, EOFError, ValueError, SyntaxError, LookupError, TypeError, AttributeError, AssertionError),
-    *(ArithmeticError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError),
-)
 
 
 def decode_image(data: bytes, channels: int) -> Image.Image:
@@ -40,7 +33,7 @@ def decode_image(data: bytes, channels: int) -> Image.Image:
 
     Raises ValueError with the reason for bytes that are no whole image, and for 32-bit and float images.
     """
-    with _opened(data) as image:
+    with opened_image(data) as image:
         image.load()
         rgb = _to_rgb(image)
     return rgb.convert("L") if channels == 1 else rgb
@@ -48,21 +41,8 @@ def decode_image(data: bytes, channels: int) -> Image.Image:
 
 def image_size(data: bytes) -> tuple[int, int]:
     """(W, H) of an image, of which only the header is read; ValueError with the reason for bytes that are none."""
-    with _opened(data) as image:
+    with opened_image(data) as image:
         return image.size
-
-
-@contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.format == RUNS_A_PROGRAM:
-                raise ValueError(f"{RUNS_A_PROGRAM} is a program that draws, not an image")
-            yield image
-    except UnidentifiedImageError:  # whose own message is the address of a buffer
-        raise ValueError(f"no image format that Pillow knows, in {len(data)} bytes") from None
-    except DECODE_ERRORS as error:
-        raise ValueError(str(error) or type(error).__name__) from error
 
 
 @contextmanager

@@ -106,8 +106,10 @@ def test_classes_that_are_numbered_otherwise_than_called_are_told(caplog):
 
 
 def test_records_say_names_where_they_are_not_the_numbers():
-    assert by_name([2, "2", 1, "cat", 4], SORTED) == ["10", "2", 1, "cat", "cat"]
-    assert [by_name(3, SORTED), by_name("0", SORTED), by_name(3, []), by_name(9, SORTED)] == ["2", 0, 3, 9]
+    assert by_name(["10", "2", 1, "1", "cat", 4], SORTED) == ["10", "2", 1, 1, "cat", "cat"]
+    assert [by_name("0", SORTED), by_name(3, []), by_name("3", []), by_name(3, SORTED)] == [0, 3, "3", "2"]
+    assert [by_name(2, SORTED), by_name(9, SORTED), by_name("dog", SORTED)] == [2, 9, "dog"], "which are refused"
+    assert by_name(["000", 1], ["000", "001"]) == ["000", "001"]
 
 
 @pytest.mark.parametrize(
