@@ -18,7 +18,7 @@ NAMES = ["0", "1", "10", "2", "sea snail"]
         ("1", "label1", 1, [1, 1, 1]),
         ("4", "labelsea-snail", "sea snail", [4, 4, 4]),
         ('"10"', "label10", "10", [2, 2, 2]),
-        ('\'[0,"2","sea snail"]\'', "label0-2-sea-snail", [0, "2", "sea snail"], [0, 3, 4]),
+        ('[0,"2","sea snail"]', "label0-2-sea-snail", [0, "2", "sea snail"], [0, 3, 4]),
     ],
 )
 def test_folder_and_protocol_say_the_names_of_classes(labels, folder, entry, numbers):
