@@ -166,7 +166,7 @@ class Sampling(ABC):
         """Where the samples go; an existing folder is kept unless overwrite=true."""
         config = self.config
         parent = Path(config.run) / "samples" if config.run is not None else Path("samples") / config.architecture
-        name = f"{config.weights}_{self.condition_name()}_seed{config.seed}"
+        name = f"{config.weights}_{self.condition_name()}_seed{in_a_name([config.seed])}"
         out = Path(config.out) if config.out else parent / name
         if out.exists() and not config.overwrite:
             raise ValueError(f"{out} exists; out=... names another folder, overwrite=true replaces it")
@@ -213,6 +213,7 @@ class Sampling(ABC):
         with joined(config.device) as world:
             world.first_on_main(lambda: self.model_config)
             source = world.on_main(self.weights_file)
+            world.on_main(lambda: check_weights(source, config.weights))
             world.first_on_main(lambda: self.read_notes(source))
             out = world.on_main(self.output_folder)
             generator = self.load_generator(source, world)

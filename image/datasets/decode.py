@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from core.data.pixels import opened_image
 
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 LONG = 16  # an image so many times as long as wide is not enlarged as a whole
+BAND_ROWS = 1024
 WEIGHT_BITS = 22  # of the fixed-point weights of Pillow's resampling
 
 
@@ -67,14 +68,34 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
-        eight_bits = (np.asarray(image).astype(np.uint32) + 128) // 257  # 65535 = 255 * 257, rounded to nearest
-        return Image.fromarray(eight_bits.astype(np.uint8)).convert("RGB")
+    if image.mode.startswith("I;16"):
+        return _in_bands(image, _eight_bits)
     if image.mode not in EIGHT_BIT_MODES:
         raise ValueError(f"pixel format {image.mode!r} has no known range; allowed: 8 bits, or 16-bit grey")
     if image.has_transparency_data:
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
+        return _in_bands(image, _over_white)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _in_bands(image: Image.Image, to_rgb: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """What `to_rgb` makes of an image, some rows at a time, so that a large one is not in memory five times."""
+    if image.height <= BAND_ROWS:
+        return to_rgb(image)
+    whole = Image.new("RGB", image.size)
+    for top in range(0, image.height, BAND_ROWS):
+        band = image.crop((0, top, image.width, min(top + BAND_ROWS, image.height)))
+        whole.paste(to_rgb(band), (0, top))
+    return whole
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey; Pillow's own conversion clips at 255."""
+    eight_bits = (np.asarray(image).astype(np.uint32) + 128) // 257  # 65535 = 255 * 257, rounded to nearest
+    return Image.fromarray(eight_bits.astype(np.uint8)).convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:

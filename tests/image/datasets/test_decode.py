@@ -69,6 +69,18 @@ def test_a_strip_has_the_bytes_of_its_enlarged_centre():
     assert set(cropped[0].tolist()) <= {int(ramp[0, 29_998]), int(ramp[0, 30_001])}
 
 
+def test_large_images_are_converted_in_bands_to_the_same_bytes(monkeypatch):
+    sixteen_bits = noise(45, 7, 2).view(np.uint16)[..., 0]
+    colour_key = encoded(noise(45, 7, 3), transparency=(3, 2, 1))
+    palette = io.BytesIO()
+    Image.fromarray(noise(45, 7, 3)).quantize(9).save(palette, "PNG", transparency=bytes(range(0, 250, 30)))
+    files = [encoded(noise(45, 7, 4)), encoded(noise(45, 7, 2)), encoded(sixteen_bits), colour_key, palette.getvalue()]
+    whole = [np.asarray(decode_image(data, 3)) for data in files]
+    monkeypatch.setattr(decode, "BAND_ROWS", 8)
+    for data, expected in zip(files, whole, strict=True):
+        assert np.array_equal(np.asarray(decode_image(data, 3)), expected)
+
+
 def without_palette():
     """A PNG that says its pixels are places in a palette, and has none."""
 
