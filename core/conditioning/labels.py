@@ -53,9 +53,11 @@ class LabelConditioning:
     def __init__(self, config: LabelConfig, num_classes: int, names: Sequence[str] | None = None):
         self.config, self.num_classes = config, num_classes
         self.names = [str(number) for number in range(num_classes)] if names is None else list(names)
-        mixed = next((number for number in range(num_classes) if namesake_of(number, self.names) != number), None)
+        mixed = next(iter(sorted(namesakes(self.names))), None)
         if mixed is not None:
-            log.info("classes are numbered in the order of their names: number %d is %r", mixed, self.names[mixed])
+            log.info(
+                "classes are numbered by their places, not by their names: number %d is %r", mixed, self.names[mixed]
+            )
 
     def embedder(self, width: int, null: bool) -> nn.Module:
         """A table of vectors (num_classes, D), and one for no class where `null` asks for it."""
@@ -91,7 +93,7 @@ class LabelConditioning:
         out_of_range = [each for each in wanted if isinstance(each, int) and not 0 <= each < self.num_classes]
         if out_of_range or not wanted:
             raise ValueError(f"{key} is {labels}; allowed: 0 to {self.num_classes - 1}{self._names_too()}")
-        numbers = [each if isinstance(each, int) else position_of(each, self.names, key) for each in wanted]
+        numbers = [each if isinstance(each, int) else self._place_of(each, key) for each in wanted]
         self._refuse_other_names([each for each in wanted if isinstance(each, int)], key)
         return torch.tensor([numbers[i % len(numbers)] for i in range(num)])
 
@@ -99,40 +101,47 @@ class LabelConditioning:
         """Labels (num,) that cycle through classes given by number or name; see `chosen`."""
         return self.chosen(wanted, num)
 
+    def _place_of(self, name: str, key: str) -> int:
+        places = [place for place, each in enumerate(self.names) if each == name]
+        if len(places) > 1:
+            raise ValueError(f"{key} has {name!r}, the name of the classes {places}; ask for them by number")
+        return position_of(name, self.names, key)
+
     def _refuse_other_names(self, numbers: Sequence[int], key: str) -> None:
+        others = namesakes(self.names)
         for number in numbers:
-            namesake = namesake_of(number, self.names)
-            if namesake != number:
-                one, other = (json.dumps(self.names[place]) for place in (number, namesake))
+            if number in others:
+                one, other = (json.dumps(self.names[place], ensure_ascii=False) for place in (number, others[number]))
                 raise ValueError(
-                    f"{key} has {number}, the number of class {one}, but class {namesake} is called {other}; "
+                    f"{key} has {number}, the number of class {one}, but class {others[number]} is called {other}; "
                     f"ask for them by name: {key}='{one}' or {key}='{other}'"
                 )
 
     def _names_too(self) -> str:
         named = [name for place, name in enumerate(self.names) if name != str(place)]
-        return f", or names in quotes, such as '{json.dumps(named[0])}'" if named else ""
+        return f", or names in quotes, such as '{json.dumps(named[0], ensure_ascii=False)}'" if named else ""
 
 
-def namesake_of(number: int, names: Sequence[str]) -> int:
-    """The class that is called by the number of a class: itself where none is, or where it is called so itself."""
-    called = [place for place, name in enumerate(names) if name.isdecimal() and int(name) == number]
-    return number if number in called or not called else called[0]
+def namesakes(names: Sequence[str]) -> dict[int, int]:
+    """The classes whose number is the name of another class, with that one; 2, 002, 2.0 and 2e0 name one number."""
+    called: dict[float, list[int]] = {}
+    for place, name in enumerate(names):
+        try:
+            called.setdefault(float(name), []).append(place)
+        except ValueError:  # not called by a number
+            continue
+    return {int(n): places[0] for n, places in called.items() if n in range(len(names)) and n not in places}
 
 
 def by_name(labels: int | str | list[int | str], names: Sequence[str]) -> int | str | list[int | str]:
-    """Classes as records say them: by name, or by number where that is the name, or where names are not known.
+    """Classes as records say them: by name; by number where that is the name, or names are not known or not unique.
 
     What `LabelConditioning.chosen` refuses stays as it is.
     """
     if isinstance(labels, list):
         return [by_name(each, names) for each in labels]
     if isinstance(labels, str):
-        return int(labels) if labels in names and names.index(labels) == _number(labels) else labels
-    unclear = not 0 <= labels < len(names) or namesake_of(labels, names) != labels or names[labels] == str(labels)
-    return labels if unclear else names[labels]
-
-
-def _number(name: str) -> int | None:
-    """The number that a class is called by, as it is written without leading zeros."""
-    return int(name) if name.isdecimal() and name == str(int(name)) else None
+        return names.index(labels) if labels in names and labels == str(names.index(labels)) else labels
+    if not 0 <= labels < len(names) or labels in namesakes(names) or names.count(names[labels]) > 1:
+        return labels
+    return labels if names[labels] == str(labels) else names[labels]

@@ -90,9 +90,19 @@ def test_a_number_that_is_the_name_of_another_class_is_refused_with_both():
         classes.chosen(10, 1)
     with pytest.raises(ValueError, match="labels has 'dog', which the model does not know"):
         classes.chosen("dog", 1)
-    padded = LabelConditioning(LabelConfig(), 3, ["001", "002", "003"])
-    with pytest.raises(ValueError, match='labels has 1, the number of class "002", but class 0 is called "001"'):
-        padded.chosen(1, 1)
+    for one, two in (("001", "002"), ("1.0", "2.0"), ("1e0", "2e0")):
+        odd = LabelConditioning(LabelConfig(), 3, [one, two, "cat"])
+        with pytest.raises(
+            ValueError, match=f'labels has 1, the number of class "{two}", but class 0 is called "{one}"'
+        ):
+            odd.chosen(1, 1)
+
+
+def test_a_name_of_two_classes_is_refused_with_their_numbers():
+    classes = LabelConditioning(LabelConfig(), 3, ["crane", "eel", "crane"])
+    with pytest.raises(ValueError, match=r"labels has 'crane', the name of the classes \[0, 2\]; ask .* by number"):
+        classes.chosen(["eel", "crane"], 2)
+    assert classes.chosen([2, "eel"], 2).tolist() == [2, 1] and by_name([2, 1], classes.names) == [2, "eel"]
 
 
 def test_classes_that_are_numbered_otherwise_than_called_are_told(caplog):
@@ -102,7 +112,7 @@ def test_classes_that_are_numbered_otherwise_than_called_are_told(caplog):
     assert not caplog.messages
     with caplog.at_level("INFO"):
         LabelConditioning(LabelConfig(), len(SORTED), SORTED)
-    assert caplog.messages == ["classes are numbered in the order of their names: number 2 is '10'"]
+    assert caplog.messages == ["classes are numbered by their places, not by their names: number 2 is '10'"]
 
 
 def test_records_say_names_where_they_are_not_the_numbers():
