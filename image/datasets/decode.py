@@ -22,6 +22,7 @@ from core.data.pixels import opened_image
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 LONG = 16  # an image so many times as long as wide is not enlarged as a whole
 BAND_ROWS = 1024
+MAX_BYTES = 2**30  # of a file; Pillow refuses more than 179 million pixels
 WEIGHT_BITS = 22  # of the fixed-point weights of Pillow's resampling
 
 
@@ -58,9 +59,16 @@ def naming(place: str) -> Iterator[None]:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """All bytes of a file; ValueError for a link that leads nowhere, OSError for a file that went away."""
+    """All bytes of a file; OSError for one that went away.
+
+    Raises ValueError for a link that leads nowhere, and for a file larger than any image that Pillow opens.
+    """
     try:
-        return Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_BYTES:
+                raise ValueError(f"{size:,} bytes; image files have {MAX_BYTES:,} at most")
+            return file.read()
     except OSError as error:
         if os.path.islink(path) and error.errno in (errno.ENOENT, errno.ELOOP):
             raise ValueError("the link leads nowhere") from error

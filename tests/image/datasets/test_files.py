@@ -92,6 +92,14 @@ def test_a_link_that_leads_nowhere_is_a_broken_image(root):
         open_images(root, "samples").rows(0, 7)
 
 
+def test_a_file_larger_than_any_image_is_not_read(root):
+    picture(root / "cat" / "3.png")
+    os.truncate(root / "cat" / "3.png", 2**33)
+    assert trained(root, max_broken=1).num_broken == 1
+    with pytest.raises(ValueError, match=r"broken image .*3\.png: 8,589,934,592 bytes; image files have"):
+        open_images(root, "samples").rows(0, 4)
+
+
 def test_a_palette_image_without_its_palette_is_counted(root):
     (root / "cat" / "n.png").write_bytes(without_palette())
     assert trained(root, max_broken=3).num_broken == 1
