@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,8 +14,24 @@ from core.draws import SampleRandom
 from core.flow.path import Interpolant, build_path
 from core.flow.sampler import Sampler
 from core.precision import Precision, autocast
+from core.processes.failures import SamplesError
 from core.processes.world import World
 from core.train.config import RunConfig
+
+
+@contextlib.contextmanager
+def together(world: World) -> Iterator[None]:
+    """What makes samples in each process: SamplesError of one of them is raised in all. A collective."""
+    said = None
+    try:
+        yield
+    except SamplesError as error:
+        if world.size == 1:
+            raise
+        said = str(error)
+    if world.any(said is not None)[0]:
+        gathered = world.gather(said) or []
+        raise SamplesError(world.on_main(lambda: next(each for each in gathered if each is not None)))
 
 
 class StoppedError(Exception):
@@ -75,20 +92,26 @@ class Generator:
         for turn in range(0, len(starts), self.world.size):
             if self.world.any(stop())[0]:
                 raise StoppedError
-            mine = turn + self.world.rank
-            media = None
-            if mine < len(starts):
-                rows = requests[starts[mine] : starts[mine] + batch_size]
-                media = self.one_batch(rows, seed, starts[mine])
+            mine = starts[turn + self.world.rank : turn + self.world.rank + 1]
+            with together(self.world):
+                media = None
+                for first in mine:
+                    media = self.one_batch(requests[first : first + batch_size], seed, first)
             yield from (made for made in self.world.gather(media) or () if made is not None)
 
     def one_batch(self, requests: Condition | Requests, seed: int, first: int) -> Tensor:
         """Media (B, *media) on the CPU of the samples first, first + 1, ... that are asked to be B `requests`.
 
-        Made in this process alone, anywhere among the samples.
+        Made in this process alone, anywhere among the samples. Raises SamplesError, naming the first, for samples that
+        are not finite, before and after decoding.
         """
         indices, device = range(first, first + len(requests)), self.world.device
-        return self._batch(Requests.of(requests).to(device), SampleRandom(seed, indices, device)).cpu()
+        try:
+            return self._batch(Requests.of(requests).to(device), SampleRandom(seed, indices, device)).cpu()
+        except ArithmeticError as error:
+            if type(error) is not ArithmeticError:  # which a solver raises that finds no step
+                raise
+            raise SamplesError(f"samples {first} to {indices[-1]}: {error} ({self._made_with()})") from error
 
     @torch.no_grad()
     def _batch(self, requests: Requests, random: SampleRandom) -> Tensor:
@@ -98,9 +121,27 @@ class Generator:
             shape = (len(requests), *self.latent_shape)
             null = replace(requests, condition=self.conditioning.null(requests.condition))
             latents = self.sampler(self._predict, shape, requests, null, random)
-            return self.tokenizer.decode(self._without_padding(latents, requests.mask))
+            latents = self._without_padding(latents, requests.mask)
+            self._check_finite(latents, random.indices, "has latents")
+            media = self.tokenizer.decode(latents)
+            self._check_finite(media, random.indices, "is decoded to numbers")
+            return media
         finally:
             self.network.train(was_training)
+
+    def _check_finite(self, values: Tensor, indices: Sequence[int], what: str) -> None:
+        """Raise SamplesError for values (B, ...) of the samples `indices` that are NaN or infinite."""
+        bad = (~values.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        if bad:
+            others = f", and {len(bad) - 1} more of {len(indices)} beside it" if bad[1:] else ""
+            raise SamplesError(
+                f"sample {indices[bad[0]]}{others} {what} that are NaN or infinite ({self._made_with()}); "
+                "are the weights sound, and is the precision enough?"
+            )
+
+    def _made_with(self) -> str:
+        config = self.sampler.config
+        return f"precision={self.precision}, sampler.guidance_scale={config.guidance_scale}, solver {config.solver}"
 
     def _predict(self, x: Tensor, t: Tensor, requests: Requests) -> Tensor:
         with autocast(x.device, self.precision):

@@ -9,6 +9,7 @@ Letters: B batch, C channels (1 or 3), H height, W width, D features.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from torch import Tensor, nn
 
 from core.extras import extra
 from core.storage.atomic import sha256_file
+from core.storage.pretrained import read_pretrained
 from core.storage.provenance import json_sha256
-from core.storage.weights import load_weights
+from core.storage.weights import check_finite_weights, load_weights
 from eval.measure.extractor import Extractor
 from eval.statistics.arrays import flatten_spatial
 from eval.statistics.neighbours import Blocks
@@ -65,13 +67,15 @@ class InceptionFeatures(Extractor):
         file = source.inception if source.inception is not None else locate("inception", source.root)
         own = source.inception is not None
         self.weights_sha256 = _file_sha256(file, "inception") if own else _only(verified("inception", source.root))
-        load_weights(file)  # refuses a pickle that holds more than tensors: torch-fidelity would execute it
+        checked = io.BytesIO()  # torch-fidelity executes what it opens: it is given the tensors, never the file
+        torch.save(load_weights(file, prefer=None), checked)
+        checked.seek(0)
         try:
-            network = module.FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], str(file))
+            network = module.FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], checked)
         except RuntimeError as error:
-            raise ValueError(
-                f"{file} is not the Inception-v3 of torch-fidelity: {str(error).splitlines()[0]}"
-            ) from error
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{file} is not the Inception-v3 of torch-fidelity: {reason:.300}") from error
+        check_finite_weights(network, str(file))
         self.network: nn.Module = network.to(device)
         self._maps: Tensor | None = None
         if protocol == ADM:
@@ -113,13 +117,7 @@ class DinoFeatures(Extractor):
             files = verified("dinov2-large", source.root)
         self.weights_sha256 = json_sha256(files)
         transformers.utils.logging.disable_progress_bar()
-        reading = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
-        try:
-            network, found = transformers.Dinov2Model.from_pretrained(folder, **reading)
-        except Exception as error:  # a damaged file fails in ways that transformers does not name
-            raise ValueError(f"dinov2: {folder} is no DINOv2 that transformers reads: {error}") from error
-        if found["missing_keys"]:  # which would stay random
-            raise ValueError(f"dinov2: {folder} lacks the weights {sorted(found['missing_keys'])[:3]}")
+        network = read_pretrained(transformers.Dinov2Model, folder, self.name)
         resample_positions(network)
         self.network = network.float().eval().requires_grad_(False).to(device)
 

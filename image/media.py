@@ -20,6 +20,7 @@ from torch import Tensor
 
 from core.data.files import files_under
 from core.data.pixels import to_uint8
+from core.storage.arrays import npz_array, npz_keys
 from core.storage.atomic import sha256_file
 from core.storage.provenance import json_sha256
 from eval.measure.extractor import Extractor, FeatureExtraction
@@ -31,10 +32,10 @@ from eval.measure.reference import (
     Reference,
     Size,
     StatisticsReference,
+    check_statistics,
     check_statistics_suffice,
     load_statistics,
 )
-from eval.statistics.arrays import npz_array, npz_keys
 from image.datasets.decode import decode_image, image_size, naming, read_bytes
 from image.datasets.digits import DigitsConfig
 from image.datasets.files import IMAGE_SUFFIXES, OTHER_SUFFIXES
@@ -114,9 +115,14 @@ class NpzImages(Images):
         if not len(self.array):
             raise ValueError(f"arr_0 of {path} holds no image")
         if "arr_1" in npz_keys(path):
-            labels = npz_array(path, "arr_1")
-            if labels.shape == self.array.shape[:1] and labels.dtype.kind in "iu":
-                self.labels = torch.from_numpy(labels.astype(np.int64))
+            self.labels = self._labels(npz_array(path, "arr_1"))
+
+    def _labels(self, labels: np.ndarray) -> Tensor:
+        count = len(self.array)
+        if labels.shape != (count,) or labels.dtype.kind not in "iu" or labels.min() < 0:
+            found = f"{labels.dtype} {labels.shape}"
+            raise ValueError(f"arr_1 of {self.path} is {found}; needed: classes from 0, ({count},), one for each image")
+        return torch.from_numpy(labels.astype(np.int64))
 
     def __len__(self) -> int:
         return len(self.array)
@@ -149,6 +155,7 @@ class AdmReference(Reference):
 
     def __init__(self, path: Path):
         self.path, self.name = path, path.name
+        check_statistics(path)
         self.media = NpzImages(path) if "arr_0" in npz_keys(path) else None
         self.count = None if self.media is None else len(self.media)
         self.size = None if self.media is None else tuple(self.media.array.shape[1:3])

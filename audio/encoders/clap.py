@@ -8,7 +8,6 @@ Letters: B clips, W windows of all of them together, L samples, D features (512 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from audio.encoders.clap_keys import (
@@ -31,7 +29,10 @@ from audio.encoders.protocols import ONE_WINDOW, WindowProtocol, laion_int16
 from audio.sounds.sound import Sound
 from core.extras import extra
 from core.storage.atomic import sha256_file
+from core.storage.json_files import read_mapping
+from core.storage.pretrained import LOCAL, read_pretrained
 from core.storage.provenance import json_sha256
+from core.storage.weights import check_finite_weights
 from eval.measure.extractor import Extractor
 from eval.weights import locate, verified
 
@@ -63,7 +64,6 @@ LAION_PREPROCESSOR = {
 # (width of a patch, depths) of the registry's models
 HTSAT = {"clap-music": (128, [2, 2, 12, 2]), "clap-audio": (96, [2, 2, 6, 2])}
 TOKENIZER_FILES = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})  # either set does
-COMPUTED = ("position_ids", "token_type_ids", "relative_position_index")  # tables that transformers makes itself
 MAX_TOKENS = 77  # of LAION's training; longer texts are cut
 MAX_WINDOWS = 16  # through the network at once
 
@@ -191,7 +191,7 @@ class ClapFeatures(Extractor):
                     f"{self.name}: texts need RoBERTa's tokenizer.json (or vocab.json, merges.txt) in {folder}"
                 )
             try:
-                tokenizer = self.transformers.RobertaTokenizer.from_pretrained(str(folder), local_files_only=True)
+                tokenizer = self.transformers.RobertaTokenizer.from_pretrained(str(folder), **LOCAL)
             except Exception as error:  # a damaged file fails in ways that transformers does not name
                 raise ValueError(f"{self.name}: the tokenizer in {folder} cannot be read: {error}") from error
             config = self.network.config.text_config
@@ -204,10 +204,7 @@ class ClapFeatures(Extractor):
         return self._tokenizer
 
     def _from_directory(self, folder: Path) -> tuple[nn.Module, Any]:
-        try:
-            said = json.loads((folder / PREPROCESSOR).read_text())
-        except ValueError as error:
-            raise ValueError(f"{self.name}: {folder / PREPROCESSOR} is damaged: {error}") from error
+        said = read_mapping(folder / PREPROCESSOR)
         missing = [key for key in PREPROCESSOR_KEYS if key not in said]
         if missing:
             raise ValueError(f"{self.name}: {folder / PREPROCESSOR} does not say {', '.join(missing)}")
@@ -217,7 +214,10 @@ class ClapFeatures(Extractor):
                 f"{self.name}: {folder} is a fused CLAP (enable_fusion {network.config.audio_config.enable_fusion}, "
                 f"truncation {said['truncation']}); needed: one without fusion, truncation rand_trunc"
             )
-        return network, self.transformers.ClapFeatureExtractor(**{key: said[key] for key in PREPROCESSOR_KEYS})
+        try:
+            return network, self.transformers.ClapFeatureExtractor(**{key: said[key] for key in PREPROCESSOR_KEYS})
+        except (TypeError, ValueError, ArithmeticError) as error:  # of numbers that are none, or of another kind
+            raise ValueError(f"{self.name}: {folder / PREPROCESSOR} is damaged: {error}") from error
 
     def _from_laion(self, path: Path) -> tuple[nn.Module, Any]:
         state = read_laion(path)
@@ -225,6 +225,7 @@ class ClapFeatures(Extractor):
         renamed = transformers_state(state)
         check_names(renamed, network.state_dict(), path, {transformers_name(name): name for name in state})
         network.load_state_dict(renamed, strict=False)
+        check_finite_weights(network, str(path))
         mel = self.transformers.ClapFeatureExtractor(**LAION_PREPROCESSOR)
         filters = state.get(MEL_FILTERS)
         ours = torch.from_numpy(mel.mel_filters_slaney).float()
@@ -258,28 +259,6 @@ def _check_architecture(network: nn.Module, name: str, place: Path) -> None:
             f"{place} is not {name}: HTSAT of width {found[0]} and depths {found[1]}, "
             f"needed {HTSAT[name][0]} and {HTSAT[name][1]}"
         )
-
-
-def read_pretrained(kind: Any, folder: Path, name: str) -> nn.Module:
-    """A network of transformers from a directory's config.json and safetensors, without a look at the network.
-
-    Raises ValueError for files that are damaged, of another network, or lack weights, which would stay random.
-    """
-    for file in folder.glob("*.safetensors"):
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except SafetensorError as error:
-            raise ValueError(f"{name}: {file} is damaged: {error}") from error
-    reading = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True, "dtype": torch.float32}
-    try:
-        network, found = kind.from_pretrained(str(folder), **reading)
-    except Exception as error:  # a damaged file fails in ways that transformers does not name
-        raise ValueError(f"{name}: {folder} is no {kind.__name__} that transformers reads: {error}") from error
-    missing = sorted(key for key in found["missing_keys"] if not key.endswith(COMPUTED))
-    if missing:
-        raise ValueError(f"{name}: {folder} lacks the weights {', '.join(missing[:3])}")
-    return network
 
 
 def import_transformers(name: str, group: str = "eval") -> ModuleType:

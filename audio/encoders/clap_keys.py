@@ -60,7 +60,7 @@ def read_laion(path: Path) -> State:
     Raises ValueError for a fused model too, which takes four spectrograms at once.
     """
     with torch.serialization.safe_globals(NUMPY_SCALARS):
-        state = load_weights(path)
+        state = load_weights(path, prefer=None)
     patches = state.get("audio_branch.patch_embed.proj.weight")
     fused = [name for name in state if "fusion" in name or "mel_conv" in name]
     if fused or (patches is not None and patches.shape[1] != 1):

@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audio.encoders.clap import CONFIG, PREPROCESSOR, import_transformers, read_pretrained
+from audio.encoders.clap import CONFIG, PREPROCESSOR, import_transformers
 from audio.encoders.protocols import ONE_WINDOW, WindowProtocol
 from audio.sounds.sound import Sound
 from core.storage.atomic import sha256_file
+from core.storage.json_files import read_mapping
+from core.storage.pretrained import LOCAL, check_directory, read_pretrained
 from core.storage.provenance import json_sha256
 from eval.measure.extractor import Extractor
 
@@ -77,8 +79,10 @@ def read_front(folder: Path) -> Any:
         lacking = ", ".join([*missing, *["weights (.safetensors)"] * (not list(folder.glob("*.safetensors")))])
         raise ValueError(f"{NAME} is {str(folder)!r}, which lacks {lacking}; needed: a directory of transformers")
     transformers = import_transformers(NAME)
+    check_directory(folder, NAME)
+    read_mapping(folder / PREPROCESSOR)
     try:
-        return transformers.AutoFeatureExtractor.from_pretrained(str(folder), local_files_only=True)
+        return transformers.AutoFeatureExtractor.from_pretrained(str(folder), **LOCAL)
     except Exception as error:  # a damaged file fails in ways that transformers does not name
         raise ValueError(f"{NAME}: {folder / PREPROCESSOR} cannot be read: {error}") from error
 

@@ -13,9 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from audio.encoders.clap import MAX_TOKENS, PREPROCESSOR, ClapFeatures, ClapSource, import_transformers, read_pretrained
+from audio.encoders.clap import MAX_TOKENS, PREPROCESSOR, ClapFeatures, ClapSource, import_transformers
 from core.conditioning.embeddings import cached_embeddings
 from core.storage.atomic import sha256_file
+from core.storage.pretrained import LOCAL, read_pretrained
 from core.storage.provenance import json_sha256
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 Kind = Literal["clap", "t5"]
 T5_TOKENS = 128
 T5_BATCH = 32
+T5_BESIDE = ("decoder.", "lm_head.")  # of the whole T5, which is what is published
 READ = (".json", ".safetensors", ".txt", ".model")  # what of a directory decides the embeddings
 # What a cached file is a function of, besides encoder and texts; a change here makes new files.
 RECIPES = {
@@ -60,7 +62,7 @@ def _clap(place: Path, texts: list[str], device: torch.device) -> Tensor:
 @torch.no_grad()
 def _t5(place: Path, texts: list[str], device: torch.device) -> Tensor:
     transformers = import_transformers("the text encoder t5", "text")
-    network = read_pretrained(transformers.T5EncoderModel, place, "t5").float().eval().to(device)
+    network = read_pretrained(transformers.T5EncoderModel, place, "t5", beside=T5_BESIDE).float().eval().to(device)
     tokenizer, found = _tokenizer(transformers.AutoTokenizer, place), []
     if len(tokenizer) > network.config.vocab_size:
         raise ValueError(f"t5: the tokenizer in {place} has {len(tokenizer)} tokens, T5 {network.config.vocab_size}")
@@ -84,7 +86,7 @@ def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
 
 def _tokenizer(reader: Any, place: Path) -> Any:
     try:
-        return reader.from_pretrained(str(place), local_files_only=True)
+        return reader.from_pretrained(str(place), **LOCAL)
     except Exception as error:  # a missing or damaged file fails in ways that transformers does not name
         raise ValueError(f"t5: there is no tokenizer in {place} that transformers reads: {error}") from error
 

@@ -18,7 +18,7 @@ from audio.encoders.clap_keys import check_names
 from audio.encoders.protocols import ONE_WINDOW, WindowProtocol
 from audio.sounds.sound import Sound
 from core.storage.atomic import sha256_file
-from core.storage.weights import load_weights
+from core.storage.weights import check_finite_weights, load_weights
 from eval.measure.extractor import Extractor
 from eval.weights import locate, verified
 
@@ -110,11 +110,12 @@ def read_vggish(path: Path) -> VggishNetwork:
 
     Raises ValueError for a damaged file, one with foreign objects, or one of another network.
     """
-    state = {name: value for name, value in load_weights(path).items() if not name.startswith("pproc.")}
+    state = {name: value for name, value in load_weights(path, prefer=None).items() if not name.startswith("pproc.")}
     with torch.device("meta"):
         network = VggishNetwork()
     check_names(state, network.state_dict(), path)
     network.load_state_dict(state, assign=True)
+    check_finite_weights(network, str(path))
     return network.float().eval().requires_grad_(False)
 
 

@@ -32,7 +32,7 @@ from core.schema import plain, strict
 from core.storage.atomic import atomic_dir
 from core.storage.checkpoint import CheckpointStore, State, follow_latest, read_checkpoint
 from core.storage.run_folder import RunDirectory
-from core.storage.weights import load_into, load_weights
+from core.storage.weights import check_finite_weights, load_into, load_weights
 
 LONGEST_NAME = 60  # letters that what is asked for may take in the name of a folder
 
@@ -184,6 +184,7 @@ class Sampling(ABC):
         state = load_weights(source, prefer=config.weights)
         parts = self.build_model(state, source, world.device)
         load_into(parts.backbone, state, str(source))
+        check_finite_weights(parts.backbone, str(source))
         allow_tf32(config.tf32)
         backbone = parts.backbone.to(world.device)
         own = (parts.tokenizer, backbone, parts.conditioning, parts.latent_shape)

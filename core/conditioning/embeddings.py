@@ -51,6 +51,8 @@ def cached_embeddings(
 
 def _read(file: Path, key: str, count: int) -> Tensor:
     try:
+        if not file.is_file():
+            raise OSError("it is no file")
         with safe_open(file, framework="pt") as opened:
             notes, embedded = opened.metadata() or {}, opened.get_tensor(NAME)
     except (SafetensorError, OSError) as error:

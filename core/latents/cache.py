@@ -16,7 +16,6 @@ Letters: n rows of the data set, M mirrors (1, or 2: as it is, mirrored), B batc
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -28,12 +27,15 @@ import torch
 from torch import Tensor
 
 from core.schema import plain, strict
+from core.storage.arrays import map_array, read_array
 from core.storage.atomic import sha256_file
+from core.storage.json_files import read_json, read_mapping
 from core.storage.provenance import json_sha256
 
 SCHEMA_VERSION = 1
 MANIFEST, CONDITIONS, LENGTHS = "manifest.json", "conditions.npy", "lengths.npy"
 MOMENTS = 2  # mean and standard deviation
+SHAPES = ("latent_shape", "media_shape")
 StoredType = Literal["float16", "float32"]
 
 
@@ -70,6 +72,17 @@ class CacheSpec:
     tokenizer: dict
     lengths: dict | None = None
 
+    def __post_init__(self) -> None:
+        numbers = {name: getattr(self, name) for name in ("rows", "rows_per_shard", "mirrors")}
+        numbers |= {f"{name}[{i}]": n for name in SHAPES for i, n in enumerate(getattr(self, name))}
+        for name, number in numbers.items():
+            if number < 1:
+                raise ValueError(f"{name} is {number}; needed: 1 or more")
+        for file, facts in self.arrays().items():
+            shape = facts.get("shape")
+            if not isinstance(shape, list) or shape[:1] != [self.rows]:
+                raise ValueError(f"rows is {self.rows}, but the array of {file} has shape {shape!r:.80}")
+
     @property
     def num_shards(self) -> int:
         """Shards of the complete cache."""
@@ -102,10 +115,7 @@ def array_facts(array: np.ndarray) -> dict[str, Any]:
 def read_spec(root: Path) -> CacheSpec:
     """The spec of the cache at `root`; FileNotFoundError for none, ValueError for a damaged or newer manifest."""
     file = root / MANIFEST
-    try:
-        content = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
+    content = read_json(file)
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
         raise ValueError(f"{file} has schema_version {version!r}; this version reads {SCHEMA_VERSION}")
@@ -125,11 +135,12 @@ def shard_facts(root: Path, shard: int, identity: str) -> dict[str, Any] | None:
     """Size and SHA-256 of a shard, or None while it is not there, cut off, or of another cache."""
     file = shard_file(root, shard)
     try:
-        facts = json.loads(file.with_suffix(".json").read_text())
+        facts = read_mapping(file.with_suffix(".json"))
         size = file.stat().st_size
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError):
         return None
-    return facts if (facts.get("bytes"), facts.get("cache")) == (size, identity) else None
+    whole = (facts.get("bytes"), facts.get("cache")) == (size, identity) and isinstance(facts.get("sha256"), str)
+    return facts if whole else None
 
 
 def missing_shards(root: Path, spec: CacheSpec) -> list[int]:
@@ -152,8 +163,8 @@ def damaged_files(root: Path, spec: CacheSpec, shards: Iterable[int]) -> list[Pa
 def same_array(file: Path, facts: dict) -> bool:
     """Whether an array is there and as the manifest says."""
     try:
-        return array_facts(np.load(file)) == facts
-    except (FileNotFoundError, ValueError, EOFError):
+        return array_facts(read_array(file)) == facts
+    except ValueError:
         return False
 
 
@@ -188,16 +199,21 @@ class LatentShards:
                 f"data.flip is true, but the cache {self.root} holds no mirrored latents; allowed there: false"
             )
         self.media_shape, self.class_names, self.flip = self.spec.media_shape, self.spec.class_names, flip
-        self.conditions = torch.from_numpy(np.load(self.root / CONDITIONS))
+        self.conditions = _numbers(self.root / CONDITIONS)
         is_class = self.conditions.dim() == 1 and not self.conditions.is_floating_point()
         self.labels = self.conditions if is_class else None
+        count = len(self.class_names)
+        if is_class and count and not ((self.labels >= 0) & (self.labels < count)).all():
+            raise ValueError(f"{self.root / CONDITIONS} is damaged: there are labels outside the {count} classes")
         self._shards: dict[int, np.ndarray] = {}
         self._masks = None if self.spec.lengths is None else self._token_masks(patch)
 
     def _token_masks(self, patch: int) -> Tensor:
         """(n, N) bool, true for the tokens that hold a real frame."""
-        lengths = torch.from_numpy(np.load(self.root / LENGTHS)).long()
-        tokens = self.spec.latent_shape[-1] // patch
+        lengths, frames = _numbers(self.root / LENGTHS).long(), self.spec.latent_shape[-1]
+        if lengths.shape != (len(self),) or not ((lengths >= 1) & (lengths <= frames)).all():
+            raise ValueError(f"{self.root / LENGTHS} is damaged: needed are ({len(self)},) numbers from 1 to {frames}")
+        tokens = frames // patch
         return torch.arange(tokens) < (-(-lengths // patch))[:, None]
 
     def __len__(self) -> int:
@@ -234,25 +250,38 @@ class LatentShards:
 
     def _map(self, shard: int) -> np.ndarray:
         """A shard, mapped once: a plain view, since np.memmap costs microseconds at each indexing."""
-        file = shard_file(self.root, shard)
-        try:
-            array = np.asarray(np.load(file, mmap_mode="r"))
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"the shard {file} is damaged: {error}") from error
-        expected = self.spec.shard_shape(shard), np.dtype(self.spec.dtype)
-        if (array.shape, array.dtype) != expected:
-            raise ValueError(f"the shard {file} is damaged: {array.dtype} {array.shape}, needed {expected}")
-        self._shards[shard] = array
-        return array
+        self._shards[shard] = _mapped(self.root, self.spec, shard)
+        return self._shards[shard]
+
+
+def _mapped(root: Path, spec: CacheSpec, shard: int) -> np.ndarray:
+    file = shard_file(root, shard)
+    try:
+        array = np.asarray(map_array(file))
+    except ValueError as error:
+        raise ValueError(f"the shard {file} is damaged: {error}") from error
+    expected = spec.shard_shape(shard), np.dtype(spec.dtype)
+    if (array.shape, array.dtype) != expected:
+        raise ValueError(f"the shard {file} is damaged: {array.dtype} {array.shape}, needed {expected}")
+    return array
+
+
+def _numbers(file: Path) -> Tensor:
+    """An array that lies beside the shards; ValueError for what is no number, or not finite."""
+    array = read_array(file)
+    if array.dtype.kind not in "biuf" or not array.dtype.isnative or not np.isfinite(array).all():
+        raise ValueError(f"{file} is damaged: {array.dtype} {array.shape}, needed: finite numbers")
+    return torch.from_numpy(array)
 
 
 def _check_complete(root: Path, spec: CacheSpec, make_command: str) -> None:
+    for name, facts in spec.arrays().items():  # first: they bear witness to as many rows as the manifest says
+        if not same_array(root / name, facts):
+            raise ValueError(f"{root / name} is missing or damaged; the same `{make_command} ...` writes it again")
     missing = missing_shards(root, spec)
     if missing:
         raise ValueError(
             f"{len(missing)} of {spec.num_shards} shards of the cache {root} are missing or cut off, such as "
             f"{shard_file(root, missing[0]).name}; the same `{make_command} ...` that began it continues"
         )
-    for name, facts in spec.arrays().items():
-        if not same_array(root / name, facts):
-            raise ValueError(f"{root / name} is missing or damaged; the same `{make_command} ...` writes it again")
+    _mapped(root, spec, 0)  # whose shape says whether the manifest's is true

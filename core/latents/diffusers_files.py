@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from core.extras import extra
+from core.storage.pretrained import check_config, check_loaded, check_safetensors, told_to
+from core.storage.weights import check_finite_weights
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model"
@@ -57,7 +59,7 @@ class DiffusersModel:
         elif not HUB_ID.fullmatch(self.path):
             raise ValueError(f"tokenizer.path is '{self.path}': no such directory, and not a hub id (owner/name)")
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), told_to([], "diffusers"):
                 warnings.simplefilter("ignore", FutureWarning)  # of torch, about what diffusers calls
                 model, report = kind.from_pretrained(
                     str(self.directory) if local else self.path,
@@ -65,12 +67,13 @@ class DiffusersModel:
                     local_files_only=local,
                     low_cpu_mem_usage=False,  # else diffusers asks for accelerate
                     torch_dtype=torch.float32,
+                    use_safetensors=True,
                     output_loading_info=True,
                 )
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # a damaged file fails in ways that diffusers does not name
             raise ValueError(self._unreadable(local, error)) from error
-        if report["missing_keys"]:  # diffusers leaves these at random
-            raise ValueError(f"tokenizer.path '{self.path}': the weights lack {', '.join(report['missing_keys'][:3])}")
+        check_loaded(report, f"tokenizer.path '{self.path}'")  # diffusers leaves at random what is missing
+        check_finite_weights(model, f"tokenizer.path '{self.path}'")
         return model
 
     def _class(self) -> Any:
@@ -78,16 +81,20 @@ class DiffusersModel:
 
     def _check_directory(self, directory: Path) -> None:
         missing = [] if (directory / CONFIG).is_file() else [CONFIG]
-        if not any(directory.glob(f"{WEIGHTS}*")):
+        weights = sorted(directory.glob(f"{WEIGHTS}*.safetensors"))
+        if not weights:
             missing.append(f"{WEIGHTS}.safetensors")
         if missing:
+            pickle = "; its .bin is a pickle, which is not read" if any(directory.glob(f"{WEIGHTS}*.bin")) else ""
             raise ValueError(
-                f"tokenizer.path '{directory}' lacks {' and '.join(missing)}; needed: a directory written by "
+                f"tokenizer.path '{directory}' lacks {' and '.join(missing)}{pickle}; needed: a directory written by "
                 f"diffusers' {self.model}.save_pretrained (in a whole pipeline: tokenizer.subfolder={self.inside})"
             )
+        check_config(directory / CONFIG, "tokenizer.path")
+        check_safetensors(weights, "tokenizer.path")
 
     def _unreadable(self, local: bool, error: Exception) -> str:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         if local:
             return f"tokenizer.path '{self.path}' holds no readable {self.model}: {reason}"
         return (

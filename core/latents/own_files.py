@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+import torch
+from safetensors.torch import save
 from torch import nn
 
 from core.schema import plain, strict
+from core.storage.json_files import read_json
+from core.storage.weights import check_finite_weights, load_safetensors
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 Saved = TypeVar("Saved", bound="Description")
@@ -61,20 +63,21 @@ class TokenizerFiles(Generic[Saved]):
                 f"tokenizer.path '{directory}' lacks {' and '.join(missing)}; `{self.make_command}` makes them"
             )
         saved = self._describe(directory / CONFIG_FILE)
-        network = saved.build()
+        file = directory / WEIGHTS_FILE
         try:
-            network.load_state_dict(load_file(directory / WEIGHTS_FILE))
-        except (SafetensorError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            file = directory / WEIGHTS_FILE
-            raise ValueError(f"{file} is damaged or does not fit {CONFIG_FILE}: {reason}") from error
+            state = load_safetensors(file)
+            with torch.device("meta"):  # which takes no memory for the sizes that the config speaks of
+                saved.build().load_state_dict(state, assign=True)
+            network = saved.build()
+            network.load_state_dict(state)
+        except (ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{file} is damaged or does not fit {CONFIG_FILE}: {reason:.300}") from error
+        check_finite_weights(network, str(file))
         return network, saved
 
     def _describe(self, file: Path) -> Saved:
-        try:
-            content = json.loads(file.read_text())
-        except ValueError as error:  # also text that is not UTF-8
-            raise ValueError(f"{file} is damaged: {error}") from error
+        content = read_json(file)
         if not isinstance(content, dict) or content.get("kind") != self.kind:
             raise ValueError(f"{file} does not describe a '{self.kind}' autoencoder; `{self.make_command}` makes one")
         saved = strict(self.schema, content, str(file))

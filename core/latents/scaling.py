@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,10 @@ from core.draws import numpy_rng
 from core.latents.cache import array_facts
 from core.latents.fitting import LatentStatistics
 from core.latents.tokenizer import KLTokenizer, Normal, cache_constants
+from core.schema import strict
 from core.storage.atomic import write_atomic
 from core.storage.checkpoint import CheckpointStore, read_checkpoint
+from core.storage.json_files import read_json
 from core.storage.provenance import json_sha256
 from core.storage.run_folder import RunDirectory
 
@@ -92,6 +95,11 @@ class MeasuredLatents:
     correlation: float
     num_items: int
 
+    def __post_init__(self) -> None:
+        numbers = [*self.mean, *self.std, self.correlation]
+        if not self.mean or len(self.mean) != len(self.std) or not all(map(math.isfinite, numbers)):
+            raise ValueError(f"the tokenizer's latents have means {self.mean}, deviations {self.std}; needed: finite")
+
 
 class ScalingMeasurement:
     """Measures the latents of a data set under a tokenizer; a domain says how its media are read and compared.
@@ -126,8 +134,8 @@ class ScalingMeasurement:
         file = cache / f"latents-{json_sha256(known)[:16]}.json"
         if file.exists():
             try:
-                found = MeasuredLatents(**json.loads(file.read_text()))
-            except (ValueError, TypeError) as error:
+                found = strict(MeasuredLatents, read_json(file))
+            except ValueError as error:
                 raise ValueError(f"{file} is damaged, delete it: {error}") from error
         else:
             found = self.measure()

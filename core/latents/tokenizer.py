@@ -148,9 +148,10 @@ class KLTokenizer:
         return self.from_moments(*self.moments(media), random)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, Z, *grid) -> (B, *media) float32 in [-1, 1]."""
+        """(B, Z, *grid) -> (B, *media) float32 in [-1, 1], NaN where the network gives no finite number."""
         z = latents / over_channels(self._constants.scale, latents) + over_channels(self._constants.shift, latents)
-        return torch.cat(self._sliced(self._network.decode, z, self._options.decode_batch)).float().clamp(-1, 1)
+        media = torch.cat(self._sliced(self._network.decode, z, self._options.decode_batch)).float()
+        return media.where(media.isfinite(), torch.nan).clamp(-1, 1)  # which would make infinity a loud 1
 
     def constants(self) -> dict[str, Any]:
         """The constants as a dict."""

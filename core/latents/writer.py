@@ -38,6 +38,7 @@ from core.latents.cache import (
 )
 from core.processes.failures import LoaderError, is_dead_worker, undo_worker_wrapping
 from core.schema import changed_keys, plain
+from core.storage.arrays import map_array
 from core.storage.atomic import sha256_file, sync
 
 TEMPORARY = re.compile(r"\.(manifest|conditions|lengths|shard_(?P<shard>\d+))\.(json|npy)\.[0-9a-f]{8}\.tmp")
@@ -102,7 +103,7 @@ class LatentWriter:
             np.save(file, moments)
             file.flush()
             written = Path(file.name)
-            if not np.array_equal(np.load(written, mmap_mode="r").view(np.uint8), moments.view(np.uint8)):
+            if not np.array_equal(map_array(written).view(np.uint8), moments.view(np.uint8)):
                 raise OSError(f"{path} reads back differently from what was written: is the disk sound?")
             facts = {"bytes": written.stat().st_size, "sha256": sha256_file(written), "cache": self.spec.identity()}
         with _whole_file(path.with_suffix(".json")) as file:

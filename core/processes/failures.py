@@ -16,6 +16,10 @@ class NonFiniteError(RunError, ArithmeticError):
     """Loss or gradient became NaN or infinite; raised before the optimizer touches the weights."""
 
 
+class SamplesError(RunError, ArithmeticError):
+    """Samples became NaN or infinite, or a solver found no way; nothing is shown, written or measured of them."""
+
+
 class LoaderError(RunError):
     """A data loader's worker process died."""
 

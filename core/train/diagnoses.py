@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Callable
 from typing import Any
 
 from core.contracts import Domain
-from core.processes.failures import LoaderError, MemoryExhaustedError
+from core.processes.failures import LoaderError, MemoryExhaustedError, SamplesError
 from core.processes.world import World
 from core.storage.atomic import write_atomic
 from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
+
+log = logging.getLogger(__name__)
 
 
 def out_of_memory(config: RunConfig, domain: Domain, world: World, step: int) -> MemoryExhaustedError:
@@ -39,6 +43,14 @@ def dead_worker(error: Exception, step: int, num_workers: int) -> LoaderError:
         f"step {step + 1}: a worker process of the data loader died ({reason}). If the machine ran out of "
         f"memory, turn down trainer.num_workers, now {num_workers}; 0 loads in the main process"
     )
+
+
+def attempt(look: Callable[[], Any], step: int) -> None:
+    """Look at samples of a run that goes on: those that are not finite are told, and end nothing."""
+    try:
+        look()
+    except SamplesError as error:
+        log.warning("step %d: nothing is shown or measured: %s", step, error)
 
 
 def write_not_finite(run: RunDirectory, step: int, values: dict[str, float], parts: list[list[dict[str, Any]]]) -> str:

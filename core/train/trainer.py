@@ -35,7 +35,7 @@ from core.storage.checkpoint import Checkpoint, CheckpointStore
 from core.storage.lines import JsonLines
 from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
-from core.train.diagnoses import dead_worker, out_of_memory, write_not_finite
+from core.train.diagnoses import attempt, dead_worker, out_of_memory, write_not_finite
 from core.train.ema import EMA
 from core.train.flops import matmul_peak, training_flops
 from core.train.notes import RunNotes, note_session
@@ -237,10 +237,10 @@ class Trainer:
         if self.ema.snapshot_due(self.step):
             self._snapshot()
         if config.preview_every and self.step % config.preview_every == 0:
-            self.preview()
+            attempt(self.preview, self.step)
             self.progress.pause()
         if config.evaluate_every and self.step % config.evaluate_every == 0 and self.step < config.steps:
-            self.evaluate()
+            attempt(self.evaluate, self.step)
             self.progress.pause()
         self.whole = True
         if self.step % config.checkpoint_every == 0:

@@ -14,6 +14,9 @@ import torch.nn.functional as F  # noqa: N812, the customary name
 from torch import Tensor, nn
 
 from core.extras import extra
+from core.storage.arrays import map_array, npz_array, npz_keys
+from core.storage.json_files import read_mapping
+from core.storage.pretrained import read_pretrained
 from eval.inside.masks import pixels
 from eval.inside.model import ForwardOptions, TrainedModel
 
@@ -34,9 +37,10 @@ def encoder_features(model: TrainedModel, rows: Sequence[int], source: str, forw
         return dino_features(model, rows, source.removeprefix(DINO), forward)
     features = _load(Path(source).expanduser(), source)
     total = len(model.domain.dataset)
-    if features.ndim != 2 or len(features) != total:
+    if features.ndim != 2 or len(features) != total or features.dtype.kind not in "fiu":
         raise ValueError(
-            f"encoder is {source!r}, an array {features.shape}; needed: ({total}, D), a row for each of the data set"
+            f"encoder is {source!r}, an array {features.dtype} {features.shape}; needed: ({total}, D), numbers, "
+            "a row for each of the data set"
         )
     chosen = torch.from_numpy(np.ascontiguousarray(features[np.asarray(rows)], dtype=np.float32))
     if not torch.isfinite(chosen).all():
@@ -48,16 +52,14 @@ def _load(path: Path, source: str) -> np.ndarray:
     if path.suffix not in (".npy", ".npz") or not path.is_file():
         raise ValueError(f"encoder is {source!r}; allowed: an existing .npy or .npz file, {DINO}<folder>, or null")
     try:
-        content = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
         if path.suffix == ".npy":
-            return content
-        with content as arrays:
-            names = list(arrays)
-            name = names[0] if len(names) == 1 else "features"
-            if name not in names:
-                raise ValueError(f"it holds {names}, none named 'features'")
-            return arrays[name]
-    except (ValueError, OSError, EOFError) as error:
+            return map_array(path)
+        names = npz_keys(path)
+        name = names[0] if len(names) == 1 else "features"
+        if name not in names:
+            raise ValueError(f"it holds {names}, none named 'features'")
+        return npz_array(path, name)
+    except ValueError as error:
         raise ValueError(f"encoder is {source!r}, which cannot be read: {error}") from error
 
 
@@ -70,7 +72,10 @@ def dino_features(model: TrainedModel, rows: Sequence[int], folder: str, forward
         tokens = network(pixel_values=prepare(images.to(model.device))).last_hidden_state
         first = 1 + getattr(network.config, "num_register_tokens", 0)  # the class token and registers are no patches
         parts.append(tokens[:, first:].mean(1).float().cpu())
-    return torch.cat(parts)
+    features = torch.cat(parts)
+    if not features.isfinite().all():
+        raise ValueError(f"encoder is '{DINO}{folder}', which gives NaN or infinity")
+    return features
 
 
 def prepare(images: Tensor) -> Tensor:
@@ -87,8 +92,7 @@ def _load_dino(folder: str) -> nn.Module:
     path = Path(folder).expanduser()
     if not (path / "config.json").is_file():
         raise ValueError(f"encoder is '{DINO}{folder}', which holds no config.json; needed: a folder of DINOv2")
-    try:
-        return transformers.AutoModel.from_pretrained(str(path), local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"encoder is '{DINO}{folder}', which cannot be read: {reason}") from error
+    kind = read_mapping(path / "config.json").get("model_type")
+    if not str(kind).startswith("dinov2"):
+        raise ValueError(f"encoder is '{DINO}{folder}', a network of the kind {kind!r}; needed: DINOv2")
+    return read_pretrained(transformers.AutoModel, path, f"encoder is '{DINO}{folder}'")

@@ -31,7 +31,7 @@ from core.processes.world import pick_device
 from core.schema import strict
 from core.storage.checkpoint import CheckpointStore, State, follow_latest, read_checkpoint
 from core.storage.run_folder import RunDirectory
-from core.storage.weights import load_into, load_weights
+from core.storage.weights import check_finite_weights, load_into, load_weights
 from core.train.config import RunConfig
 
 Condition = Literal["unconditional", "own", "requested"]
@@ -136,6 +136,7 @@ def open_run(
     config = strict(module.ENTRY.schema, _values(folder, data or {}))
     domain = module.build_domain(config, place, evaluate=False)
     load_into(domain.backbone, load_weights(source, prefer=weights), str(source))
+    check_finite_weights(domain.backbone, str(source))
     domain.backbone.to(place).eval()
     facts = {"run": folder.shown(), "domain": name, "checkpoint": source.name, "weights": weights}
     facts["step"] = None if manifest is None else manifest.step

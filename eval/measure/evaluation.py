@@ -179,9 +179,16 @@ def written_protocol(config: EvaluateConfig) -> dict[str, Any]:
     path = Path(config.samples or "").expanduser()
     files = [folder / "protocol.yaml" for folder in (path, path.parent)] if config.samples else []
     file = next((file for file in files if file.is_file()), None)
-    content = {} if file is None else yaml.safe_load(file.read_text())
+    try:
+        content = {} if file is None else yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split()) or "nested too deep"
+        raise ValueError(f"{file} is damaged: {reason:.200}; without it, the protocol is unknown") from error
     if not isinstance(content, dict) or not isinstance(content.get("protocol", {}), dict):
         raise ValueError(f"{file} is damaged: no mapping with a protocol in it; without it, the protocol is unknown")
+    for key in ("run", "checkpoint"):
+        if not isinstance(content.get(key), str | None):
+            raise ValueError(f"{file} is damaged: {key} is {content[key]!r:.80}; needed: a path, or null")
     return content
 
 

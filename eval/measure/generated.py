@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from core.contracts import Condition, Requests
-from core.generate import Generator, StoppedError
+from core.generate import Generator, StoppedError, together
 from core.processes.world import World
+from core.storage.arrays import map_array
 from core.storage.atomic import write_atomic
 from core.storage.provenance import json_sha256
 from eval.measure.media import Media
@@ -113,8 +114,8 @@ class Chunks:
         """A chunk appears when it is complete, but may have been the short last one of a smaller `num`."""
         first, last = self.bounds(chunk)
         try:
-            return len(np.load(self.file(chunk), mmap_mode="r")) == last - first
-        except (OSError, ValueError):
+            return map_array(self.file(chunk)).shape[:1] == (last - first,)
+        except ValueError:
             return False
 
     def make(
@@ -127,10 +128,11 @@ class Chunks:
         for turn in range(0, len(missing), world.size):
             if world.any(stop())[0]:
                 raise StoppedError
-            for chunk in missing[turn + world.rank : turn + world.rank + 1]:
-                first, last = self.bounds(chunk)
-                media = generator.one_batch(self.conditions[first:last], seed, first)
-                self._write(chunk, self.form.store(media))
+            with together(world):
+                for chunk in missing[turn + world.rank : turn + world.rank + 1]:
+                    first, last = self.bounds(chunk)
+                    media = generator.one_batch(self.conditions[first:last], seed, first)
+                    self._write(chunk, self.form.store(media))
             yield sum(self.bounds(chunk)[1] - self.bounds(chunk)[0] for chunk in missing[turn : turn + world.size])
         world.barrier()
 
@@ -144,7 +146,7 @@ class Chunks:
         parts = []
         for chunk in range(first // self.size, -(-last // self.size)):
             start = chunk * self.size
-            array = np.load(self.file(chunk), mmap_mode="r")
+            array = map_array(self.file(chunk))
             parts.append(torch.from_numpy(np.array(array[max(first - start, 0) : last - start])))
         return self.form.load(torch.cat(parts))
 

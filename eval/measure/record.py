@@ -28,6 +28,7 @@ import torch
 
 from core.schema import changed_keys, plain, strict
 from core.storage.atomic import write_atomic
+from core.storage.json_files import read_json
 from core.storage.provenance import code_version, json_sha256
 from eval.statistics.estimate import Estimate, Interval
 
@@ -197,7 +198,7 @@ def _files(path: Path) -> list[Path]:
 
 def _read(file: Path) -> list[Record]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         version, nodes = content["schema_version"], content["records"]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file} is no record of an evaluation, or is damaged: {error!r}") from error

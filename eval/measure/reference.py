@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from core.storage.arrays import npz_array, npz_keys
 from core.storage.atomic import write_atomic
+from core.storage.json_files import parse_json
 from eval.measure.extractor import ExtractedFeatures, Extractor, FeatureExtraction
 from eval.measure.media import Media
 from eval.measure.metrics import Metric, ReferenceStatistics
-from eval.statistics.arrays import npz_array
 from eval.statistics.frechet import load_moments, moments
 
 FACTS = "facts"  # our own statistics say what they are
@@ -96,12 +97,12 @@ class StatisticsReference(Reference):
     def __init__(self, path: Path, unit: str, key: str = "reference"):
         self.path, self.name, self.unit, self.key = path, path.name, unit, key
         try:
-            content = json.loads(str(npz_array(path, FACTS)))
-            size = content["size"]
-            self.size = None if size is None else tuple(size)
-            self.features, self.reference = content["features"], content["reference"]
-        except (ValueError, KeyError, TypeError) as error:
+            content = _checked_facts(parse_json(str(npz_array(path, FACTS)), f"'{FACTS}'"))
+        except ValueError as error:
             raise ValueError(f"{key} is {str(path)!r}, whose '{FACTS}' are damaged: {error}") from error
+        check_statistics(path)
+        self.size = None if content["size"] is None else tuple(content["size"])
+        self.features, self.reference = content["features"], content["reference"]
 
     def facts(self) -> dict[str, Any]:
         return self.reference
@@ -122,6 +123,16 @@ class StatisticsReference(Reference):
         return load_statistics(self.path, metrics, extractor)
 
 
+def _checked_facts(content: Any) -> dict[str, Any]:
+    """The facts of saved statistics; ValueError for what does not say size, features and reference."""
+    said = content if isinstance(content, dict) else {}
+    size = said.get("size", "")
+    whole = size is None or (isinstance(size, list) and all(type(each) is int and each > 0 for each in size))
+    if not whole or not all(isinstance(said.get(name), dict) for name in ("features", "reference")):
+        raise ValueError(f"they are {content!r:.80}; needed: size (numbers), features and reference (mappings)")
+    return said
+
+
 def save_statistics(path: Path, reference: Reference, features: ExtractedFeatures) -> None:
     """Write the statistics of a reference's features, in ADM's form, with what they are in `facts`.
 
@@ -138,6 +149,14 @@ def save_statistics(path: Path, reference: Reference, features: ExtractedFeature
     file = io.BytesIO()
     np.savez(file, **arrays)
     write_atomic(path, file.getvalue())
+
+
+def check_statistics(path: Path) -> None:
+    """Raises ValueError for a file whose moments are damaged or none, before samples are made to compare with them."""
+    keys = npz_keys(path)
+    for kind, names in STATISTICS.items():
+        if kind == "main" or set(names) & set(keys):
+            load_moments(path, spatial=kind == "spatial")
 
 
 def load_statistics(path: Path, metrics: Sequence[Metric], extractor: Extractor) -> ReferenceStatistics:

@@ -18,12 +18,12 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812, the customary name
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from core.draws import StepRandom, fold_seed
 from core.storage.atomic import write_atomic
+from core.storage.weights import check_finite_weights, load_safetensors
 from eval.measure.extractor import ExtractedFeatures, Extractor
 from eval.measure.media import ArrayMedia, MediaRows
 from eval.measure.metrics import ClassAccuracy, FrechetDistance, ReferenceStatistics
@@ -155,8 +155,9 @@ class StandInExtractor(Extractor, ABC):
             return network
         network = self.network().eval()
         try:
-            network.load_state_dict(load_file(self.file))
-        except (SafetensorError, RuntimeError) as error:
+            network.load_state_dict(load_safetensors(self.file))
+            check_finite_weights(network, str(self.file))
+        except (ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"the cached classifier {self.file} is damaged, delete it: {reason}") from error
         return network

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from core.storage.atomic import write_atomic
+from core.storage.json_files import read_json
 from core.storage.lines import read_lines
 from core.storage.run_folder import RunDirectory
 from core.train.tracking import EVALUATIONS
@@ -123,7 +124,7 @@ def write_comparison(folder: Path, content: Mapping[str, Any]) -> Path:
 def read_comparison(file: Path) -> dict[str, Any]:
     """The content of such a file; ValueError naming the file for another one."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         kind, version = content["kind"], content["schema_version"]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file} is no comparison, or is damaged: {error!r}") from error

@@ -5,7 +5,6 @@ Letters: S seeds, E evaluations.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from core.storage.json_files import read_mapping
 from core.storage.lines import read_lines
 from core.storage.run_folder import RunDirectory
 from core.train.tracking import EVALUATIONS, METRICS
@@ -121,8 +121,8 @@ def gather(paths: Sequence[str]) -> Material:
 
 def _add_file(material: Material, path: Path) -> None:
     try:
-        kind = json.loads(path.read_text(encoding="utf-8")).get("kind")
-    except (ValueError, AttributeError) as error:
+        kind = read_mapping(path).get("kind")
+    except ValueError as error:
         raise ValueError(f"runs holds {str(path)!r}, which is no JSON object: {error}") from error
     if kind == KIND:
         material.add_comparison(path)

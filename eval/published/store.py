@@ -127,7 +127,7 @@ class Recorded:
             for facts in files.values():
                 if not (isinstance(facts["bytes"], int) and re.fullmatch("[0-9a-f]{64}", facts["sha256"])):
                     raise ValueError("a line of another form")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path} is damaged ({error!r}); without it, files are trusted anew by `add`") from error
         return cls(files)
 

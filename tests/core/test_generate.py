@@ -12,6 +12,7 @@ from core.flow.sampler import Sampler, SamplerConfig
 from core.generate import Generator
 from core.nets.layers import LabelEmbedder
 from core.nets.sit import SiT, SiTConfig
+from core.processes.failures import SamplesError
 
 SHAPE, CLASSES = (3, 4), 5
 
@@ -111,6 +112,42 @@ def test_the_mode_comes_back_after_an_error():
     with pytest.raises(ZeroDivisionError):
         generator(network)(LABELS, 0, 4)
     assert network.training
+
+
+class Broken(Network):
+    """Gives what is not finite for the samples of one label."""
+
+    def __init__(self, label, value):
+        super().__init__()
+        self.label, self.value = label, value
+
+    def forward(self, x, t, condition, mask=None):
+        prediction = super().forward(x, t, condition)
+        return torch.where((condition == self.label)[:, None, None], self.value, prediction)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("solver", ["euler", "euler_maruyama", "dopri5"])
+def test_samples_that_are_not_finite_are_named_and_never_given(value, solver):
+    make = replace(generator(Broken(3, value), solver=solver, guidance_scale=1.5), precision="bf16")
+    told = []
+    with pytest.raises(SamplesError) as caught:
+        make(LABELS, 0, 2, told.append)
+    assert told == [2]  # those before it
+    named = "samples 2 to 3" if solver == "dopri5" else "sample 3 has latents that are NaN or infinite"
+    assert str(caught.value).startswith(named), caught.value
+    assert all(text in str(caught.value) for text in ("precision=bf16", "sampler.guidance_scale=1.5", solver))
+
+
+def test_what_is_decoded_is_looked_at_too():
+    class Overflowing(Tokenizer):
+        def decode(self, latents):
+            media = super().decode(latents)
+            media[1:] /= 0
+            return media
+
+    with pytest.raises(SamplesError, match=r"^sample 1, and 5 more of 7 beside it is decoded to numbers that are NaN"):
+        replace(generator(), tokenizer=Overflowing())(LABELS, 0, 7)
 
 
 def test_finished_batches_are_told():

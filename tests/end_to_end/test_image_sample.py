@@ -107,6 +107,20 @@ def test_weights_come_from_any_kind_of_file(made, place):
     assert np.array_equal(made("num=3", f"checkpoint={place / 'published.pt'}", "weights=model")[0], plain)
 
 
+def test_weights_are_those_that_the_protocol_names_or_refused(sample, place):
+    run = place / "runs" / "image" / "digits"
+    model = load_weights(newest(run), prefer="model")
+    torch.save({"model": model}, place / "raw.pt")
+    broken = {name: value.clone() for name, value in model.items()}
+    broken["final_layer.linear.bias"][0] = torch.nan
+    save_file(broken, place / "broken.safetensors")
+    before = sorted(place.rglob("*"))
+    is_one_line_error(sample("num=2", f"checkpoint={place / 'raw.pt'}"), "raw.pt holds no 'ema' weights, but 'model'")
+    outcome = sample("num=2", f"checkpoint={place / 'broken.safetensors'}")
+    is_one_line_error(outcome, "broken.safetensors holds NaN or infinity in final_layer.linear.bias")
+    assert sorted(place.rglob("*")) == before
+
+
 def test_every_average_of_a_checkpoint_can_be_sampled(made, place):
     run = place / "runs" / "image" / "digits"
     other, _ = made("num=3", "weights=ema_decay0.5")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import image.train
 from core.alignment.tokens import token_cosine
@@ -174,6 +175,19 @@ def test_dinov2_is_read_from_a_folder(run, tmp_path):
     assert features.shape == (2, 16) and not torch.allclose(features[0], features[1])
     with pytest.raises(ValueError, match=r"holds no config.json"):
         dino_features(model, [3], str(tmp_path / "no"), READING)
+    save_file({"empty": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks the weights embeddings"):  # never a network of random weights
+        dino_features(model, [3], str(tmp_path), READING)
+    network.save_pretrained(tmp_path)
+    with torch.no_grad():
+        network.layernorm.weight.mul_(3e38)
+    network.save_pretrained(tmp_path / "loud")
+    with pytest.raises(ValueError, match="which gives NaN or infinity"):
+        dino_features(model, [3], str(tmp_path / "loud"), READING)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="a network of the kind 'bert'; needed: DINOv2"):
+        dino_features(model, [3], str(tmp_path / "other"), READING)
     with pytest.raises(ValueError, match="this is for images"):
         dino_features(opened(residual()), [3], str(tmp_path), READING)
 

@@ -65,6 +65,53 @@ def truncated_reference(tmp_path):
     return [f"samples={path}", f"reference={reference}"], r"adm\.npz is truncated or damaged"
 
 
+def flipped_bit(tmp_path):
+    rows = pictures(6)
+    path = save_npz(tmp_path / "s.npz", rows)
+    content = bytearray(path.read_bytes())
+    content[content.index(rows[3].tobytes())] ^= 1
+    path.write_bytes(content)
+    return [f"samples={path}"], r"s\.npz is truncated or damaged: Bad CRC"
+
+
+def damaged_inside(tmp_path):
+    path = tmp_path / "s.npz"
+    np.savez_compressed(path, arr_0=pictures(6))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 9] = bytes(9)
+    path.write_bytes(content)
+    return [f"samples={path}"], r"s\.npz is truncated or damaged"
+
+
+def labels_of_other_images(tmp_path):
+    path = save_npz(tmp_path / "s.npz", pictures(6), arr_1=np.arange(5))
+    return [f"samples={path}"], r"arr_1 of .*s\.npz is int64 \(5,\); needed: classes from 0, \(6,\)"
+
+
+def labels_that_are_none(tmp_path):
+    path = save_npz(tmp_path / "s.npz", pictures(6), arr_1=np.arange(6) / 2)
+    return [f"samples={path}"], r"arr_1 of .*s\.npz is float64 \(6,\); needed: classes"
+
+
+def negative_labels(tmp_path):
+    path = save_npz(tmp_path / "s.npz", pictures(6), arr_1=np.arange(6) - 1)
+    return [f"samples={path}"], r"arr_1 of .*s\.npz .*needed: classes from 0"
+
+
+def facts_of_nothing(tmp_path):
+    reference = tmp_path / "stats.npz"
+    np.savez(reference, facts=np.array("[]"), mu=np.zeros(2), sigma=np.eye(2))
+    path = save_npz(tmp_path / "s.npz", pictures(6))
+    return [f"samples={path}", f"reference={reference}"], r"stats\.npz', whose 'facts' are damaged: they are \[\]"
+
+
+def covariance_that_is_none(tmp_path):
+    reference = tmp_path / "adm.npz"
+    np.savez(reference, mu=np.zeros(2), sigma=-np.eye(2))
+    path = save_npz(tmp_path / "s.npz", pictures(6))
+    return [f"samples={path}", f"reference={reference}"], r"adm\.npz holds no statistics: .*negative variance"
+
+
 def floats(tmp_path):
     return [f"samples={save_npz(tmp_path / 's.npz', pictures(6) / 255)}"], r"float64 .* needed: uint8"
 
@@ -89,7 +136,7 @@ def nan_weights(tmp_path):
     state["layernorm.weight"][0] = float("nan")
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     path = save_npz(tmp_path / "s.npz", pictures(6))
-    return [f"samples={path}", f"dinov2={folder}"], r"features 'cls' \(dinov2\) of 6 images of s\.npz are NaN"
+    return [f"samples={path}", f"dinov2={folder}"], r"nan holds NaN or infinity in layernorm\.weight"
 
 
 def unknown_metric(tmp_path):
@@ -110,6 +157,13 @@ BAD = [
     more_than_there_are,
     truncated_npz,
     truncated_reference,
+    flipped_bit,
+    damaged_inside,
+    labels_of_other_images,
+    labels_that_are_none,
+    negative_labels,
+    facts_of_nothing,
+    covariance_that_is_none,
     floats,
     no_images,
     nowhere,

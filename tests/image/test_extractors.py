@@ -4,12 +4,14 @@ Inception has its real size and random weights in torch-fidelity's own file form
 """
 
 import os
+import pickle
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from core.storage.atomic import sha256_file
 from image.extractors import (
@@ -122,6 +124,38 @@ def test_weights_that_would_run_code_are_refused_and_not_run(tmp_path):
     assert not (tmp_path / "made").exists()
 
 
+def save_both(path, target):
+    """A file of safetensors whose bytes are a pickle too, one that makes the folder `target`.
+
+    The length of the header begins with the opcode of a string, so that strings pass over the header to the tensor.
+    """
+    first, code = 96, b"cos\nmkdir\n(S'" + str(target).encode() + b"'\ntR."
+    size, string, head = ord("U") + 256 * first, b"U~" + b"." * 126, b'{"__metadata__":{"x":"'
+    count = -(-(8 + size - 2 - first) // len(string))  # strings after the first, the last of which ends in the tensor
+    data = b"." * (2 + first + count * len(string) - 8 - size) + code
+    last = b'"},"w":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}' % (len(data), len(data))
+    header = head.ljust(first - 6, b".") + string * count
+    path.write_bytes(size.to_bytes(8, "little") + header[: size - len(last)] + last + data)
+    return path
+
+
+def test_a_file_that_is_checked_as_one_kind_is_not_opened_as_another(tmp_path):
+    file = save_both(tmp_path / "weights.safetensors", tmp_path / "made")
+    assert list(load_file(file)) == ["w"]
+    with pytest.raises(ValueError, match=r"weights\.safetensors is not the Inception-v3.*Missing key"):
+        InceptionFeatures("inception_adm", WeightsSource(inception=file), CPU)
+    assert not (tmp_path / "made").exists()
+    pickle.loads(file.read_bytes())
+    assert (tmp_path / "made").exists()  # it would have
+
+
+def test_weights_of_safetensors_are_those_of_pytorchs_file(inception, adm, tmp_path):
+    save_file(torch.load(inception, weights_only=True), tmp_path / "weights.safetensors")
+    same = InceptionFeatures("inception_adm", WeightsSource(inception=tmp_path / "weights.safetensors"), CPU)
+    state = adm.network.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in same.network.state_dict().items())
+
+
 def test_absent_weights_and_weights_of_another_hash_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"weights 'inception' are missing.*python -m eval\.weights"):
         InceptionFeatures("inception_adm", WeightsSource(root=tmp_path), CPU)
@@ -178,8 +212,6 @@ def test_position_embeddings_are_resampled_with_dinov2s_offset(dinov2):
 
 
 def test_a_folder_that_lacks_weights_is_refused(dinov2, tmp_path):
-    from safetensors.torch import load_file, save_file
-
     state = load_file(dinov2 / "model.safetensors")
     state.pop("layernorm.weight")
     (tmp_path / "config.json").write_bytes((dinov2 / "config.json").read_bytes())

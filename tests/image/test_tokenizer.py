@@ -108,6 +108,14 @@ def test_decode_undoes_shift_and_scale(akl, akl_path):
     torch.testing.assert_close(build(akl_path).decode((z - SHIFT) * SCALE), expected)
 
 
+def test_infinity_is_not_decoded_to_the_end_of_the_range(akl_path, monkeypatch):
+    tokenizer = build(akl_path)
+    numbers = torch.tensor([-3.0, 0.5, torch.inf, -torch.inf, torch.nan])
+    monkeypatch.setattr(tokenizer._network, "decode", lambda z: numbers.expand(len(z), 5))
+    decoded = tokenizer.decode(torch.zeros(2, 4, 4, 2))
+    assert decoded[0, :2].tolist() == [-1, 0.5] and decoded[:, 2:].isnan().all()
+
+
 def test_a_missing_shift_is_zero(tmp_path, media):
     model = tiny_autoencoder_kl(shift_factor=None)
     model.save_pretrained(tmp_path)
@@ -249,7 +257,7 @@ def test_a_directory_that_lacks_a_file_is_refused(akl, tmp_path, lost):
 def test_a_damaged_file_is_refused(akl, tmp_path, damaged):
     akl.save_pretrained(tmp_path)
     (tmp_path / damaged).write_bytes(b"{")
-    with pytest.raises(ValueError, match=r"tokenizer\.path '.*' holds no readable AutoencoderKL"):
+    with pytest.raises(ValueError, match=rf"tokenizer\.path.*{damaged} is damaged"):
         build(str(tmp_path))
 
 
@@ -258,11 +266,32 @@ def test_weights_that_would_stay_random_are_refused(akl, tmp_path):
 
     akl.save_pretrained(tmp_path)
     file = tmp_path / AKL_FILES[1]
-    state = load_file(file)
-    del state["decoder.conv_in.bias"]
-    save_file(state, file, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"the weights lack decoder\.conv_in\.bias"):
+    state, name = load_file(file), "decoder.conv_in.bias"
+    bias = state.pop(name)
+    for change, message in (
+        ({}, "lacks the weights decoder.conv_in.bias"),
+        ({name: bias, "encoder.more": bias}, "has the unknown weights encoder.more"),
+        ({name: bias * torch.nan}, "holds NaN or infinity in decoder.conv_in.bias"),
+        ({name: bias[1:]}, "decoder.conv_in.bias"),
+    ):
+        save_file(state | {key: value.clone() for key, value in change.items()}, file, metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=rf"tokenizer\.path '.*' .*{message}"):
+            build(str(tmp_path))
+
+
+def test_a_pickle_and_a_config_that_names_code_are_not_read(akl, tmp_path):
+    akl.save_pretrained(tmp_path, safe_serialization=False)
+    with pytest.raises(ValueError, match=r"lacks diffusion_pytorch_model\.safetensors; its \.bin is a pickle"):
         build(str(tmp_path))
+    akl.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for content, message in (
+        ({**config, "quantization_config": {"quant_method": "x"}}, "names other code"),
+        ([], "holds list"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=rf"config\.json.*{message}"):
+            build(str(tmp_path))
 
 
 @pytest.mark.parametrize(

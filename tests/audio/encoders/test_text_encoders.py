@@ -137,6 +137,13 @@ def test_damaged_and_incomplete_encoders_are_refused(t5, tmp_path):
     save_file(state, lacking / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"lacks the weights encoder\.final_layer_norm\.weight"):
         embed_texts("t5", str(lacking), TEXTS, None)
+    state = load_file(t5 / "model.safetensors")
+    more = {"decoder.norm.weight": torch.ones(2), "lm_head.weight": torch.ones(2)}  # of the whole T5
+    save_file(state | more, lacking / "model.safetensors", metadata={"format": "pt"})
+    assert torch.equal(embed_texts("t5", str(lacking), TEXTS, None), embed_texts("t5", str(t5), TEXTS, None))
+    save_file(state | {"head.weight": torch.ones(2)}, lacking / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"t5: .*lacking has the unknown weights head\.weight"):
+        embed_texts("t5", str(lacking), TEXTS, None)
     mute = shutil.copytree(t5, tmp_path / "mute")
     (mute / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match=r"t5: there is no tokenizer in .*mute"):

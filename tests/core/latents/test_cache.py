@@ -315,6 +315,61 @@ def test_a_bad_manifest_is_one_error(cache, content, message):
         read(cache)
 
 
+LIES = {
+    "rows is 1000000000, but the array of conditions.npy has shape": {"rows": 10**9},
+    "rows is 0; needed": {"rows": 0},
+    "rows is -5; needed": {"rows": -5},
+    "rows_per_shard is 0; needed": {"rows_per_shard": 0},
+    r"latent_shape\[1\] is 0; needed": {"latent_shape": [2, 0]},
+    "'conditions' is null|'conditions' is None": {"conditions": None},
+    "array of conditions.npy has shape None": {"conditions": {}},
+    "'rows' is '23'": {"rows": "23"},
+}
+
+
+@every_row(("message", "changes"), list(LIES.items()))
+def test_a_manifest_whose_numbers_lie_is_one_error_at_once(tmp_path, message, changes):
+    cache = make(tmp_path / str(len(list(tmp_path.iterdir()))))
+    content = json.loads((cache / "manifest.json").read_text())
+    (cache / "manifest.json").write_text(json.dumps(content | changes))
+    with pytest.raises(ValueError, match=rf"manifest\.json is damaged: .*({message})"):
+        read(cache)
+
+
+def test_rows_and_shapes_are_held_against_the_files(cache):
+    """A manifest that agrees with itself, but not with what lies beside it."""
+    file = cache / "manifest.json"
+    content = json.loads(file.read_text())
+    many = {**content["conditions"], "shape": [10**9]}
+    file.write_text(json.dumps(content | {"rows": 10**9, "conditions": many}))
+    with pytest.raises(ValueError, match=r"conditions\.npy is missing or damaged"):
+        read(cache)
+    identity = spec().identity()
+    large = spec(latent_shape=(10**6, 10**6))
+    file.write_text(json.dumps(content | {"latent_shape": [10**6, 10**6]}))
+    for facts in cache.glob("shard_*.json"):
+        facts.write_text(facts.read_text().replace(identity, large.identity()))
+    with pytest.raises(ValueError, match=r"the shard .*shard_00000\.npy is damaged: float32 .*, needed"):
+        read(cache)
+
+
+@every_row("array", [np.full(ROWS, 3), np.full(ROWS, -1), np.full(ROWS, np.nan), np.array(["a"] * ROWS)])
+def test_conditions_that_are_none_are_refused(tmp_path, array):
+    cache = make(tmp_path / str(len(list(tmp_path.iterdir()))), conditions=array_facts(array))
+    np.save(cache / "conditions.npy", array)
+    with pytest.raises(ValueError, match=r"conditions\.npy is damaged"):
+        read(cache)
+
+
+@every_row("content", ["[]", "null", '{"bytes": 1}', "[" * 100_000])
+def test_facts_of_a_shard_that_are_none_make_it_missing(tmp_path, content):
+    cache = make(tmp_path)
+    (cache / "shard_00003.json").write_text(content)
+    assert missing_shards(cache, spec()) == [3]
+    with pytest.raises(ValueError, match=r"1 of 5 shards .* shard_00003\.npy"):
+        read(cache)
+
+
 @every_row("where", ["nowhere", "."])
 def test_no_cache_there(tmp_path, where):
     with pytest.raises(ValueError, match=r"data\.root is .* holds no latent cache .*`python -m make` makes one"):
@@ -366,8 +421,7 @@ def test_a_killed_worker_is_one_error(tmp_path):
 
 def test_a_disk_that_lies_is_noticed(cache, monkeypatch):
     (cache / "shard_00001.json").unlink()
-    load = np.load
-    monkeypatch.setattr("core.latents.writer.np.load", lambda *a, **k: load(*a, **k) * 0)
+    monkeypatch.setattr("core.latents.writer.map_array", lambda path: np.load(path) * 0)
     monkeypatch.setattr("core.latents.writer.same_array", lambda file, facts: True)
     with pytest.raises(OSError, match="reads back differently"):
         make(cache)

@@ -3,6 +3,7 @@
 import argparse
 import os
 import pickle
+import zipfile
 from collections import OrderedDict
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from core.storage.checkpoint import CheckpointStore
-from core.storage.weights import load_into, load_weights
+from core.storage.weights import check_finite_weights, load_into, load_weights
 from tests.core.storage.states import assert_same_state, state
 from tests.rows import every_row
 
@@ -22,6 +23,37 @@ def published(prefix=""):
     args = argparse.Namespace(model="SiT-XL/2", reg_weight=0.2, wandb=False, results_dir="r", cfg=None)
     optimizer = {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1e-4, "betas": (0.9, 0.999)}]}
     return {"model": model, "ema": OrderedDict(ema), "opt": optimizer, "args": args}
+
+
+def test_a_flipped_bit_of_a_pytorch_file_is_found(tmp_path):
+    file = write_pickle(tmp_path / "x.pt", {"ema": {"w": torch.arange(64.0), "b": torch.ones(2)}})
+    whole = bytearray(file.read_bytes())
+    place = whole.index(torch.arange(64.0).numpy().tobytes()) + 100
+    whole[place] ^= 4
+    file.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"x\.pt is damaged.*checksum of x/data/\d in it is wrong"):
+        load_weights(file)
+    torch.serialization.set_crc32_options(False)  # then a file has no checksums, and is no damaged one
+    try:
+        write_pickle(file, {"w": torch.ones(2)})
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert load_weights(file)["w"].tolist() == [1, 1]
+
+
+def test_what_is_no_plain_file_or_tensor_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pt")
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    for name in ("pipe.pt", "pipe.safetensors"):
+        with pytest.raises(ValueError, match=rf"{name} .*no file"):
+            load_weights(tmp_path / name)
+    with zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("packed/data/0", bytes(1 << 20))
+    with pytest.raises(ValueError, match=r"packed\.pt is damaged.*packed/data/0 in it is compressed"):
+        load_weights(tmp_path / "packed.pt")
+    for tensor in (torch.eye(2).to_sparse(), torch.empty(2, device="meta")):
+        with pytest.raises(ValueError, match=r"x\.pt holds no state dict"):
+            load_weights(write_pickle(tmp_path / "x.pt", {"w": tensor}))
 
 
 FORMATS = every_row("zip_format", [True, False])  # of PyTorch's files, today's and that before 1.6
@@ -64,10 +96,81 @@ def test_weights_of_a_published_training_checkpoint(tmp_path, zip_format, prefix
 
 
 @FORMATS
-@every_row("wrap", [dict, OrderedDict, lambda s: {"state_dict": s}, lambda s: {"model": s, "epoch": 3}])
+@every_row("wrap", [dict, OrderedDict, lambda s: {"state_dict": s}, lambda s: {"ema": s, "epoch": 3}])
 def test_weights_of_a_state_dict(tmp_path, zip_format, wrap):
     file = write_pickle(tmp_path / "x.pt", wrap(state()), zip_format)
     assert_same_state(load_weights(file), state())
+
+
+NAMED = [
+    ({"ema_state_dict": 2, "model_state_dict": 1}, {"ema": 2, "model": 1}),
+    ({"model_state_dict": 1, "optimizer_state_dict": 3}, {"model": 1}),
+    ({"ema_state_dict": 2, "state_dict": 1}, {"ema": 2, "model": 1}),
+    ({"model": 1, "state_dict": 2}, {"model": 1}),
+    ({"model_ema": 2}, {"ema": 2}),
+    ({"state_dict_ema": 2, "state_dict": 1}, {"ema": 2, "model": 1}),
+    ({"net": 1, "ema_model": 2}, {"ema": 2, "model": 1}),
+    ({"weights": 4}, {"ema": 4, "model": 4}),
+]
+
+
+@every_row(("sets", "found"), NAMED)
+def test_the_set_that_is_asked_for_is_read_or_refused(tmp_path, sets, found):
+    """Never the raw weights as an average, nor an average as the weights."""
+    file = write_pickle(tmp_path / "x.pt", {name: state(seed) for name, seed in sets.items()} | {"epoch": 3})
+    for prefer in ("ema", "model"):
+        if prefer in found:
+            assert_same_state(load_weights(file, prefer=prefer), state(found[prefer]))
+        else:
+            with pytest.raises(ValueError, match=rf"x\.pt holds no '{prefer}' weights, but '\w+' weights"):
+                load_weights(file, prefer=prefer)
+    assert_same_state(load_weights(file, prefer=None), state(next(iter(found.values()))))
+
+
+def test_sets_inside_others_and_by_their_prefix(tmp_path):
+    within = write_pickle(tmp_path / "within.pt", {"model": {"ema": state(2), "model": state(1)}})
+    nested = {"ema": {"decay": 0.999, "state_dict": state(2)}, "model": {"model": state(1)}}
+    prefixed = {f"{name}.{key}": x for name, seed in (("ema", 2), ("model", 1)) for key, x in state(seed).items()}
+    files = [write_pickle(tmp_path / "nested.pt", nested), write_pickle(tmp_path / "one.pt", {"state_dict": prefixed})]
+    save_file({name: value.contiguous() for name, value in prefixed.items()}, tmp_path / "one.safetensors")
+    for file in [*files, within, tmp_path / "one.safetensors"]:
+        assert_same_state(load_weights(file), state(2))
+        assert_same_state(load_weights(file, prefer="model"), state(1))
+    save_file({f"ema.{name}": value.contiguous() for name, value in state(2).items()}, tmp_path / "ema.safetensors")
+    assert_same_state(load_weights(tmp_path / "ema.safetensors"), state(2))
+    with pytest.raises(ValueError, match="holds no 'model' weights, but 'ema' weights"):
+        load_weights(tmp_path / "ema.safetensors", prefer="model")
+
+
+PREFIXES = ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.diffusion_model.", "any.thing."]
+
+
+@every_row("prefix", PREFIXES)
+def test_a_prefix_of_all_names_is_taken_off(tmp_path, prefix):
+    tensors = {name: value.contiguous() for name, value in network().state_dict().items()}
+    prefixed = {prefix + name: value for name, value in tensors.items()}
+    save_file(prefixed, tmp_path / "x.safetensors")
+    for file in (tmp_path / "x.safetensors", write_pickle(tmp_path / "x.pt", {"ema": prefixed})):
+        model = network()
+        load_into(model, load_weights(file), file.name)
+        assert_same_state(model.state_dict(), tensors)
+        held = nn.ModuleDict({"net": network()})  # whose own names all begin alike
+        load_into(held, load_weights(file), file.name)
+        assert_same_state(held["net"].state_dict(), tensors)
+
+
+def test_wrappers_of_blocks_are_taken_off_and_names_never_meet(tmp_path):
+    names = [
+        "blocks.0._orig_mod.a",
+        "blocks.1._fsdp_wrapped_module.a",
+        "b._checkpoint_wrapped_module.c",
+        "_orig_modern.d",
+    ]
+    file = write_pickle(tmp_path / "x.pt", {name: torch.ones(1) for name in names})
+    assert set(load_weights(file)) == {"blocks.0.a", "blocks.1.a", "b.c", "_orig_modern.d"}
+    file = write_pickle(tmp_path / "y.pt", {"a": torch.ones(1), "module.a": torch.zeros(1), "b": torch.ones(1)})
+    with pytest.raises(ValueError, match=r"y\.pt holds tensors whose names are the same"):
+        load_weights(file)
 
 
 def test_only_a_leading_prefix_is_taken_off(tmp_path):
@@ -141,6 +244,15 @@ def test_weights_reach_the_model():
     model, other = network(), network()
     load_into(model, other.state_dict(), "x.pt")
     assert_same_state(model.state_dict(), other.state_dict())
+
+
+def test_weights_that_are_not_finite_are_told_by_name():
+    model = network()
+    check_finite_weights(model, "x.pt")
+    with torch.no_grad():
+        model[1].bias[2] = torch.inf
+    with pytest.raises(ValueError, match=r"^x\.pt holds NaN or infinity in 1\.bias$"):
+        check_finite_weights(model, "x.pt")
 
 
 @every_row(

@@ -12,7 +12,7 @@ from core.commands.entry import compose_config
 from core.contracts import Batch
 from core.data.stream import SampleStream, collate, fingerprint
 from core.draws import StepRandom
-from core.processes.failures import NonFiniteError
+from core.processes.failures import NonFiniteError, SamplesError
 from core.processes.world import World, pick_device
 from core.schema import plain, strict
 from core.storage.checkpoint import read_checkpoint
@@ -186,6 +186,19 @@ def test_sampling_leaves_training_as_it_was(make):
 
 
 # --- what is not finite
+
+
+def test_samples_that_are_not_finite_are_told_and_end_no_training(make, caplog):
+    """But a run is not complete with them."""
+    trainer = make("trainer.preview_every=1", "trainer.steps=2")
+    with torch.no_grad():
+        trainer.ema.state_dicts()["ema"]["final_layer.linear.bias"].fill_(torch.nan)
+    assert trainer.fit()
+    assert trainer.step == 2 and not list(trainer.run.previews.glob("*"))
+    assert "step 1: nothing is shown or measured: sample 0, and" in caplog.text
+    with pytest.raises(SamplesError, match=r"^sample 0, .* has latents that are NaN or infinite \(precision=fp32"):
+        trainer.finish()
+    assert not trainer.run.summary_file.exists()
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])

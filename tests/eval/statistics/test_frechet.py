@@ -285,6 +285,15 @@ BAD_FILES = {
     "no mu and no sigma among its keys": {"arr_0": np.zeros((2, 3))},
     "do not fit each other": {"mu": np.zeros(3), "sigma": np.zeros((2, 2))},
     "not finite": {"mu": np.array([np.nan]), "sigma": np.ones((1, 1))},
+    "negative variance, first at feature 1": {"mu": np.zeros(2), "sigma": np.diag([1.0, -1])},
+    "not symmetric": {"mu": np.zeros(2), "sigma": np.array([[1.0, 0.5], [0, 1]])},
+    "negative eigenvalue": {"mu": np.zeros(2), "sigma": np.array([[1.0, 2], [2, 1]])},
+    "real numbers": {"mu": np.zeros(2) * 1j, "sigma": np.eye(2)},
+    "sigma is of type <U3": {"mu": np.zeros(1), "sigma": np.array([["1.0"]])},
+    "samples n is 1;": {"mu": np.zeros(1), "sigma": np.eye(1), "n": 1},
+    "samples n is nan;": {"mu": np.zeros(1), "sigma": np.eye(1), "n": np.nan},
+    "samples n is .5, 5.;": {"mu": np.zeros(1), "sigma": np.eye(1), "n": [5, 5]},
+    r"mean .0,. and": {"mu": np.zeros(0), "sigma": np.zeros((0, 0))},
     "Object arrays": {"mu": np.array([{}]), "sigma": np.ones((1, 1))},
 }
 
@@ -294,6 +303,21 @@ def test_other_files_are_refused_by_name(tmp_path, reason):
     np.savez(tmp_path / "bad.npz", **BAD_FILES[reason])
     with pytest.raises(ValueError, match=rf"bad\.npz holds no statistics: .*{reason}"):
         load_moments(tmp_path / "bad.npz")
+
+
+def test_rounding_of_published_files_is_let_through(tmp_path):
+    """Of float32, in a covariance of deficient rank, whose smallest eigenvalues it makes negative."""
+    ours = moments(correlated(9, 40) * np.logspace(-3, 3, 40))
+    single = ours.covariance.astype(np.float32)
+    assert np.linalg.eigvalsh(single.astype(np.float64))[0] < 0
+    np.savez(tmp_path / "x.npz", mu=ours.mean, sigma=single)
+    assert frechet_distance(load_moments(tmp_path / "x.npz"), ours) < 1e-3 * np.trace(ours.covariance)
+
+
+def test_a_distance_far_below_zero_is_no_distance():
+    none = Moments(np.zeros(2), -np.eye(2), None)
+    with pytest.raises(ValueError, match="one of the covariances is none"):
+        frechet_distance(none, none)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no archive", b"PK\x03\x04 cut off"])
