@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
@@ -25,12 +24,9 @@ def sync(path: Path) -> None:
 def atomic_dir(path: Path | str) -> Iterator[Path]:
     """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not.
 
-    A folder that stood at `path` before is replaced only by the complete new one. Raises FileExistsError where
-    something else stands there.
+    A folder that stood at `path` before is replaced only by the complete new one.
     """
     path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise FileExistsError(errno.EEXIST, "no folder, and kept", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     temporary.mkdir()

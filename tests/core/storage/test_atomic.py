@@ -95,12 +95,3 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"facts\.json could not be written: No such file"):
         write_atomic(tmp_path / "facts.json", "new")
     assert names_in(tmp_path) == []
-
-
-@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.touch()])
-def test_what_is_no_folder_is_not_replaced_by_one(tmp_path, make):
-    """Removing a pipe as a folder would wait for somebody to write into it."""
-    make(tmp_path / "target")
-    with pytest.raises(FileExistsError, match=r"no folder, and kept: .*target"), atomic_dir(tmp_path / "target"):
-        pytest.fail("begun")
-    assert names_in(tmp_path) == ["target"]
