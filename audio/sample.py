@@ -19,13 +19,13 @@ from audio.sounds.sound import ClipFormat
 from audio.train import ENTRY as TRAIN
 from audio.train import AudioConfig
 from core.commands.entry import Entry
-from core.commands.sample import ModelParts, Sampling, SamplingOptions
-from core.conditioning.labels import LabelConditioning, LabelConfig
+from core.commands.sample import ModelParts, Sampling, SamplingOptions, in_a_name
+from core.conditioning.labels import LabelConditioning, LabelConfig, by_name
 from core.conditioning.tags import TagConditioning
 from core.conditioning.texts import TextConditioning
 from core.generate import Generator
 from core.latents.scaling import Scaling
-from core.storage.checkpoint import State, read_checkpoint
+from core.storage.checkpoint import State
 
 MAX_SHOWN = 20  # samples in the picture
 PCM_RULE = f"int16: round({FULL_SCALE} x), clamped"
@@ -92,16 +92,15 @@ class AudioSampling(Sampling):
         Raises ValueError for a file without these, unless the config says them.
         """
         model = self.model_config
-        notes = read_checkpoint(source, only=()).notes if source.is_dir() else {}
         tokenizer, known = model.tokenizer.build(model.data.sample_rate, model.data.channels, device)
-        if "tokenizer" in notes:
-            known = Scaling.kept(notes["tokenizer"])
+        if "tokenizer" in self.notes:
+            known = Scaling.kept(self.notes["tokenizer"])
         if known is None:
             raise ValueError(
                 f"{source} does not say how its latents are scaled; give tokenizer.latent_mean and "
                 "tokenizer.latent_std: +overrides.tokenizer.latent_mean=..."
             )
-        names = notes.get("class_names") or unnamed(model, state, source)
+        names = self.class_names or unnamed(model, state, source)
         conditioning = model.conditioning.build(names, device)
         clip = clip_format(model.data, tokenizer.hop, model.backbone.patch_size)
         backbone = model.backbone.build(tuple(tokenizer.latent_shape(clip.shape)), conditioning)
@@ -115,8 +114,7 @@ class AudioSampling(Sampling):
         if requested is None:
             return f"all{length}"
         key, wanted = requested
-        words = "-".join(map(str, wanted))
-        return f"{key}_{''.join(letter if letter.isalnum() else '-' for letter in words)[:60]}{length}"
+        return f"{key}_{in_a_name(by_name(wanted, self.class_names) if key == 'labels' else wanted)}{length}"
 
     def requests(self, conditioning: Any) -> Tensor:
         """Conditions (num, ...) of the samples to make; ValueError for a kind that the model does not take."""
@@ -135,7 +133,8 @@ class AudioSampling(Sampling):
         requested, of_model = self.config.requested(), self.model_config.conditioning
         own: dict[str, Any] = {}
         if requested is not None:
-            own = {requested[0]: getattr(self.config, requested[0])}
+            asked = getattr(self.config, requested[0])
+            own = {requested[0]: by_name(asked, self.class_names) if requested[0] == "labels" else asked}
         elif isinstance(of_model, LabelConfig):
             own = {"labels": of_model.labels}
         elif isinstance(of_model, TagsConfig):

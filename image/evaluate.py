@@ -35,7 +35,7 @@ class ImageEvaluateConfig(EvaluateConfig):
     """The keys of images; they are explained in conf/evaluate.yaml."""
 
     reference: str | None = None
-    labels: int | list[int] | None = None
+    labels: int | str | list[int | str] | None = None
     inception: str | None = None
     dinov2: str | None = None
 

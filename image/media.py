@@ -6,6 +6,7 @@ Letters: n images, B batch, H height, W width in pixels, C channels.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -17,6 +18,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from core.data.files import files_under
 from core.data.pixels import to_uint8
 from core.storage.arrays import npz_array, npz_keys
 from core.storage.atomic import sha256_file
@@ -34,11 +36,12 @@ from eval.measure.reference import (
     check_statistics_suffice,
     load_statistics,
 )
-from image.datasets.decode import decode_image
+from image.datasets.decode import decode_image, image_size, naming, read_bytes
 from image.datasets.digits import DigitsConfig
-from image.datasets.files import IMAGE_SUFFIXES
+from image.datasets.files import IMAGE_SUFFIXES, OTHER_SUFFIXES
 
 MAX_THREADS = 8
+MAX_PIXELS = 2**26  # of an image: 8192x8192; larger ones take gigabytes, and extractors see 299 pixels of a side
 
 
 class Images(Media):
@@ -58,30 +61,36 @@ class FolderImages(Images):
 
     def __init__(self, folder: Path):
         self.folder, self.name = folder, folder.name
-        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        self.paths = [path for path in paths if not any(part[0] == "." for part in path.relative_to(folder).parts)]
+        self.paths = files_under(folder, IMAGE_SUFFIXES, OTHER_SUFFIXES)
         if not self.paths:
             raise ValueError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
-        self.size = self._read(self.paths[0]).shape
+        with naming(str(self.paths[0])):
+            width, height = image_size(read_bytes(self.paths[0]))
+        self.size = height, width, 3
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def rows(self, first: int, last: int) -> Tensor:
         """Decoded on several threads."""
+        paths = self.paths[first:last]
+        images = np.empty((len(paths), *self.size), dtype=np.uint8)
         with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
-            images = list(pool.map(self._read, self.paths[first:last]))
-        for path, image in zip(self.paths[first:last], images, strict=True):
-            if image.shape != self.size:
-                sizes = [f"{shape[1]}x{shape[0]}" for shape in (image.shape, self.size)]
-                raise ValueError(f"{path} is {sizes[0]} pixels, {self.paths[0].name} is {sizes[1]}; all must be alike")
-        return rearrange(torch.from_numpy(np.stack(images)), "b h w c -> b c h w")
+            deque(pool.map(self._read, paths, images), maxlen=0)
+        return rearrange(torch.from_numpy(images), "b h w c -> b c h w")
 
-    def _read(self, path: Path) -> np.ndarray:
-        try:
-            return np.array(decode_image(path.read_bytes(), 3))
-        except ValueError as error:
-            raise ValueError(f"broken image {path}: {error}") from error
+    def _read(self, path: Path, pixels: np.ndarray) -> None:
+        """Decode a file into `pixels` (H, W, 3)."""
+        with naming(str(path)):
+            data = read_bytes(path)
+            width, height = image_size(data)
+        if (height, width, 3) != self.size:
+            first = f"{self.paths[0].name} is {self.size[1]}x{self.size[0]}"
+            raise ValueError(f"{path} is {width}x{height} pixels, {first}; all must be alike")
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"{path} is {width}x{height} pixels; images to be measured have {MAX_PIXELS:,} at most")
+        with naming(str(path)):
+            pixels[:] = decode_image(data, 3)
 
     @cached_property
     def sha256(self) -> str:

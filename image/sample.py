@@ -13,7 +13,8 @@ from einops import rearrange
 from torch import Tensor
 
 from core.commands.entry import Entry
-from core.commands.sample import ModelParts, Sampling, SamplingOptions
+from core.commands.sample import ModelParts, Sampling, SamplingOptions, in_a_name
+from core.conditioning.labels import by_name
 from core.data.pixels import to_uint8
 from core.generate import Generator
 from core.storage.atomic import reserve
@@ -30,10 +31,10 @@ UINT8_RULE = "uint8: 127.5 x + 128, cut to 0..255, truncated"
 class ImageSampleConfig(SamplingOptions):
     """What to sample, from a run or from published weights; see `core.commands.sample.SamplingOptions`.
 
-    labels  a class, a list of classes to cycle through, or null for the config's own rule over all classes
+    labels  a class, or a list of classes to cycle through, by number or name; null for the config's own rule over all
     """
 
-    labels: int | list[int] | None = None
+    labels: int | str | list[int | str] | None = None
 
 
 def main(config: ImageSampleConfig) -> None:
@@ -56,14 +57,16 @@ class ImageSampling(Sampling):
         num_classes = model.backbone.num_classes_in(state, str(source))
         tokenizer = model.tokenizer.build(device)
         latent_shape = tuple(tokenizer.latent_shape(model.data.media_shape))
-        conditioning = LabelConditioning(model.conditioning, num_classes)
+        names = self.class_names if len(self.class_names) == num_classes else None
+        conditioning = LabelConditioning(model.conditioning, num_classes, names)
         return ModelParts(tokenizer, model.backbone.build(latent_shape, num_classes), conditioning, latent_shape)
 
     def condition_name(self) -> str:
-        """The classes: all, label3, label1-2."""
-        labels = self.config.labels
-        named = "-".join(map(str, labels)) if isinstance(labels, list) else labels
-        return "all" if labels is None else f"label{named}"
+        """The classes: all, label3, label1-2, labelcat."""
+        if self.config.labels is None:
+            return "all"
+        labels = by_name(self.config.labels, self.class_names)
+        return f"label{in_a_name(labels if isinstance(labels, list) else [labels])}"
 
     def requests(self, conditioning: LabelConditioning) -> Tensor:
         """Labels (num,) of the samples to make."""
@@ -71,8 +74,8 @@ class ImageSampling(Sampling):
 
     def protocol_entries(self) -> dict[str, Any]:
         """Which labels, and how pixels are stored."""
-        labels = self.config.labels
-        return {"labels": self.model_config.conditioning.labels if labels is None else labels, "pixels": UINT8_RULE}
+        labels, rule = self.config.labels, self.model_config.conditioning.labels
+        return {"labels": rule if labels is None else by_name(labels, self.class_names), "pixels": UINT8_RULE}
 
     def write(self, generator: Generator, batches: Iterable[Tensor], requests: Tensor, folder: Path) -> None:
         """Write grid.png of the first samples, png/000000.png ..., and samples.npz, holding one batch in memory.

@@ -59,7 +59,7 @@ def build_domain(config: ImageConfig, device: torch.device, *, evaluate: bool) -
         dataset=dataset,
         tokenizer=tokenizer,
         backbone=backbone,
-        conditioning=LabelConditioning(config.conditioning, num_classes),
+        conditioning=LabelConditioning(config.conditioning, num_classes, dataset.class_names),
         preview=ImagePreview(),
         evaluator=config.evaluation.build(config.cache, device) if evaluate else None,
     )
@@ -85,7 +85,8 @@ def report(run: RunDirectory, summary: dict) -> str:
             f"class accuracy    {100 * summary['class_accuracy']:.1f} %   (samples that the classifier takes for the "
             f"digit asked for; of real held-out digits it gets {100 * summary['classifier_accuracy']:.1f} % right)",
         ]
-    return "\n".join([*lines, *closing_lines(run, summary, "image", ".png", "labels=3 num=64")])
+    asked = "labels=3 num=64" if run.config()["data"]["name"] == "digits" else "num=64"  # a class that is there
+    return "\n".join([*lines, *closing_lines(run, summary, "image", ".png", asked)])
 
 
 ENTRY = Entry(main, "image.conf", "train", ImageConfig)

@@ -7,9 +7,10 @@ are written. B batch.
 from __future__ import annotations
 
 import collections
+import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,9 +32,11 @@ from core.processes.spread import Compile, ParallelConfig, spread
 from core.processes.world import World, joined
 from core.schema import plain, strict
 from core.storage.atomic import atomic_dir, writing
-from core.storage.checkpoint import CheckpointStore, State, follow_latest
+from core.storage.checkpoint import CheckpointStore, State, follow_latest, read_checkpoint
 from core.storage.run_folder import RunDirectory
 from core.storage.weights import check_finite_weights, load_into, load_weights
+
+LONGEST_NAME = 60  # letters that what is asked for may take in the name of a folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +102,7 @@ class Sampling(ABC):
     unit    what a sample is called
     files   what `write` writes, for the last line on the screen
     config  what the command line says
+    notes   of the checkpoint that the weights come from, once that is known; {} for a file without any
     """
 
     train: ClassVar[Entry]
@@ -107,6 +111,12 @@ class Sampling(ABC):
 
     def __init__(self, config: SamplingOptions):
         self.config = config
+        self.notes: Mapping[str, Any] = {}
+
+    @property
+    def class_names(self) -> list[str]:
+        """What the checkpoint says of its classes or tags; [] where it says nothing."""
+        return list(self.notes.get("class_names") or [])
 
     @abstractmethod
     def build_model(self, state: State, source: Path, device: torch.device) -> ModelParts:
@@ -114,7 +124,7 @@ class Sampling(ABC):
 
     @abstractmethod
     def condition_name(self) -> str:
-        """What is asked for in a word, a part of the folder's name."""
+        """What is asked for in a word, a part of the folder's name; see `in_a_name`."""
 
     @abstractmethod
     def requests(self, conditioning: Any) -> Condition | Requests:
@@ -161,15 +171,20 @@ class Sampling(ABC):
         """Where the samples go; an existing folder is kept unless overwrite=true."""
         config = self.config
         parent = Path(config.run) / "samples" if config.run is not None else Path("samples") / config.architecture
-        name = f"{config.weights}_{self.condition_name()}_seed{config.seed}"
+        name = f"{config.weights}_{self.condition_name()}_seed{in_a_name([config.seed])}"
         out = Path(config.out) if config.out else parent / name
         if out.exists() and not config.overwrite:
             raise ValueError(f"{out} exists; out=... names another folder, overwrite=true replaces it")
         return out
 
+    def read_notes(self, source: Path) -> None:
+        """Take over what the checkpoint `source` remembers of its run."""
+        self.notes = read_checkpoint(source, only=()).notes if source.is_dir() else {}
+
     def load_generator(self, source: Path, world: World) -> Generator:
         """The model with the weights in `source`: the training data is not needed."""
         config = self.config
+        self.read_notes(source)
         check_weights(source, config.weights)
         state = load_weights(source, prefer=config.weights)
         parts = self.build_model(state, source, world.device)
@@ -203,7 +218,10 @@ class Sampling(ABC):
         config = self.config
         with joined(config.device) as world:
             world.first_on_main(lambda: self.model_config)
-            out, source = world.on_main(lambda: (self.output_folder(), self.weights_file()))
+            source = world.on_main(self.weights_file)
+            world.on_main(lambda: check_weights(source, config.weights))
+            world.first_on_main(lambda: self.read_notes(source))
+            out = world.on_main(self.output_folder)
             generator = self.load_generator(source, world)
             requests = self.requests(generator.conditioning)
             batches = generator.batches(requests, config.seed, config.batch_size)
@@ -225,6 +243,16 @@ def check_sampler(values: dict) -> None:
     for name, value in values.items():
         if value is not None or name not in known:
             strict(SamplerConfig, {name: value}, "sampler")
+
+
+def in_a_name(words: Iterable[int | str]) -> str:
+    """Words as a part of a file's name: letters and digits, the rest as -; a long one is cut, and ends in a hash."""
+    text = "-".join(map(str, words))
+    name = "".join(letter if letter.isalnum() else "-" for letter in text)
+    if len(name) <= LONGEST_NAME and len(name.encode()) <= 2 * LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+    return f"{name[: LONGEST_NAME - 9].encode()[: 2 * LONGEST_NAME].decode(errors='ignore')}-{digest[:8]}"
 
 
 def dotted(values: dict, key: str = "") -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 from core.conditioning.contract import check_drop, drop_rows, position_of
 from core.draws import Random, numpy_rng
 from core.nets.layers import LabelEmbedder
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,11 @@ class LabelConditioning:
     def __init__(self, config: LabelConfig, num_classes: int, names: Sequence[str] | None = None):
         self.config, self.num_classes = config, num_classes
         self.names = [str(number) for number in range(num_classes)] if names is None else list(names)
+        mixed = next(iter(sorted(namesakes(self.names))), None)
+        if mixed is not None:
+            log.info(
+                "classes are numbered by their places, not by their names: number %d is %r", mixed, self.names[mixed]
+            )
 
     def embedder(self, width: int, null: bool) -> nn.Module:
         """A table of vectors (num_classes, D), and one for no class where `null` asks for it."""
@@ -71,19 +80,68 @@ class LabelConditioning:
             return torch.arange(num) % self.num_classes
         return torch.tensor([int(numpy_rng(seed, "label", i).integers(self.num_classes)) for i in range(num)])
 
-    def requested(self, labels: int | list[int] | None, num: int, seed: int) -> Tensor:
+    def requested(self, labels: int | str | list[int | str] | None, num: int, seed: int) -> Tensor:
         """Labels (num,) of the samples to make: those asked for in turn, or by the config's own rule over all."""
         return self.requests(num, seed) if labels is None else self.chosen(labels, num)
 
-    def chosen(self, labels: int | list[int], num: int, key: str = "labels") -> Tensor:
-        """Labels (num,) that cycle through the ones asked for; ValueError for one out of range."""
-        wanted = [labels] if isinstance(labels, int) else list(labels)
-        bad = [label for label in wanted if not 0 <= label < self.num_classes]
-        if bad or not wanted:
-            raise ValueError(f"{key} is {labels}; allowed: 0 to {self.num_classes - 1}")
-        return torch.tensor([wanted[i % len(wanted)] for i in range(num)])
+    def chosen(self, labels: int | str | Sequence[int | str], num: int, key: str = "labels") -> Tensor:
+        """Labels (num,) that cycle through classes given by number or name.
+
+        Raises ValueError for an unknown one, and for a number that is the name of another class.
+        """
+        wanted = [labels] if isinstance(labels, int | str) else list(labels)
+        out_of_range = [each for each in wanted if isinstance(each, int) and not 0 <= each < self.num_classes]
+        if out_of_range or not wanted:
+            raise ValueError(f"{key} is {labels}; allowed: 0 to {self.num_classes - 1}{self._names_too()}")
+        numbers = [each if isinstance(each, int) else self._place_of(each, key) for each in wanted]
+        self._refuse_other_names([each for each in wanted if isinstance(each, int)], key)
+        return torch.tensor([numbers[i % len(numbers)] for i in range(num)])
 
     def named(self, wanted: Sequence[int | str], num: int) -> Tensor:
-        """Labels (num,) that cycle through classes given by number or name; ValueError for an unknown one."""
-        numbers = [each if isinstance(each, int) else position_of(each, self.names, "labels") for each in wanted]
-        return self.chosen(numbers, num)
+        """Labels (num,) that cycle through classes given by number or name; see `chosen`."""
+        return self.chosen(wanted, num)
+
+    def _place_of(self, name: str, key: str) -> int:
+        places = [place for place, each in enumerate(self.names) if each == name]
+        if len(places) > 1:
+            raise ValueError(f"{key} has {name!r}, the name of the classes {places}; ask for them by number")
+        return position_of(name, self.names, key)
+
+    def _refuse_other_names(self, numbers: Sequence[int], key: str) -> None:
+        others = namesakes(self.names)
+        for number in numbers:
+            if number in others:
+                one, other = (json.dumps(self.names[place], ensure_ascii=False) for place in (number, others[number]))
+                raise ValueError(
+                    f"{key} has {number}, the number of class {one}, but class {others[number]} is called {other}; "
+                    f"ask for them by name: {key}='{one}' or {key}='{other}'"
+                )
+
+    def _names_too(self) -> str:
+        named = [name for place, name in enumerate(self.names) if name != str(place)]
+        return f", or names in quotes, such as '{json.dumps(named[0], ensure_ascii=False)}'" if named else ""
+
+
+def namesakes(names: Sequence[str]) -> dict[int, int]:
+    """The classes whose number is the name of another class, with that one; 2, 002, 2.0 and 2e0 name one number."""
+    called: dict[float, list[int]] = {}
+    for place, name in enumerate(names):
+        try:
+            called.setdefault(float(name), []).append(place)
+        except ValueError:  # not called by a number
+            continue
+    return {int(n): places[0] for n, places in called.items() if n in range(len(names)) and n not in places}
+
+
+def by_name(labels: int | str | list[int | str], names: Sequence[str]) -> int | str | list[int | str]:
+    """Classes as records say them: by name; by number where that is the name, or names are not known or not unique.
+
+    What `LabelConditioning.chosen` refuses stays as it is.
+    """
+    if isinstance(labels, list):
+        return [by_name(each, names) for each in labels]
+    if isinstance(labels, str):
+        return names.index(labels) if labels in names and labels == str(names.index(labels)) else labels
+    if not 0 <= labels < len(names) or labels in namesakes(names) or names.count(names[labels]) > 1:
+        return labels
+    return labels if names[labels] == str(labels) else names[labels]

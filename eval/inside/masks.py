@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from core.contracts import Dataset, Tokenizer
+from core.data.pixels import opened_image
 from core.draws import SampleRandom
 from eval.inside.linear import IGNORED
 from eval.inside.model import ForwardOptions, TrainedModel, batches
@@ -74,17 +74,28 @@ def label_map(folder: Path, dataset: Dataset, row: int, size: int) -> Tensor:
     if file is None:
         raise ValueError(f"masks is {str(folder)!r}, which holds no label map of {image}; looked for {places[0]}")
     try:
-        with Image.open(file) as opened:
+        with opened_image(file.read_bytes()) as opened:
             opened.load()
             labels = opened.copy()
-    except (UnidentifiedImageError, OSError) as error:
+    except ValueError as error:
         raise ValueError(f"the label map {file} cannot be read: {error}") from error
     if labels.mode not in ("L", "P", "1"):
         raise ValueError(f"the label map {file} is of mode {labels.mode}; needed: one number a pixel (L or P)")
     scale = size / min(labels.size)
-    labels = labels.resize((round(labels.width * scale), round(labels.height * scale)), Image.Resampling.NEAREST)
-    left, top = (labels.width - size) // 2, (labels.height - size) // 2
-    return torch.from_numpy(np.array(labels.crop((left, top, left + size, top + size)), dtype=np.int64))
+    width, height = round(labels.width * scale), round(labels.height * scale)
+    rows, columns = _central(labels.height, height, size), _central(labels.width, width, size)
+    return torch.from_numpy(np.array(labels, dtype=np.int64)[np.ix_(rows, columns)])
+
+
+def _central(length: int, resized: int, size: int) -> np.ndarray:
+    """Where the central `size` of `resized` pixels lie among `length`, by nearest pixels; a strip is never enlarged.
+
+    The steps are added one after the other, as Pillow does, so that ties fall to the same side.
+    """
+    step, first = length / resized, (resized - size) // 2
+    steps = np.full(first + size, step)
+    steps[0] = step / 2
+    return np.minimum(np.cumsum(steps)[first:].astype(np.int64), length - 1)
 
 
 def count_classes(*masks: Tensor) -> int:

@@ -5,8 +5,6 @@ Letters: n images of a data set, C channels, H height, W width in pixels.
 
 from __future__ import annotations
 
-import fnmatch
-import glob
 import logging
 import os
 from dataclasses import dataclass, field
@@ -19,14 +17,16 @@ from torch import Tensor
 
 from core.data.files import class_folders, existing_folder, files_under, packed_paths
 from core.data.index import NUM_LISTED, in_threads, leave_out, refuse_lost_classes
-from core.extras import extra
 from core.schema import FREE
-from image.datasets.decode import center_crop, decode_image, to_media
+from image.datasets.decode import center_crop, decode_image, naming, read_bytes, to_media
 from image.datasets.images import ImageDataset
+from image.datasets.parquet import ParquetSource
 
 log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
+OTHER_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".jfif", ".jp2", ".jxl", ".tif", ".tiff")  # told, not read
+BESIDE = -1  # in place of the label of a file beside the class folders
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,9 @@ class FileDataset(ImageDataset):
     def pixels(self, index: int, mirror: bool = False) -> Tensor:
         """Image `index`, decoded and cropped."""
         row = int(self._rows[index])
-        try:
+        with naming(f"{self._source.where(row)} (index {index})"):
             image = decode_image(self._source.read(row), self.media_shape[0])
-        except ValueError as error:
-            raise ValueError(f"broken image {self._source.where(row)} (index {index}): {error}") from error
-        media = to_media(center_crop(image, self._size))
+            media = to_media(center_crop(image, self._size))
         return media.flip(-1) if mirror else media
 
     def name(self, index: int) -> str:
@@ -161,79 +159,21 @@ class FolderSource:
         self.class_names = class_folders(root)
         if not self.class_names:
             raise ValueError(f"data.root is {str(root)!r}, which holds no folders; needed: one folder per class")
-        paths = [files_under(root / name, IMAGE_SUFFIXES) for name in self.class_names]
-        empty = [name for name, found in zip(self.class_names, paths, strict=True) if not found]
+        packed = packed_paths(files_under(root, IMAGE_SUFFIXES, OTHER_SUFFIXES), root)
+        places = {os.fsencode(name): place for place, name in enumerate(self.class_names)}
+        labels = [places.get(path.partition(b"/")[0], BESIDE) for path in packed]
+        held = set(labels)
+        empty = [name for place, name in enumerate(self.class_names) if place not in held]
         if empty:
             such = f"({', '.join(IMAGE_SUFFIXES)}) in {len(empty)} class folders, such as {empty[:NUM_LISTED]}"
             raise ValueError(f"data.root is {str(root)!r}: no image {such}")
-        self.labels = np.repeat(np.arange(len(paths), dtype=np.int64), [len(found) for found in paths])
-        self._paths = np.array([path for found in paths for path in packed_paths(found, root)])
+        self.labels = np.array([label for label in labels if label != BESIDE], dtype=np.int64)
+        self._paths = np.array([path for path, label in zip(packed, labels, strict=True) if label != BESIDE])
 
     def read(self, row: int) -> bytes:
         """All bytes of a file."""
-        return Path(self.where(row)).read_bytes()
+        return read_bytes(self.where(row))
 
     def where(self, row: int) -> str:
         """The path of a file."""
         return os.path.join(self._root, os.fsdecode(self._paths[row]))
-
-
-class ParquetSource:
-    """Rows of parquet shards, read through the `datasets` library from its memory-mapped Arrow copy.
-
-    Classes are the names of the ClassLabel feature. Without one they are the distinct labels, sorted, so that two
-    splits agree only where both hold every label. Raises ValueError for shards that are missing, damaged or laid out
-    otherwise, ImportError without the `hf` extra.
-    """
-
-    def __init__(self, root: Path, split: str, cache_dir: str | None = None):
-        datasets = extra("datasets", "data.name=parquet", "hf")
-        pattern = f"{split}*.parquet"
-        self._shards = [path for path in files_under(root, (".parquet",)) if fnmatch.fnmatch(path.name, pattern)]
-        self._first_rows = np.cumsum([0, *(_num_rows(shard) for shard in self._shards)])
-        if not self._first_rows[-1]:
-            raise ValueError(f"data.root is {str(root)!r}, data.split is {split!r}: no file {pattern} with rows there")
-        shards = [glob.escape(str(shard)) for shard in self._shards]  # the library reads its paths as patterns
-        table = datasets.load_dataset("parquet", data_files=shards, split="train", cache_dir=cache_dir)
-        missing = {"image", "label"} - set(table.column_names)
-        if missing:
-            raise ValueError(f"data.root is {str(root)!r}: {pattern} lacks the columns {sorted(missing)}")
-        self._images = table.select_columns("image").cast_column("image", datasets.Image(decode=False))
-        feature = table.features["label"]
-        names = feature.names if isinstance(feature, datasets.ClassLabel) else None
-        self.class_names, self.labels = _classes(table.data.column("label"), names)
-
-    def read(self, row: int) -> bytes:
-        """The bytes in a row; ValueError for a row that holds none, or only a path on its maker's machine."""
-        image = self._images[row]["image"]
-        if not image or not image["bytes"]:
-            raise ValueError("the row holds no bytes")
-        return image["bytes"]
-
-    def where(self, row: int) -> str:
-        """The shard and the row within it, from 0."""
-        shard = int(np.searchsorted(self._first_rows, row, side="right")) - 1
-        return f"{self._shards[shard]}, row {row - self._first_rows[shard]}"
-
-
-def _num_rows(shard: Path) -> int:
-    from pyarrow import ArrowInvalid, parquet  # comes with `datasets`
-
-    try:
-        return parquet.read_metadata(shard).num_rows
-    except ArrowInvalid as error:
-        raise ValueError(f"damaged parquet file {shard}: {error}") from error
-
-
-def _classes(column: Any, names: list[str] | None) -> tuple[list[str], np.ndarray]:
-    """Class names and labels (n,) int64 from an Arrow column of numbers, which may have `names`, or of strings."""
-    values = column.to_numpy()
-    if column.null_count or values.dtype.kind == "f":
-        raise ValueError("column 'label' has empty rows or fractions; needed: a class in every row")
-    if names is None:
-        distinct, labels = np.unique(values, return_inverse=True)
-        return [str(name) for name in distinct], labels.astype(np.int64)
-    outside = values[(values < 0) | (values >= len(names))]
-    if len(outside):
-        raise ValueError(f"column 'label' holds {outside[0]} (no labels published?); allowed: 0..{len(names) - 1}")
-    return list(names), values.astype(np.int64)

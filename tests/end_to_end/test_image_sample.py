@@ -141,7 +141,7 @@ def test_a_single_file_has_no_other_averages(sample, place):
     [
         (["labels=10"], ["labels is 10", "0 to 9"]),
         (["labels=[0,-1]"], ["labels is [0, -1]", "0 to 9"]),
-        (["labels=three"], ["labels", "'three'", "int"]),
+        (["labels=three"], ["labels has 'three', which the model does not know"]),
         (["num=0"], ["num is 0"]),
         (["weights=best"], ["'weights'", "'best'", "holds: ema, ema_decay0.5, model"]),
         (["weights=optimizer"], ["'weights'", "'optimizer'", "holds: ema, ema_decay0.5, model"]),
@@ -159,3 +159,13 @@ def test_bad_input_is_one_line(sample, place, args, parts):
     before = sorted(place.rglob("*"))
     is_one_line_error(sample("num=2", *args), *parts)
     assert sorted(place.rglob("*")) == before
+
+
+def test_many_labels_make_a_short_name_and_are_all_in_the_protocol(sample, place):
+    labels = [number * 7 % 10 for number in range(121)]
+    outcome = sample("num=2", f"labels={labels}")
+    assert outcome.code == 0, outcome
+    (out,) = (place / "runs" / "image" / "digits" / "samples").glob("ema_label0-7-4-*_seed0")
+    assert len(out.name) < 80
+    assert yaml.safe_load((out / "protocol.yaml").read_text())["protocol"]["labels"] == labels
+    assert sample("num=2", f"labels={labels[:-1]}").code == 0, "other labels, another folder"

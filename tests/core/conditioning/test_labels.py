@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core.conditioning.labels import LabelConditioning, LabelConfig
+from core.conditioning.labels import LabelConditioning, LabelConfig, by_name
 from core.draws import StepRandom
 from core.schema import strict
 
@@ -72,6 +72,54 @@ def test_chosen_labels_cycle():
 def test_labels_out_of_range_are_refused_with_the_range(labels):
     with pytest.raises(ValueError, match=r"labels is .*; allowed: 0 to 9"):
         conditioning().chosen(labels, 4)
+
+
+SORTED = ["0", "1", "10", "2", "cat"]  # as folders are
+
+
+def test_a_number_that_is_the_name_of_another_class_is_refused_with_both():
+    classes = LabelConditioning(LabelConfig(), len(SORTED), SORTED)
+    for labels in (2, [0, 2]):
+        with pytest.raises(
+            ValueError, match=r'labels has 2, the number of class "10", but class 3 is called "2"; .*labels=\'"2"\''
+        ):
+            classes.chosen(labels, 4)
+    assert classes.chosen(["2", "10", 1, "cat", 4], 5).tolist() == [3, 2, 1, 4, 4]
+    assert classes.requested(["10"], 2, 0).tolist() == [2, 2]
+    with pytest.raises(ValueError, match=r"""labels is 10; allowed: 0 to 4, or names in quotes, such as '"10"'"""):
+        classes.chosen(10, 1)
+    with pytest.raises(ValueError, match="labels has 'dog', which the model does not know"):
+        classes.chosen("dog", 1)
+    for one, two in (("001", "002"), ("1.0", "2.0"), ("1e0", "2e0")):
+        odd = LabelConditioning(LabelConfig(), 3, [one, two, "cat"])
+        with pytest.raises(
+            ValueError, match=f'labels has 1, the number of class "{two}", but class 0 is called "{one}"'
+        ):
+            odd.chosen(1, 1)
+
+
+def test_a_name_of_two_classes_is_refused_with_their_numbers():
+    classes = LabelConditioning(LabelConfig(), 3, ["crane", "eel", "crane"])
+    with pytest.raises(ValueError, match=r"labels has 'crane', the name of the classes \[0, 2\]; ask .* by number"):
+        classes.chosen(["eel", "crane"], 2)
+    assert classes.chosen([2, "eel"], 2).tolist() == [2, 1] and by_name([2, 1], classes.names) == [2, "eel"]
+
+
+def test_classes_that_are_numbered_otherwise_than_called_are_told(caplog):
+    with caplog.at_level("INFO"):
+        LabelConditioning(LabelConfig(), 3, ["cat", "dog", "eel"])
+        LabelConditioning(LabelConfig(), 3)
+    assert not caplog.messages
+    with caplog.at_level("INFO"):
+        LabelConditioning(LabelConfig(), len(SORTED), SORTED)
+    assert caplog.messages == ["classes are numbered by their places, not by their names: number 2 is '10'"]
+
+
+def test_records_say_names_where_they_are_not_the_numbers():
+    assert by_name(["10", "2", 1, "1", "cat", 4], SORTED) == ["10", "2", 1, 1, "cat", "cat"]
+    assert [by_name("0", SORTED), by_name(3, []), by_name("3", []), by_name(3, SORTED)] == [0, 3, "3", "2"]
+    assert [by_name(2, SORTED), by_name(9, SORTED), by_name("dog", SORTED)] == [2, 9, "dog"], "which are refused"
+    assert by_name(["000", 1], ["000", "001"]) == ["000", "001"]
 
 
 @pytest.mark.parametrize(
