@@ -17,6 +17,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from core.data.files import files_under
 from core.data.pixels import to_uint8
 from core.storage.atomic import sha256_file
 from core.storage.provenance import json_sha256
@@ -35,7 +36,7 @@ from eval.measure.reference import (
 from eval.statistics.arrays import npz_array, npz_keys
 from image.datasets.decode import decode_image
 from image.datasets.digits import DigitsConfig
-from image.datasets.files import IMAGE_SUFFIXES
+from image.datasets.files import IMAGE_SUFFIXES, OTHER_SUFFIXES
 
 MAX_THREADS = 8
 
@@ -57,8 +58,7 @@ class FolderImages(Images):
 
     def __init__(self, folder: Path):
         self.folder, self.name = folder, folder.name
-        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        self.paths = [path for path in paths if not any(part[0] == "." for part in path.relative_to(folder).parts)]
+        self.paths = files_under(folder, IMAGE_SUFFIXES, OTHER_SUFFIXES)
         if not self.paths:
             raise ValueError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
         self.size = self._read(self.paths[0]).shape

@@ -27,6 +27,8 @@ from image.datasets.images import ImageDataset
 log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
+OTHER_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".jfif", ".jp2", ".jxl", ".tif", ".tiff")  # told, not read
+BESIDE = -1  # in place of the label of a file beside the class folders
 
 
 @dataclass(frozen=True)
@@ -161,13 +163,16 @@ class FolderSource:
         self.class_names = class_folders(root)
         if not self.class_names:
             raise ValueError(f"data.root is {str(root)!r}, which holds no folders; needed: one folder per class")
-        paths = [files_under(root / name, IMAGE_SUFFIXES) for name in self.class_names]
-        empty = [name for name, found in zip(self.class_names, paths, strict=True) if not found]
+        packed = packed_paths(files_under(root, IMAGE_SUFFIXES, OTHER_SUFFIXES), root)
+        places = {os.fsencode(name): place for place, name in enumerate(self.class_names)}
+        labels = [places.get(path.partition(b"/")[0], BESIDE) for path in packed]
+        held = set(labels)
+        empty = [name for place, name in enumerate(self.class_names) if place not in held]
         if empty:
             such = f"({', '.join(IMAGE_SUFFIXES)}) in {len(empty)} class folders, such as {empty[:NUM_LISTED]}"
             raise ValueError(f"data.root is {str(root)!r}: no image {such}")
-        self.labels = np.repeat(np.arange(len(paths), dtype=np.int64), [len(found) for found in paths])
-        self._paths = np.array([path for found in paths for path in packed_paths(found, root)])
+        self.labels = np.array([label for label in labels if label != BESIDE], dtype=np.int64)
+        self._paths = np.array([path for path, label in zip(packed, labels, strict=True) if label != BESIDE])
 
     def read(self, row: int) -> bytes:
         """All bytes of a file."""
