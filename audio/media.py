@@ -8,7 +8,6 @@ Letters: n clips, B batch, C channels, L samples in time.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import re
@@ -25,12 +24,13 @@ from audio.sounds.files import AUDIO_SUFFIXES, AudioFacts, probe, read
 from audio.sounds.sound import ClipFormat, Sound
 from audio.sounds.synthesis import TIMBRES
 from core.data.files import files_under
+from core.storage.arrays import npz_keys
 from core.storage.atomic import sha256_file
+from core.storage.json_files import read_json
 from core.storage.provenance import json_sha256
 from eval.measure.generated import ChunkMedia, Chunks
 from eval.measure.media import Media
 from eval.measure.reference import FACTS, MediaReference, Reference, Size, StatisticsReference
-from eval.statistics.arrays import npz_keys
 
 UNIT = "clip"
 SHORTEST_SECONDS = 0.1  # less has no pitch and no rhythm to be measured
@@ -101,10 +101,7 @@ class FolderSounds(Media):
         file = self.folder / CONDITIONS
         if not file.is_file():
             return
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{file} is damaged: {error}") from error
+        content = read_json(file)
         paths = [str(path.relative_to(self.folder)) for path in self.paths]
         titles_by_path = content if isinstance(content, dict) else {}
         lacking = [path for path in paths if not isinstance(titles_by_path.get(path), str)]

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from core.data.files import files_under
 from core.data.pixels import to_uint8
+from core.storage.arrays import npz_array, npz_keys
 from core.storage.atomic import sha256_file
 from core.storage.provenance import json_sha256
 from eval.measure.extractor import Extractor, FeatureExtraction
@@ -33,7 +34,6 @@ from eval.measure.reference import (
     check_statistics_suffice,
     load_statistics,
 )
-from eval.statistics.arrays import npz_array, npz_keys
 from image.datasets.decode import decode_image
 from image.datasets.digits import DigitsConfig
 from image.datasets.files import IMAGE_SUFFIXES, OTHER_SUFFIXES
@@ -105,9 +105,14 @@ class NpzImages(Images):
         if not len(self.array):
             raise ValueError(f"arr_0 of {path} holds no image")
         if "arr_1" in npz_keys(path):
-            labels = npz_array(path, "arr_1")
-            if labels.shape == self.array.shape[:1] and labels.dtype.kind in "iu":
-                self.labels = torch.from_numpy(labels.astype(np.int64))
+            self.labels = self._labels(npz_array(path, "arr_1"))
+
+    def _labels(self, labels: np.ndarray) -> Tensor:
+        count = len(self.array)
+        if labels.shape != (count,) or labels.dtype.kind not in "iu" or labels.min() < 0:
+            found = f"{labels.dtype} {labels.shape}"
+            raise ValueError(f"arr_1 of {self.path} is {found}; needed: classes from 0, ({count},), one for each image")
+        return torch.from_numpy(labels.astype(np.int64))
 
     def __len__(self) -> int:
         return len(self.array)

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from core.storage.arrays import npz_array
 from core.storage.atomic import write_atomic
+from core.storage.json_files import parse_json
 from eval.measure.extractor import ExtractedFeatures, Extractor, FeatureExtraction
 from eval.measure.media import Media
 from eval.measure.metrics import Metric, ReferenceStatistics
-from eval.statistics.arrays import npz_array
 from eval.statistics.frechet import load_moments, moments
 
 FACTS = "facts"  # our own statistics say what they are
@@ -96,12 +97,11 @@ class StatisticsReference(Reference):
     def __init__(self, path: Path, unit: str, key: str = "reference"):
         self.path, self.name, self.unit, self.key = path, path.name, unit, key
         try:
-            content = json.loads(str(npz_array(path, FACTS)))
-            size = content["size"]
-            self.size = None if size is None else tuple(size)
-            self.features, self.reference = content["features"], content["reference"]
-        except (ValueError, KeyError, TypeError) as error:
+            content = _checked_facts(parse_json(str(npz_array(path, FACTS)), f"'{FACTS}'"))
+        except ValueError as error:
             raise ValueError(f"{key} is {str(path)!r}, whose '{FACTS}' are damaged: {error}") from error
+        self.size = None if content["size"] is None else tuple(content["size"])
+        self.features, self.reference = content["features"], content["reference"]
 
     def facts(self) -> dict[str, Any]:
         return self.reference
@@ -120,6 +120,16 @@ class StatisticsReference(Reference):
         self, metrics: Sequence[Metric], extractor: Extractor, extraction: FeatureExtraction
     ) -> ReferenceStatistics:
         return load_statistics(self.path, metrics, extractor)
+
+
+def _checked_facts(content: Any) -> dict[str, Any]:
+    """The facts of saved statistics; ValueError for what does not say size, features and reference."""
+    said = content if isinstance(content, dict) else {}
+    size = said.get("size", "")
+    whole = size is None or (isinstance(size, list) and all(type(each) is int and each > 0 for each in size))
+    if not whole or not all(isinstance(said.get(name), dict) for name in ("features", "reference")):
+        raise ValueError(f"they are {content!r:.80}; needed: size (numbers), features and reference (mappings)")
+    return said
 
 
 def save_statistics(path: Path, reference: Reference, features: ExtractedFeatures) -> None:

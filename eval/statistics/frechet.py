@@ -6,7 +6,6 @@ Letters: n samples, D features, R rank.
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,14 @@ import numpy as np
 import scipy
 
 from core.draws import numpy_rng
+from core.storage.arrays import npz_array, npz_keys
 from core.storage.atomic import write_atomic
 from eval.statistics.arrays import Features, as_array, check_finite, check_width, checked
 from eval.statistics.estimate import Estimate
 
 FRECHET = "a Fréchet distance"
+CANCELLATION = 1e-3  # of a distance below the traces that it is the difference of
+ROUNDING = 1e-6  # of a covariance that was kept in float32, relative to its variances
 SPATIAL = {"mu": "mu_s", "sigma": "sigma_s"}  # ADM's names of the spatial statistics
 
 
@@ -141,21 +143,48 @@ def load_moments(path: Path | str, *, spatial: bool = False) -> Moments:
     spatial: ADM's second pair, `mu_s` and `sigma_s`, for sFID. Raises ValueError, naming the file, if it is not there
     or no .npz, lacks a key, or holds statistics that do not fit each other or are not finite.
     """
+    path = Path(path)
+    names = [SPATIAL[key] if spatial else key for key in ("mu", "sigma")]
     try:
-        with np.load(path, allow_pickle=False) as file:
-            names = [SPATIAL[key] if spatial else key for key in ("mu", "sigma")]
-            missing = [name for name in names if name not in file]
-            if missing:
-                raise ValueError(f"no {' and no '.join(missing)} among its keys {sorted(file)}")
-            mean, covariance = (np.asarray(file[name], dtype=np.float64) for name in names)
-            num_samples = int(file["n"]) if "n" in file else None
-        if mean.ndim != 1 or covariance.shape != (mean.size, mean.size):
-            raise ValueError(f"mean {mean.shape} and covariance {covariance.shape} do not fit each other")
-        if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-            raise ValueError("its mean or covariance is not finite")
-    except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        keys = npz_keys(path)
+        missing = [name for name in names if name not in keys]
+        if missing:
+            raise ValueError(f"no {' and no '.join(missing)} among its keys {sorted(keys)}")
+        mean, covariance = (_numbers(npz_array(path, name), name) for name in names)
+        num_samples = _count(npz_array(path, "n")) if "n" in keys else None
+        _check_moments(mean, covariance)
+    except ValueError as error:
         raise ValueError(f"{path} holds no statistics: {error}") from error
     return Moments(mean, covariance, num_samples)
+
+
+def _numbers(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name} is of type {array.dtype}; needed: real numbers")
+    return array.astype(np.float64)
+
+
+def _count(array: np.ndarray) -> int:
+    if array.size != 1 or array.dtype.kind not in "fiu" or not 2 <= array.item() < np.inf:
+        raise ValueError(f"its number of samples n is {array.tolist()!r:.40}; needed: one number, at least 2")
+    return int(array.item())
+
+
+def _check_moments(mean: np.ndarray, covariance: np.ndarray) -> None:
+    """ValueError for what no features have; float32's rounding, which published files have, is let through."""
+    if mean.ndim != 1 or not mean.size or covariance.shape != (mean.size, mean.size):
+        raise ValueError(f"mean {mean.shape} and covariance {covariance.shape} do not fit each other")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise ValueError("its mean or covariance is not finite")
+    variances = np.diagonal(covariance)
+    if (variances < 0).any():
+        raise ValueError(f"its covariance has a negative variance, first at feature {np.flatnonzero(variances < 0)[0]}")
+    if np.abs(covariance - covariance.T).max() > ROUNDING * variances.max():
+        raise ValueError("its covariance is not symmetric")
+    shift = ROUNDING * variances.sum() + np.finfo(np.float64).tiny
+    _, info = scipy.linalg.lapack.dpotrf(covariance + shift * np.eye(mean.size), lower=1)
+    if info:
+        raise ValueError("its covariance has a negative eigenvalue: it is no covariance")
 
 
 # Distance
@@ -167,13 +196,16 @@ def frechet_distance(a: Moments, b: Moments, *, biased: bool = False) -> float:
     (Dowson and Landau 1982; FID: Heusel et al. 2017.) With A = R R^T the trace of the root is the sum of the roots of
     the eigenvalues of R^T B R, which is symmetric and positive semi-definite: no complex root, no offset on the
     diagonal, no trouble with deficient rank, never negative. biased: covariances divided by n, as FVD has them. Raises
-    ValueError for features of different width.
+    ValueError for features of different width, and for moments that are none.
     """
     check_width(a.mean, b.mean)
     if biased:
         a, b = a.biased(), b.biased()
     difference = a.mean - b.mean
-    value = difference @ difference + np.trace(a.covariance) + np.trace(b.covariance) - 2 * _trace_root(a, b)
+    traces = np.trace(a.covariance) + np.trace(b.covariance)
+    value = difference @ difference + traces - 2 * _trace_root(a, b)
+    if not value >= -CANCELLATION * traces:
+        raise ValueError(f"{FRECHET} of {value:g}: one of the covariances is none, or not finite")
     return float(max(value, 0.0))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from core.storage.arrays import npz_keys
 from eval.measure.command import run_evaluation
 from eval.measure.evaluation import EvaluateConfig, Evaluation
 from eval.measure.extractor import Extractor
@@ -13,7 +14,6 @@ from eval.measure.media import Media
 from eval.measure.metrics import ClassAccuracy, FrechetDistance, KernelDistance, NeighbourPrecision, NeighbourRecall
 from eval.measure.reference import FACTS, MediaReference, StatisticsReference
 from eval.measure.table import Table
-from eval.statistics.arrays import npz_keys
 
 WINDOW = 8
 
