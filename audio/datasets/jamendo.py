@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from audio.datasets.windows import WindowDataset, WindowsConfig
 from audio.sounds.sound import ClipFormat
-from core.data.captions import composed, in_any_form, read_text
+from core.data.captions import composed, read_text
 from core.data.collection import Collection
 from core.data.files import existing_folder
 from core.data.index import NUM_LISTED
@@ -186,6 +187,7 @@ def _file(name: str, key: str) -> Path:
 
 
 def _audio_path(root: Path, path: str) -> str:
-    """Where a track lies below the root; its own path where it lies nowhere, for the error."""
-    low = path.removesuffix(".mp3") + LOW_SUFFIX
-    return low if not (root / path).is_file() and (root / low).is_file() else path
+    """Where a track lies below the root, its name in any Unicode form; its own path where it lies nowhere."""
+    names = (path, path.removesuffix(".mp3") + LOW_SUFFIX)
+    forms = [form for name in names for form in (name, composed(name), unicodedata.normalize("NFD", name))]
+    return next((form for form in forms if (root / form).is_file()), path)

@@ -31,13 +31,13 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-import torchaudio
 from einops import rearrange
 from torch import Tensor
 
 from audio.sounds.containers import CONTAINER_SUFFIXES, end_of_stream, read_stream
 from audio.sounds.endings import is_cut_off
 from audio.sounds.mpeg import Part, find_stream
+from audio.sounds.resampling import KAISER_BEST, resample
 from audio.sounds.sound import Sound
 from core.data.index import NUM_LISTED, MediaKind
 
@@ -45,6 +45,12 @@ log = logging.getLogger(__name__)
 
 SOUNDFILE_SUFFIXES = (".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES + CONTAINER_SUFFIXES
+OTHER_SUFFIXES = (  # of sound that is not read
+    *(".3gp", ".8svx", ".ac3", ".aif", ".aifc", ".aiff", ".alac", ".amr", ".ape", ".au", ".avi", ".bwf", ".caf"),
+    *(".dff", ".dsf", ".dts", ".eac3", ".flv", ".gsm", ".m4b", ".m4r", ".mid", ".midi", ".mkv", ".mov", ".mp1"),
+    *(".mp2", ".mp+", ".mpc", ".mpg", ".oma", ".ogm", ".ogv", ".pcm", ".ra", ".raw", ".rf64", ".sd2", ".shn", ".snd"),
+    *(".sph", ".spx", ".tak", ".tta", ".voc", ".vox", ".w64", ".wave", ".weba", ".wma", ".wv"),
+)
 
 # Samples decoded and dropped before a part of an MP3: a frame takes bits from those before it, up to 511 bytes back at
 # 32 kHz and above (60 of its own in the smallest frame), 255 bytes below (where 3 of its own may be all)
@@ -52,19 +58,13 @@ MP3_LEAD_IN, MP3_LEAD_IN_BELOW_32_KHZ = 32 * 1152, 128 * 576
 VORBIS_LEAD_IN = 10  # seconds: libsndfile enters the last page of a Vorbis stream at a wrong sample
 VORBIS_TO_WAVE = [0, 2, 1, 5, 3, 4]  # L C R Ls Rs LFE, as Ogg orders 5.1, to L R C LFE Ls Rs
 ENDLESS = 2**40  # libsndfile's answer for "unknown" is larger
+LOUDEST = 32.0  # 30 dB over full scale; what is louder is not scaled to [-1, 1], or no sound
+BLOCK = 2**20  # samples looked at at once
 RATES = (1000, 1_000_000)  # Hz, that a header may say
 SOUNDFILE_STARTS = (b"RIFF", b"RIFX", b"RF64", b"OggS", b"fLaC", b"FORM", b"riff", b"caff", b".snd")
 
 MINUS_3_DB = math.sqrt(0.5)
 SURROUND = 6  # channels of 5.1
-
-FILTER = {  # windowed sinc, as long and as steep as librosa's "kaiser_best"
-    "lowpass_filter_width": 64,
-    "rolloff": 0.9475937167399596,
-    "resampling_method": "sinc_interp_kaiser",
-    "beta": 14.769656459379492,
-}
-MAX_KERNEL = 2**25  # weights of the resampling filter, 128 MiB
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def read(path: Path | str, start: int, frames: int) -> Sound:
     """Samples start <= i < start + frames of a file, at its own rate and with its own channels.
 
     5.1 is ordered L R C LFE Ls Rs whatever the container. Raises ValueError, naming the file, where it does not hold
-    all of them, cannot be decoded there, or holds numbers that are not finite.
+    all of them, cannot be decoded there, or holds numbers that no sound has: not finite, or above `LOUDEST`.
     """
     path = Path(path)
     if start < 0 or frames < 1:
@@ -217,9 +217,7 @@ def read(path: Path | str, start: int, frames: int) -> Sound:
         if samples.shape[1] < frames:
             found = start + samples.shape[1]
             raise ValueError(f"it ends before sample {start + frames}, at {found} or earlier; truncated?")
-        if not np.isfinite(samples).all():
-            where = start + int(np.flatnonzero(~np.isfinite(samples).all(axis=0))[0])
-            raise ValueError(f"sample {where} is not a finite number")
+        _refuse_no_sound(samples, start)
     return Sound(torch.from_numpy(np.ascontiguousarray(samples)), rate)
 
 
@@ -242,6 +240,34 @@ def _read_soundfile(path: Path, start: int, frames: int) -> tuple[np.ndarray, in
         return samples, file.samplerate
 
 
+def _refuse_no_sound(samples: np.ndarray, start: int) -> None:
+    """Raises ValueError, naming the first by its place in the file, for samples (C, n) that no sound has."""
+    wrong = ~(np.abs(samples) <= LOUDEST)  # NaN too
+    if wrong.any():
+        channel, place = np.argwhere(wrong.T)[0][::-1]
+        value = samples[channel, place]
+        what = (
+            f"{value:.3g}; allowed: up to {LOUDEST:g}, full scale is 1" if np.isfinite(value) else "not a finite number"
+        )
+        raise ValueError(f"sample {start + place} is {what}")
+
+
+def examine(path: Path | str) -> AudioFacts:
+    """What `probe` tells, of files whose samples are floating-point numbers after a look at all of them.
+
+    Such files alone can hold what is no sound (NaN, 3e29), and are read without decoding. Errors as those of `probe`.
+    """
+    path = Path(path)
+    facts = probe(path)
+    with _naming(path):
+        if _starts_as_soundfile(path) and path.suffix.lower() in SOUNDFILE_SUFFIXES:
+            with soundfile.SoundFile(os.fsencode(path)) as file:
+                if file.subtype in ("FLOAT", "DOUBLE"):
+                    for number, block in enumerate(file.blocks(BLOCK, dtype="float32", always_2d=True)):
+                        _refuse_no_sound(block.T, number * BLOCK)
+    return facts
+
+
 def _lead_in(file: soundfile.SoundFile, start: int) -> int:
     if file.format == "MP3":
         return min(start, MP3_LEAD_IN if file.samplerate >= 32_000 else MP3_LEAD_IN_BELOW_32_KHZ)
@@ -258,8 +284,7 @@ def to_channels(sound: Sound, channels: int) -> Sound:
     ValueError for other numbers of channels.
     """
     samples, found = sound.samples, len(sound.samples)
-    if found not in (1, 2, SURROUND) or channels not in (1, 2):
-        raise ValueError(f"{found} channels into {channels}; allowed: 1, 2 or 6 (5.1) into 1 or 2")
+    _check_channels(found, channels)
     if found == SURROUND:
         front, centre, back = samples[0:2], samples[2:3], samples[4:6]
         samples = (front + MINUS_3_DB * (centre + back)) / (1 + 2 * MINUS_3_DB)
@@ -268,32 +293,15 @@ def to_channels(sound: Sound, channels: int) -> Sound:
     return Sound(samples.expand(channels, -1).contiguous(), sound.sample_rate)
 
 
-def resample(sound: Sound, rate: int) -> Sound:
-    """The sound at `rate`, ceil(n * rate / sample_rate) samples long; the same where the rates agree.
-
-    A Kaiser-windowed sinc of 64 zero crossings on each side (`FILTER`). Raises ValueError for rates of so large a
-    ratio in lowest terms that the filter would not fit into memory.
-    """
-    if rate == sound.sample_rate:
-        return sound
-    old, new = _ratio(sound.sample_rate, rate)
-    length = -(-sound.samples.shape[-1] * new // old)
-    padded = torch.nn.functional.pad(sound.samples, (0, old))  # torchaudio rounds long lengths; ours is exact
-    return Sound(torchaudio.functional.resample(padded, old, new, **FILTER)[..., :length], rate)
+def _check_channels(found: int, channels: int) -> None:
+    if found not in (1, 2, SURROUND) or channels not in (1, 2):
+        raise ValueError(f"{found} channels into {channels}; allowed: 1, 2 or 6 (5.1) into 1 or 2")
 
 
-def _ratio(old: int, new: int) -> tuple[int, int]:
-    """Both rates in lowest terms."""
-    divisor = math.gcd(old, new)
-    old, new = old // divisor, new // divisor
-    if new * (old + 2 * reach(old, new)) > MAX_KERNEL:
-        raise ValueError(f"{old * divisor} Hz into {new * divisor} Hz is a ratio of {old}:{new}; resample it first")
-    return old, new
-
-
-def reach(old: int, new: int) -> int:
-    """Samples on each side of a moment that the filter takes, at the old rate."""
-    return math.ceil(FILTER["lowpass_filter_width"] * old / (min(old, new) * FILTER["rolloff"])) + 1
+def check_convertible(facts: AudioFacts, rate: int, channels: int) -> None:
+    """Raises ValueError, without the path, for a file that `read_window` cannot give at a rate in so many channels."""
+    _check_channels(facts.channels, channels)
+    KAISER_BEST.ratio(facts.sample_rate, rate)
 
 
 def read_window(path: Path | str, facts: AudioFacts, span: tuple[int, int], rate: int, channels: int) -> Tensor:
@@ -305,8 +313,8 @@ def read_window(path: Path | str, facts: AudioFacts, span: tuple[int, int], rate
     path = Path(path)
     first, last = span[0], min(span[1], facts.frames_at(rate))
     with _naming(path):
-        old, new = _ratio(facts.sample_rate, rate)
-        margin = reach(old, new) if old != new else 0
+        old, new = KAISER_BEST.ratio(facts.sample_rate, rate)
+        margin = KAISER_BEST.reach(old, new) if old != new else 0
         block = max(0, (first * old // new - margin) // old)  # whole periods, so that the filter's phase is the whole's
         end = min(facts.frames, -(-last * old // new) + margin)
         sound = read(path, block * old, end - block * old)
@@ -316,4 +324,4 @@ def read_window(path: Path | str, facts: AudioFacts, span: tuple[int, int], rate
     return samples[:, first - block * new : last - block * new].clone()
 
 
-AUDIO = MediaKind("audio", AUDIO_SUFFIXES, AudioFacts, probe)
+AUDIO = MediaKind("audio", AUDIO_SUFFIXES, AudioFacts, examine, OTHER_SUFFIXES)

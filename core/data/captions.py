@@ -1,8 +1,8 @@
 """Captions of files: rows of a table below the root, or text files beside the media.
 
 A table is .csv with the columns path and caption, or .jsonl with these keys; its paths start at the root. Nothing is
-cut: a row of another number of fields is refused. Names that Unicode writes in two ways (e and an accent, or one letter)
-are the same name, and captions are kept in the composed form (NFC).
+cut: a row of another number of fields is refused. Names that Unicode writes in two ways (a letter and its accent, or
+one letter) are the same name, and captions are kept in the composed form (NFC).
 """
 
 from __future__ import annotations
