@@ -56,6 +56,8 @@ def open_stream(path: Path, whole: bool = False) -> Iterator[tuple[av.container.
         with _source(path, whole) as (source, kind), av.open(source, format=kind) as container:
             if not container.streams.audio:
                 raise ValueError("it has no audio stream")
+            if container.streams.audio[0].codec_context is None:
+                raise ValueError("FFmpeg knows no decoder of its audio stream")
             yield container, container.streams.audio[0]
     except av.FFmpegError as error:
         raise ValueError(f"FFmpeg cannot decode it: {error.strerror}") from error

@@ -248,7 +248,7 @@ def _chained(content: bytes, place: int, at_end: bool) -> bool:
 
 
 def _with_announcement(file: BinaryIO, stream: Stream, content: bytes) -> Stream:
-    """The stream, whose first frame begins `content`, with what that frame announces."""
+    """The stream, whose first frames begin `content`, with what the first one announces."""
     frame = frame_of(content)
     tag = max(content[:200].find(b"Xing"), content[:200].find(b"Info"))
     if tag < 0:
@@ -257,6 +257,8 @@ def _with_announcement(file: BinaryIO, stream: Stream, content: bytes) -> Stream
     if content[tag + 7] & 3 != 3:
         return stream
     frames, size = (int.from_bytes(content[tag + at : tag + at + 4], "big") for at in (8, 12))
+    if not _plausible(frames, size, content[frame.length :], constant=content[tag : tag + 4] == b"Info"):
+        return stream
     stream = replace(stream, announced=frames * frame.samples)
     more = stream.last - stream.first - size
     if more < 0:
@@ -265,3 +267,17 @@ def _with_announcement(file: BinaryIO, stream: Stream, content: bytes) -> Stream
         return replace(stream, there=not cut, cut=cut)
     after = _bytes(file, stream.first + size, CHAIN * LONGEST_FRAME)
     return replace(stream, there=more <= LONGEST_FRAME // 2 or not _chained(after, 0, at_end=False))
+
+
+def _plausible(frames: int, size: int, second: bytes, constant: bool) -> bool:
+    """Whether so many frames fill so many bytes: at any bit rate, or at that of the second frame where it is one."""
+    frame = frame_of(second)
+    if frame is None:
+        return frames <= 1
+    version, layer, hertz = frame.kind
+    kbits = KBITS[version == 3, layer]
+    bytes_of_kbit = frame.samples / 8 * 1000 / hertz
+    if constant:
+        kbits = [kbits[(second[2] >> 4) - 1]]
+    least, most = (bytes_of_kbit * rate * frames for rate in (kbits[0], kbits[-1]))
+    return least - 4 * LONGEST_FRAME <= size <= most + 4 * LONGEST_FRAME

@@ -83,6 +83,20 @@ def test_two_files_in_one_are_as_long_as_both(frames, tmp_path):
         assert read_all(path).samples.shape[1] == facts.frames
 
 
+def test_a_number_of_frames_that_cannot_be_is_not_believed(frames, tmp_path):
+    """Nothing is reserved for it, and the frames are counted."""
+    path = tmp_path / "lie.mp3"
+    for variable in (False, True):
+        content = bytearray(frames[True, variable])
+        place = max(content.find(b"Xing"), content.find(b"Info")) + 8
+        for told in (2**32 - 1, 50, 0) if not variable else (2**32 - 1, 0):
+            content[place : place + 4] = told.to_bytes(4, "big")
+            path.write_bytes(content)
+            facts = probe(path)
+            assert 0 <= facts.frames - SECONDS * RATE <= PADDING
+            assert read_all(path).samples.shape[1] == facts.frames
+
+
 def test_a_cut_mp3_is_broken_where_it_announces_more_and_shorter_where_it_does_not(frames, tmp_path):
     path = tmp_path / "cut.mp3"
     for variable in (False, True):
