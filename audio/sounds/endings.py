@@ -21,6 +21,21 @@ UNKNOWN = 0x7FFF0000  # sizes in RIFF from here on are those of streams whose en
 OGG_TAIL = 2**17  # bytes from the end that hold the last page, which has 65,307 at most
 LAST_PAGE = 4  # a flag of Ogg
 SEGMENT, VOID, EBML = b"\x18\x53\x80\x67", b"\xec", b"\x1a\x45\xdf\xa3"
+BOXES = (
+    b"free",
+    b"ftyp",
+    b"mdat",
+    b"meta",
+    b"mfra",
+    b"moof",
+    b"moov",
+    b"sidx",
+    b"skip",
+    b"styp",
+    b"udta",
+    b"uuid",
+    b"wide",
+)
 Content = mmap.mmap | bytes
 
 
@@ -102,7 +117,7 @@ def _element_size(content: Content, place: int) -> tuple[int, int, bool]:
 
 def _mp4(content: Content) -> bool:
     place = 0
-    while place + 8 <= len(content):
+    while place + 8 <= len(content) and content[place + 4 : place + 8] in BOXES:
         size = int.from_bytes(content[place : place + 4], "big")
         if size == 1:
             size = int.from_bytes(content[place + 8 : place + 16], "big")
