@@ -70,9 +70,16 @@ def _riff(content: Content) -> bool:
         if name == b"data":
             announced = large if size == 0xFFFFFFFF and large is not None else size
             unknown = announced == size and size >= UNKNOWN
-            return not unknown and place + 8 + announced > len(content)
+            end = place + 8 + announced
+            return not unknown and (end > len(content) or _lost(content[end : end + 9]))
         place += 8 + size + size % 2
     return False
+
+
+def _lost(behind: bytes) -> bool:
+    """Whether the bytes behind a chunk are neither padding nor the name of another chunk, at an even place or not."""
+    names = (behind[:4], behind[1:5])
+    return len(behind) == 9 and any(behind) and not any(all(32 <= byte < 127 for byte in name) for name in names)
 
 
 def _ogg(content: Content) -> bool:

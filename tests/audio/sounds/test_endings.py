@@ -51,6 +51,12 @@ def test_streams_whose_recorder_did_not_know_the_end_are_whole(tmp_path):
         wav.write_bytes(content)
         facts = probe(wav)
         assert (facts.frames, facts.cut_off) == (SECONDS * RATE, 0)
+    content[40:44] = (4 * RATE).to_bytes(4, "little")  # as a recorder says that died later
+    wav.write_bytes(content)
+    assert (probe(wav).frames, probe(wav).cut_off) == (RATE, 1)
+    for behind in (b"id3 " + bytes(8), b"\0_PMX" + bytes(8), bytes(100)):
+        wav.write_bytes(bytes(content[: 44 + 4 * RATE]) + behind)
+        assert probe(wav).cut_off == 0
     live = write(tmp_path, ".mka", muxer={"live": "1"})
     assert probe(live).cut_off == 0
 
