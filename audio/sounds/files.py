@@ -142,6 +142,8 @@ def _probe_packets(path: Path) -> AudioFacts:
 
 def _probe_soundfile(path: Path) -> AudioFacts:
     with _open_soundfile(path) as file:
+        if not file.seekable():
+            raise ValueError(f"libsndfile reads {file.subtype} from the start alone")
         if 0 < file.frames < ENDLESS and file.format != "MP3" and not _reaches_end(file):
             raise ValueError(f"it announces {file.frames} samples, and the last of them is not there; truncated?")
         return AudioFacts(file.frames, file.samplerate, file.channels)

@@ -68,6 +68,7 @@ def longer_flac(path):
         ),
         ("nan.wav", lambda path: with_sample(path, np.nan), "sample 3000 is not a finite number"),
         ("double.wav", lambda path: with_sample(path, np.inf, "DOUBLE"), "sample 3000 is not a finite number"),
+        ("gsm.wav", lambda path: write_sound(path, music(1, RATE, 1), RATE, subtype="GSM610"), "GSM610 from the start"),
         ("pipe.wav", os.mkfifo, "is a pipe"),
         ("none.mp3", lambda path: path.write_bytes(b"\xff\xfb\x90\x64" * 100), "FFmpeg cannot decode|no audio stream"),
     ],
