@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from audio.datasets.notes import NotesDataset
-from audio.sounds.files import AUDIO_SUFFIXES, AudioFacts, probe, read
+from audio.sounds.files import AUDIO, AUDIO_SUFFIXES, AudioFacts, probe, read, tell_cut_off
 from audio.sounds.sound import ClipFormat, Sound
 from audio.sounds.synthesis import TIMBRES
+from core.data.captions import composed, in_any_form
 from core.data.files import files_under
 from core.storage.arrays import npz_keys
 from core.storage.atomic import sha256_file
@@ -54,14 +55,17 @@ class FolderSounds(Media):
 
     def __init__(self, folder: Path, window: float | None = None):
         self.folder, self.window, self.name = folder, window, folder.name
-        self.paths = files_under(folder, AUDIO_SUFFIXES)
+        self.paths = files_under(folder, AUDIO.suffixes, AUDIO.others)
         if not self.paths:
             raise ValueError(f"{folder} holds no audio file ({', '.join(AUDIO_SUFFIXES)})")
-        self.names = [str(path.relative_to(folder).with_suffix("")) for path in self.paths]
+        self.names = [composed(str(path.relative_to(folder).with_suffix(""))) for path in self.paths]
         if len(set(self.names)) < len(self.names):
             self.names = None  # two files of one name are no pair of anything
         with ThreadPoolExecutor(MAX_THREADS) as pool:
             self.facts_of_files = list(pool.map(probe, self.paths))
+        tell_cut_off(
+            {str(path.relative_to(folder)): facts for path, facts in zip(self.paths, self.facts_of_files, strict=True)}
+        )
         for path, facts in zip(self.paths, self.facts_of_files, strict=True):
             if facts.seconds < SHORTEST_SECONDS:
                 raise ValueError(f"{path} lasts {facts.seconds:.3g} s; needed: {SHORTEST_SECONDS} s at least")
@@ -103,7 +107,7 @@ class FolderSounds(Media):
             return
         content = read_json(file)
         paths = [str(path.relative_to(self.folder)) for path in self.paths]
-        titles_by_path = content if isinstance(content, dict) else {}
+        titles_by_path = in_any_form(content if isinstance(content, dict) else {}, paths)
         lacking = [path for path in paths if not isinstance(titles_by_path.get(path), str)]
         if lacking:
             raise ValueError(f"{file} does not say what {len(lacking)} of {len(paths)} files are, such as {lacking[0]}")

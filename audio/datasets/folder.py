@@ -8,7 +8,8 @@ from typing import Literal
 from audio.datasets.windows import WindowDataset, WindowsConfig
 from audio.sounds.files import AUDIO
 from audio.sounds.sound import ClipFormat
-from core.data.collection import CLASSES, check_captions, collect_folder
+from core.data.captions import check_captions
+from core.data.collection import CLASSES, collect_folder
 from core.data.files import existing_folder
 
 

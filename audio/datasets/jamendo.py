@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from audio.datasets.windows import WindowDataset, WindowsConfig
 from audio.sounds.sound import ClipFormat
+from core.data.captions import composed, read_text
 from core.data.collection import Collection
 from core.data.files import existing_folder
 from core.data.index import NUM_LISTED
@@ -110,7 +112,7 @@ def tag_set(tags: Iterable[str], names: Sequence[str], key: str) -> Tensor:
     """(K,) uint8, 1 for each of `tags`; ValueError, naming `key` and what is spelled alike, for an unknown one."""
     row = torch.zeros(len(names), dtype=torch.uint8)
     places = {name: place for place, name in enumerate(names)}
-    for tag in tags:
+    for tag in map(composed, tags):
         if tag not in places:
             near = near_matches(tag, names)
             known = (
@@ -132,7 +134,7 @@ def near_matches(tag: str, names: Sequence[str]) -> list[str]:
 
 def read_tracks(file: Path, categories: Sequence[str]) -> list[Track]:
     """The tracks of a TSV in its order, with their tags of `categories`; ValueError naming the line that is wrong."""
-    lines = _lines(file)
+    lines = _lines(file, "data.tsv")
     if not lines or lines[0].split("\t") != HEADER:
         raise ValueError(f"{file}, line 1: needed: the columns {' '.join(HEADER)}, separated by tabs")
     tracks, seen = [], set()
@@ -140,14 +142,15 @@ def read_tracks(file: Path, categories: Sequence[str]) -> list[Track]:
         columns = line.split("\t")
         if len(columns) < len(HEADER):
             raise ValueError(f"{file}, line {number} has {len(columns)} columns; needed: {len(HEADER)} or more")
-        path, tags = columns[3], columns[5:]
+        path, tags = columns[3].strip(), [composed(tag.strip()) for tag in columns[5:]]
         wrong = [tag for tag in tags if tag.split(SEPARATOR)[0] not in CATEGORIES or SEPARATOR not in tag]
         if wrong:
             allowed = ", ".join(f"{name}{SEPARATOR}..." for name in CATEGORIES)
             raise ValueError(f"{file}, line {number}: tag {wrong[0]!r}; allowed: {allowed}")
-        if path in seen:
-            raise ValueError(f"{file}, line {number}: the track {path} is listed twice")
-        seen.add(path)
+        if not path or composed(path) in seen:
+            what = f"the track {path} is listed twice" if path else "the column PATH is empty"
+            raise ValueError(f"{file}, line {number}: {what}")
+        seen.add(composed(path))
         tracks.append(Track(path, columns[1], tuple(tag for tag in tags if tag.split(SEPARATOR)[0] in categories)))
     if not tracks:
         raise ValueError(f"{file} lists no tracks")
@@ -158,7 +161,7 @@ def read_vocabulary(file: Path, categories: Sequence[str]) -> list[str]:
     """The tags of a text file, one a line, in its order, or the sorted ones of a TSV; ValueError for a repeated one."""
     if file.suffix == ".tsv":
         return _vocabulary(read_tracks(file, categories))
-    names = [line.strip() for line in _lines(file) if line.strip()]
+    names = [composed(line.strip()) for line in _lines(file, "data.vocabulary") if line.strip()]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated or not names:
         raise ValueError(
@@ -171,11 +174,8 @@ def _vocabulary(tracks: Sequence[Track]) -> list[str]:
     return sorted({tag for track in tracks for tag in track.tags})
 
 
-def _lines(file: Path) -> list[str]:
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text: {error}") from error
+def _lines(file: Path, key: str) -> list[str]:
+    lines = read_text(file, key).split("\n")
     return lines[:-1] if lines[-1] == "" else lines
 
 
@@ -187,6 +187,7 @@ def _file(name: str, key: str) -> Path:
 
 
 def _audio_path(root: Path, path: str) -> str:
-    """Where a track lies below the root; its own path where it lies nowhere, for the error."""
-    low = path.removesuffix(".mp3") + LOW_SUFFIX
-    return low if not (root / path).is_file() and (root / low).is_file() else path
+    """Where a track lies below the root, its name in any Unicode form; its own path where it lies nowhere."""
+    names = (path, path.removesuffix(".mp3") + LOW_SUFFIX)
+    forms = [form for name in names for form in (name, composed(name), unicodedata.normalize("NFD", name))]
+    return next((form for form in forms if (root / form).is_file()), path)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audio.sounds.files import AUDIO, AudioFacts, read_window
+from audio.sounds.files import AUDIO, AudioFacts, check_convertible, read_window, tell_cut_off
 from audio.sounds.loudness import SHORTEST, rms_db, to_loudness
 from audio.sounds.sound import MAX_SAMPLE_RATE, MAX_SECONDS, ClipFormat
 from core.data.collection import SPLITS, Collection, split_rows
@@ -52,7 +53,8 @@ class WindowsConfig:
     loudness       LUFS (ITU-R BS.1770) that each clip is brought to, as far as its peak allows; null: as it is
     split          "train", "heldout" or "all" of the files; a hash decides, so that a new file moves no other
     heldout_share  of the files
-    max_broken     0: a broken or missing file is an error. Above 0: so many at most are logged and left out
+    max_broken     0: a broken or missing file is an error. Above 0: so many at most are logged and left out. Broken is
+                   also what cannot be brought to this rate and these channels
     cache_dir      keeps the index of the files; null: every run looks into each file
     """
 
@@ -107,15 +109,17 @@ class WindowDataset:
     tag_names    K names, and `tag_sets` (n, K) uint8 or None
     conditions   (n, ...) what `item` gives as the condition: the labels, or zeros until they are replaced
     lengths      (n,) int64, real tokens of each item
-    num_broken   files that were left out because they are missing or broken
+    num_broken   files that were left out because they are missing, broken, or cannot be brought to the clip's format
+    num_cut      files that are cut off and count as shorter ones
     num_short    files that were left out because they are shorter than `min_seconds`
     """
 
     def __init__(self, collection: Collection, config: WindowsConfig, clip: ClipFormat):
         self._config, self._clip = config, clip
         collection = collection.rows(split_rows(collection, config.split, config.heldout_share, SPLIT_STREAM))
-        index = index_media(collection.root, collection.paths, AUDIO, config.cache_dir, config.max_broken)
-        self.num_broken = len(index.broken)
+        check = partial(check_convertible, rate=clip.sample_rate, channels=clip.channels)
+        index = index_media(collection.root, collection.paths, AUDIO, config.cache_dir, config.max_broken, check)
+        self.num_broken, self.num_cut = len(index.broken), tell_cut_off(index.facts)
         rows = self._long_enough(collection, index.facts)
         self._keep(collection.rows(rows), [index.facts[collection.paths[row]] for row in rows])
 

@@ -27,6 +27,7 @@ from audio.encoders.clap_keys import (
 )
 from audio.encoders.protocols import ONE_WINDOW, WindowProtocol, laion_int16
 from audio.sounds.sound import Sound
+from core.data.captions import composed
 from core.extras import extra
 from core.storage.atomic import sha256_file
 from core.storage.json_files import read_mapping
@@ -168,7 +169,9 @@ class ClapFeatures(Extractor):
 
     @torch.no_grad()
     def text_embedding(self, texts: list[str]) -> Tensor:
-        """Texts -> (n, D) float32 of length 1 on the CPU; a text is cut after 77 tokens, as in LAION's training.
+        """Texts, in Unicode's composed form, -> (n, D) float32 of length 1 on the CPU.
+
+        A text is cut after 77 tokens, as in LAION's training.
 
         Raises ValueError for no text, and for tokenizer files that are missing or of another network.
         """
@@ -176,7 +179,7 @@ class ClapFeatures(Extractor):
             raise ValueError(f"{self.name} was given no text, or something else: {texts!r:.80}")
         tokenizer, found = self.tokenizer(), []
         for start in range(0, len(texts), MAX_WINDOWS):
-            part = list(texts[start : start + MAX_WINDOWS])
+            part = [composed(text) for text in texts[start : start + MAX_WINDOWS]]
             tokens = tokenizer(part, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
             inputs = {name: tokens[name].to(self.device) for name in ("input_ids", "attention_mask")}
             found.append(self.network.get_text_features(**inputs).pooler_output.float().cpu())

@@ -9,51 +9,17 @@ Letters: C channels, L samples in time, W windows, n clips, D features, K classe
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import gcd
 from typing import Any
 
 import numpy as np
 import scipy
 import torch
-import torchaudio
 from torch import Tensor
 
+from audio.sounds.resampling import HANN, KAISER_BEST, Resampling
 from audio.sounds.sound import Sound
 from eval.statistics.arrays import Features, as_array, check_finite, check_width
 from eval.statistics.estimate import Estimate
-
-MAX_FILTER_TAPS = 50_000_000  # of a resampler; 44099 to 48000 Hz would take two thousand million
-
-
-@dataclass(frozen=True)
-class Resampling:
-    """torchaudio's band-limited resampling: its `resampling_method`, `lowpass_filter_width`, `rolloff` and `beta`."""
-
-    method: str = "sinc_interp_hann"
-    width: int = 6
-    rolloff: float = 0.99
-    beta: float | None = None
-
-    def __call__(self, waveform: Tensor, rate: int, to: int) -> Tensor:
-        """Samples (..., L) at `rate` Hz -> (..., ceil(L to / rate)) at `to` Hz; ValueError for an impractical ratio."""
-        down, up = rate // gcd(rate, to), to // gcd(rate, to)
-        taps = up * (down + 2 * self.width * max(1.0, down / up))
-        if taps > MAX_FILTER_TAPS:
-            raise ValueError(
-                f"a sample rate of {rate} Hz shares too small a divisor with {to} Hz: its filter would have {taps:.0f}"
-                f" taps (at most {MAX_FILTER_TAPS}); resample the file to a common rate (44100, 48000) first"
-            )
-        if rate == to:
-            return waveform
-        return torchaudio.functional.resample(
-            waveform,
-            rate,
-            to,
-            lowpass_filter_width=self.width,
-            rolloff=self.rolloff,
-            resampling_method=self.method,
-            beta=self.beta,
-        )
 
 
 @dataclass(frozen=True)
@@ -70,7 +36,7 @@ class WindowProtocol:
     name: str = "one_window"
     seconds: float = 10.0
     hop_seconds: float | None = None
-    resampling: Resampling = Resampling()
+    resampling: Resampling = HANN
     int16: bool = False
 
     def __post_init__(self) -> None:
@@ -133,7 +99,7 @@ ONE_WINDOW = WindowProtocol()
 FADTK = WindowProtocol(
     name="fadtk",
     hop_seconds=1.0,
-    resampling=Resampling("sinc_interp_kaiser", 64, 0.9475937167399596, 14.769656459379492),
+    resampling=KAISER_BEST,
     int16=True,
 )
 PROTOCOLS = {protocol.name: protocol for protocol in (ONE_WINDOW, FADTK)}

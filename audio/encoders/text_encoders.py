@@ -15,6 +15,7 @@ from torch import Tensor
 
 from audio.encoders.clap import MAX_TOKENS, PREPROCESSOR, ClapFeatures, ClapSource, import_transformers
 from core.conditioning.embeddings import cached_embeddings
+from core.data.captions import composed
 from core.storage.atomic import sha256_file
 from core.storage.pretrained import LOCAL, read_pretrained
 from core.storage.provenance import json_sha256
@@ -50,6 +51,7 @@ def embed_texts(
         raise ValueError(f"the text encoder is {kind!r}; allowed: {', '.join(RECIPES)}")
     place, embed = Path(path).expanduser(), _clap if kind == "clap" else _t5
     made_by = {"recipe": RECIPES[kind], "encoder": _encoder_sha256(kind, place)}
+    texts = [composed(text) if isinstance(text, str) else text for text in texts]  # two spellings are one text
     return cached_embeddings(kind, made_by, texts, cache, lambda texts: embed(place, texts, torch.device(device)))
 
 

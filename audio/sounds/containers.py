@@ -2,7 +2,8 @@
 
 MP4 and Matroska hold an index and are entered by seeking. ADTS and MP3 do not: their packets are passed over from the
 start, undecoded, which costs a few milliseconds a minute of sound. Decoding begins `LEAD_IN` seconds early and drops
-them, because a frame of AAC, Opus or MP3 needs the ones before it.
+them, because a frame of AAC, Opus or MP3 needs the ones before it. Of an MP3 FFmpeg is shown the frames alone, without
+the tags around them, in which it would look for frames.
 
 Letters: C channels, n samples in time.
 """
@@ -18,9 +19,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from audio.sounds.mpeg import Part, count_frames, find_stream
+
 if TYPE_CHECKING:
     import av
 
+CONTAINER_SUFFIXES = (".aac", ".m4a", ".mka", ".mp4", ".webm")
 LEAD_IN = 1.0  # seconds
 TAIL = 2.0  # seconds before the announced end from which `end_of_stream` decodes
 MATROSKA_SLACK = 0.002  # seconds by which a time stamp in milliseconds may be wrong, with the rounding of its origin
@@ -41,27 +45,46 @@ class Block:
 
 
 @contextlib.contextmanager
-def open_stream(path: Path) -> Iterator[tuple[av.container.InputContainer, av.AudioStream]]:
-    """The container at `path` and its first audio stream; ValueError, without the path, for what is none."""
+def open_stream(path: Path, whole: bool = False) -> Iterator[tuple[av.container.InputContainer, av.AudioStream]]:
+    """The container at `path` and its first audio stream; ValueError, without the path, for what is none.
+
+    whole: of an MP3, up to the last whole frame, for which its frames are counted, and not what stands behind it.
+    """
     import av  # all of FFmpeg, which most sound files do not need
 
     try:
-        with av.open(str(path)) as container:
+        with _source(path, whole) as (source, kind), av.open(source, format=kind) as container:
             if not container.streams.audio:
                 raise ValueError("it has no audio stream")
+            if container.streams.audio[0].codec_context is None:
+                raise ValueError("FFmpeg knows no decoder of its audio stream")
             yield container, container.streams.audio[0]
     except av.FFmpegError as error:
         raise ValueError(f"FFmpeg cannot decode it: {error.strerror}") from error
+    except OverflowError as error:
+        raise ValueError(f"its header tells a time that is none: {error}") from error
+
+
+@contextlib.contextmanager
+def _source(path: Path, whole: bool) -> Iterator[tuple[str | Part, str | None]]:
+    """What FFmpeg is given to read, and the format where that is known: the frames of an MP3, or else the file."""
+    stream = None if path.suffix.lower() in CONTAINER_SUFFIXES else find_stream(path)
+    if stream is None:
+        yield str(path), None
+        return
+    with path.open("rb") as file:
+        last = count_frames(path, stream)[1] if whole else stream.last
+        yield Part(file, stream.sound, last), "mp3"
 
 
 def end_of_stream(path: Path) -> tuple[int, int, int]:
     """Samples, sample rate and channels; only the last seconds are decoded. ValueError, without the path, for none."""
     import av
 
-    with open_stream(path) as (container, stream):
+    with open_stream(path, whole=True) as (container, stream):
         seconds = (container.duration or 0) / av.time_base if _is_indexed(container) else _count(container, stream)
     last = None
-    with open_stream(path) as (container, stream):
+    with open_stream(path, whole=True) as (container, stream):
         rate = stream.codec_context.sample_rate
         slack = math.ceil(MATROSKA_SLACK * rate) if "matroska" in container.format.name else 0
         for last in blocks_from(container, stream, seconds - TAIL):  # noqa: B007  the last one is wanted

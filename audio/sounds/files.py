@@ -8,8 +8,11 @@ How exact a part is, against the same samples of the whole decoded file ("equal"
     webm mka                 shifted by 2 ms at most: their time stamps are rounded to milliseconds; the file's last
                              2 ms are left out
 
-Lossy decoders overshoot full scale a little; samples are kept as they were decoded. A WAV file that is cut off counts
-as a shorter one: headers of recorded streams announce any length, so libsndfile goes by the bytes that are there.
+Lossy decoders overshoot full scale a little; samples are kept as they were decoded. A file that is cut off:
+
+    wav ogg oga opus webm mka, mp3 without a Xing frame    counts as a shorter one, and its facts say so
+    flac aac, mp3 with a Xing frame                        broken: samples that are announced are not there
+    m4a mp4                                                broken, or as the first row's where only its end is cut
 
 Letters: C channels, n samples in time.
 """
@@ -17,26 +20,37 @@ Letters: C channels, n samples in time.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
-import torchaudio
 from einops import rearrange
 from torch import Tensor
 
-from audio.sounds.containers import end_of_stream, read_stream
+from audio.sounds.containers import CONTAINER_SUFFIXES, end_of_stream, read_stream
+from audio.sounds.endings import is_cut_off
+from audio.sounds.mpeg import Part, find_stream
+from audio.sounds.resampling import KAISER_BEST, resample
 from audio.sounds.sound import Sound
-from core.data.index import MediaKind
+from core.data.index import NUM_LISTED, MediaKind
+
+log = logging.getLogger(__name__)
 
 SOUNDFILE_SUFFIXES = (".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
-CONTAINER_SUFFIXES = (".aac", ".m4a", ".mka", ".mp4", ".webm")
 AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES + CONTAINER_SUFFIXES
+OTHER_SUFFIXES = (  # of sound that is not read
+    *(".3gp", ".8svx", ".ac3", ".aif", ".aifc", ".aiff", ".alac", ".amr", ".ape", ".au", ".avi", ".bwf", ".caf"),
+    *(".dff", ".dsf", ".dts", ".eac3", ".flv", ".gsm", ".m4b", ".m4r", ".mid", ".midi", ".mkv", ".mov", ".mp1"),
+    *(".mp2", ".mp+", ".mpc", ".mpg", ".oma", ".ogm", ".ogv", ".pcm", ".ra", ".raw", ".rf64", ".sd2", ".shn", ".snd"),
+    *(".sph", ".spx", ".tak", ".tta", ".voc", ".vox", ".w64", ".wave", ".weba", ".wma", ".wv"),
+)
 
 # Samples decoded and dropped before a part of an MP3: a frame takes bits from those before it, up to 511 bytes back at
 # 32 kHz and above (60 of its own in the smallest frame), 255 bytes below (where 3 of its own may be all)
@@ -44,26 +58,23 @@ MP3_LEAD_IN, MP3_LEAD_IN_BELOW_32_KHZ = 32 * 1152, 128 * 576
 VORBIS_LEAD_IN = 10  # seconds: libsndfile enters the last page of a Vorbis stream at a wrong sample
 VORBIS_TO_WAVE = [0, 2, 1, 5, 3, 4]  # L C R Ls Rs LFE, as Ogg orders 5.1, to L R C LFE Ls Rs
 ENDLESS = 2**40  # libsndfile's answer for "unknown" is larger
+LOUDEST = 32.0  # 30 dB over full scale; what is louder is not scaled to [-1, 1], or no sound
+BLOCK = 2**20  # samples looked at at once
+RATES = (1000, 1_000_000)  # Hz, that a header may say
+SOUNDFILE_STARTS = (b"RIFF", b"RIFX", b"RF64", b"OggS", b"fLaC", b"FORM", b"riff", b"caff", b".snd")
 
 MINUS_3_DB = math.sqrt(0.5)
 SURROUND = 6  # channels of 5.1
 
-FILTER = {  # windowed sinc, as long and as steep as librosa's "kaiser_best"
-    "lowpass_filter_width": 64,
-    "rolloff": 0.9475937167399596,
-    "resampling_method": "sinc_interp_kaiser",
-    "beta": 14.769656459379492,
-}
-MAX_KERNEL = 2**25  # weights of the resampling filter, 128 MiB
-
 
 @dataclass(frozen=True)
 class AudioFacts:
-    """What a file holds: frames (a sample of every channel each), frames a second, channels."""
+    """What a file holds: frames (a sample of every channel each), frames a second, channels; 1 for one cut off."""
 
     frames: int
     sample_rate: int
     channels: int
+    cut_off: int = 0
 
     @property
     def seconds(self) -> float:
@@ -97,71 +108,118 @@ def _reason(error: Exception) -> str:
 def probe(path: Path | str) -> AudioFacts:
     """Length, rate and channels, from the header or the packets and never from decoding the whole file.
 
-    Raises ValueError, naming the file, for one that is empty, holds no sound, or is of another kind; OSError for one
-    that cannot be read.
+    Raises ValueError, naming the file, for one that is empty, holds no sound, is of another kind, or announces what is
+    not there; OSError for one that cannot be read.
     """
     path = Path(path)
     with _naming(path):
-        _refuse_empty(path)
-        facts = AudioFacts(*end_of_stream(path)) if _by_packets(path) else _probe_soundfile(path)
+        _check_file(path)
+        facts = _probe_packets(path) if _by_packets(path) else _probe_soundfile(path)
         if not 0 < facts.frames < ENDLESS:
             raise ValueError("it holds no samples" if facts.frames <= 0 else "its header does not tell its length")
-    return facts
+        if not RATES[0] <= facts.sample_rate <= RATES[1]:
+            raise ValueError(f"its header says {facts.sample_rate} samples/s; allowed: {RATES[0]} to {RATES[1]}")
+        return replace(facts, cut_off=int(is_cut_off(path)))
 
 
-def _refuse_empty(path: Path) -> None:
-    with path.open("rb") as file:  # an OSError says what is wrong better than a decoder
-        if not file.read(1):
-            raise ValueError("it is empty (0 bytes)")
+def _check_file(path: Path) -> None:
+    status = path.stat()  # an OSError says what is wrong better than a decoder
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is a pipe or a device, not a file")
+    if not status.st_size:
+        raise ValueError("it is empty (0 bytes)")
+
+
+def _probe_packets(path: Path) -> AudioFacts:
+    stream = None if path.suffix.lower() in CONTAINER_SUFFIXES else find_stream(path)
+    if stream is not None and stream.cut:
+        raise ValueError(f"it is cut off: not all of the {stream.announced} samples that it announces are there")
+    try:
+        return AudioFacts(*end_of_stream(path))
+    except ValueError as error:
+        raise ValueError(f"it is cut off: {error}" if is_cut_off(path) else str(error)) from error
 
 
 def _probe_soundfile(path: Path) -> AudioFacts:
-    with soundfile.SoundFile(os.fsencode(path)) as file:
+    with _open_soundfile(path) as file:
+        if not file.seekable():
+            raise ValueError(f"libsndfile reads {file.subtype} from the start alone")
+        if 0 < file.frames < ENDLESS and file.format != "MP3" and not _reaches_end(file):
+            raise ValueError(f"it announces {file.frames} samples, and the last of them is not there; truncated?")
         return AudioFacts(file.frames, file.samplerate, file.channels)
 
 
+def _reaches_end(file: soundfile.SoundFile) -> bool:
+    try:
+        file.seek(file.frames - 1)
+        return len(file.read(1)) == 1
+    except soundfile.LibsndfileError:
+        return False
+
+
+@contextlib.contextmanager
+def _open_soundfile(path: Path) -> Iterator[soundfile.SoundFile]:
+    """A file as libsndfile reads it; of an MP3 with more than a tag in front, the frames alone."""
+    stream = None if _starts_as_soundfile(path) else find_stream(path)
+    if stream is None or stream.plain:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
+            yield file
+        return
+    with path.open("rb") as source, soundfile.SoundFile(Part(source, stream.first, stream.last)) as file:
+        yield file
+
+
+def _starts_as_soundfile(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) in SOUNDFILE_STARTS
+
+
 def _by_packets(path: Path) -> bool:
+    """Whether FFmpeg reads a file: what soundfile does not, and MPEG whose first frame does not tell the length.
+
+    Of such a one libsndfile guesses the length and never reads past its guess.
+    """
     suffix = path.suffix.lower()
     if suffix not in AUDIO_SUFFIXES:
         raise ValueError(f"its suffix is {suffix!r}; allowed: {', '.join(AUDIO_SUFFIXES)}")
-    return suffix in CONTAINER_SUFFIXES or (suffix == ".mp3" and _is_headerless_mp3(path))
+    if suffix in CONTAINER_SUFFIXES:
+        return True
+    if _starts_as_soundfile(path):
+        return False
+    stream = find_stream(path)
+    return suffix == ".mp3" if stream is None else not stream.there
 
 
-def _is_headerless_mp3(path: Path) -> bool:
-    """Whether no Xing frame tells the length; libsndfile then guesses it and never reads past its guess."""
-    with path.open("rb") as file:
-        start = file.read(10)
-        if start[:3] == b"ID3" and len(start) == 10:
-            size = sum((byte & 0x7F) << shift for byte, shift in zip(start[6:], (21, 14, 7, 0), strict=True))
-            file.seek(10 + size)
-        else:
-            file.seek(0)
-        frame = file.read(200)
-    if len(frame) < 4 or frame[0] != 0xFF or frame[1] < 0xE0:
-        return False  # no MPEG frame: libsndfile says what it is, or that it is nothing
-    tag = max(frame.find(b"Xing"), frame.find(b"Info"))
-    return tag < 0 or not frame[tag + 7] & 1  # the flag of the number of frames
+def tell_cut_off(facts: Mapping[str, AudioFacts]) -> int:
+    """How many files are cut off and count as shorter ones, which a warning tells; facts by path."""
+    cut = [path for path, each in facts.items() if each.cut_off]
+    if cut:
+        log.warning(
+            "%d of %d audio files are cut off and count as shorter ones, such as %s",
+            len(cut),
+            len(facts),
+            cut[:NUM_LISTED],
+        )
+    return len(cut)
 
 
 def read(path: Path | str, start: int, frames: int) -> Sound:
     """Samples start <= i < start + frames of a file, at its own rate and with its own channels.
 
     5.1 is ordered L R C LFE Ls Rs whatever the container. Raises ValueError, naming the file, where it does not hold
-    all of them, cannot be decoded there, or holds numbers that are not finite.
+    all of them, cannot be decoded there, or holds numbers that no sound has: not finite, or above `LOUDEST`.
     """
     path = Path(path)
     if start < 0 or frames < 1:
         raise ValueError(f"asked for {frames} samples of {path} from sample {start}; allowed: 1 or more, from 0 on")
     with _naming(path):
-        _refuse_empty(path)
+        _check_file(path)
         by_packets = _by_packets(path)
         samples, rate = read_stream(path, start, frames) if by_packets else _read_soundfile(path, start, frames)
         if samples.shape[1] < frames:
             found = start + samples.shape[1]
             raise ValueError(f"it ends before sample {start + frames}, at {found} or earlier; truncated?")
-        if not np.isfinite(samples).all():
-            where = start + int(np.flatnonzero(~np.isfinite(samples).all(axis=0))[0])
-            raise ValueError(f"sample {where} is not a finite number")
+        _refuse_no_sound(samples, start)
     return Sound(torch.from_numpy(np.ascontiguousarray(samples)), rate)
 
 
@@ -171,7 +229,7 @@ def read_all(path: Path | str) -> Sound:
 
 
 def _read_soundfile(path: Path, start: int, frames: int) -> tuple[np.ndarray, int]:
-    with soundfile.SoundFile(os.fsencode(path)) as file:
+    with _open_soundfile(path) as file:
         frames = max(0, min(frames, file.frames - start))
         if not frames:
             return np.zeros((file.channels, 0), np.float32), file.samplerate
@@ -182,6 +240,34 @@ def _read_soundfile(path: Path, start: int, frames: int) -> tuple[np.ndarray, in
         if file.format == "OGG" and file.channels == SURROUND:
             samples = samples[VORBIS_TO_WAVE]
         return samples, file.samplerate
+
+
+def _refuse_no_sound(samples: np.ndarray, start: int) -> None:
+    """Raises ValueError, naming the first by its place in the file, for samples (C, n) that no sound has."""
+    wrong = ~(np.abs(samples) <= LOUDEST)  # NaN too
+    if wrong.any():
+        channel, place = np.argwhere(wrong.T)[0][::-1]
+        value = samples[channel, place]
+        what = (
+            f"{value:.3g}; allowed: up to {LOUDEST:g}, full scale is 1" if np.isfinite(value) else "not a finite number"
+        )
+        raise ValueError(f"sample {start + place} is {what}")
+
+
+def examine(path: Path | str) -> AudioFacts:
+    """What `probe` tells, of files whose samples are floating-point numbers after a look at all of them.
+
+    Such files alone can hold what is no sound (NaN, 3e29), and are read without decoding. Errors as those of `probe`.
+    """
+    path = Path(path)
+    facts = probe(path)
+    with _naming(path):
+        if _starts_as_soundfile(path) and path.suffix.lower() in SOUNDFILE_SUFFIXES:
+            with soundfile.SoundFile(os.fsencode(path)) as file:
+                if file.subtype in ("FLOAT", "DOUBLE"):
+                    for number, block in enumerate(file.blocks(BLOCK, dtype="float32", always_2d=True)):
+                        _refuse_no_sound(block.T, number * BLOCK)
+    return facts
 
 
 def _lead_in(file: soundfile.SoundFile, start: int) -> int:
@@ -200,8 +286,7 @@ def to_channels(sound: Sound, channels: int) -> Sound:
     ValueError for other numbers of channels.
     """
     samples, found = sound.samples, len(sound.samples)
-    if found not in (1, 2, SURROUND) or channels not in (1, 2):
-        raise ValueError(f"{found} channels into {channels}; allowed: 1, 2 or 6 (5.1) into 1 or 2")
+    _check_channels(found, channels)
     if found == SURROUND:
         front, centre, back = samples[0:2], samples[2:3], samples[4:6]
         samples = (front + MINUS_3_DB * (centre + back)) / (1 + 2 * MINUS_3_DB)
@@ -210,32 +295,15 @@ def to_channels(sound: Sound, channels: int) -> Sound:
     return Sound(samples.expand(channels, -1).contiguous(), sound.sample_rate)
 
 
-def resample(sound: Sound, rate: int) -> Sound:
-    """The sound at `rate`, ceil(n * rate / sample_rate) samples long; the same where the rates agree.
-
-    A Kaiser-windowed sinc of 64 zero crossings on each side (`FILTER`). Raises ValueError for rates of so large a
-    ratio in lowest terms that the filter would not fit into memory.
-    """
-    if rate == sound.sample_rate:
-        return sound
-    old, new = _ratio(sound.sample_rate, rate)
-    length = -(-sound.samples.shape[-1] * new // old)
-    padded = torch.nn.functional.pad(sound.samples, (0, old))  # torchaudio rounds long lengths; ours is exact
-    return Sound(torchaudio.functional.resample(padded, old, new, **FILTER)[..., :length], rate)
+def _check_channels(found: int, channels: int) -> None:
+    if found not in (1, 2, SURROUND) or channels not in (1, 2):
+        raise ValueError(f"{found} channels into {channels}; allowed: 1, 2 or 6 (5.1) into 1 or 2")
 
 
-def _ratio(old: int, new: int) -> tuple[int, int]:
-    """Both rates in lowest terms."""
-    divisor = math.gcd(old, new)
-    old, new = old // divisor, new // divisor
-    if new * (old + 2 * reach(old, new)) > MAX_KERNEL:
-        raise ValueError(f"{old * divisor} Hz into {new * divisor} Hz is a ratio of {old}:{new}; resample it first")
-    return old, new
-
-
-def reach(old: int, new: int) -> int:
-    """Samples on each side of a moment that the filter takes, at the old rate."""
-    return math.ceil(FILTER["lowpass_filter_width"] * old / (min(old, new) * FILTER["rolloff"])) + 1
+def check_convertible(facts: AudioFacts, rate: int, channels: int) -> None:
+    """Raises ValueError, without the path, for a file that `read_window` cannot give at a rate in so many channels."""
+    _check_channels(facts.channels, channels)
+    KAISER_BEST.ratio(facts.sample_rate, rate)
 
 
 def read_window(path: Path | str, facts: AudioFacts, span: tuple[int, int], rate: int, channels: int) -> Tensor:
@@ -247,8 +315,8 @@ def read_window(path: Path | str, facts: AudioFacts, span: tuple[int, int], rate
     path = Path(path)
     first, last = span[0], min(span[1], facts.frames_at(rate))
     with _naming(path):
-        old, new = _ratio(facts.sample_rate, rate)
-        margin = reach(old, new) if old != new else 0
+        old, new = KAISER_BEST.ratio(facts.sample_rate, rate)
+        margin = KAISER_BEST.reach(old, new) if old != new else 0
         block = max(0, (first * old // new - margin) // old)  # whole periods, so that the filter's phase is the whole's
         end = min(facts.frames, -(-last * old // new) + margin)
         sound = read(path, block * old, end - block * old)
@@ -258,4 +326,4 @@ def read_window(path: Path | str, facts: AudioFacts, span: tuple[int, int], rate
     return samples[:, first - block * new : last - block * new].clone()
 
 
-AUDIO = MediaKind("audio", AUDIO_SUFFIXES, AudioFacts, probe)
+AUDIO = MediaKind("audio", AUDIO_SUFFIXES, AudioFacts, examine, OTHER_SUFFIXES)

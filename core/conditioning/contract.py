@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from core.contracts import Condition, where_rows
+from core.data.captions import composed
 from core.draws import Random
 
 NUM_NEAR = 3  # similar names in an error
@@ -98,8 +99,14 @@ def drop_rows(condition: Condition, null: Condition, share: float, random: Rando
 
 
 def position_of(name: str, names: Sequence[str], key: str) -> int:
-    """Where `name` stands among `names`; ValueError, naming the config `key` and similar names, where it does not."""
+    """Where `name` stands among `names`; ValueError, naming the config `key` and similar names, where it does not.
+
+    A name in another Unicode form is the same, where no two of the names differ in that alone.
+    """
     if name not in names:
+        same = [place for place, each in enumerate(names) if composed(each) == composed(name)]
+        if len(same) == 1:
+            return same[0]
         near = difflib.get_close_matches(name, names, NUM_NEAR) or list(names[:NUM_NEAR])
         raise ValueError(f"{key} has {name!r}, which the model does not know; of its {len(names)}: {', '.join(near)}")
     return list(names).index(name)

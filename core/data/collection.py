@@ -1,26 +1,22 @@
 """The files of a collection before any is opened, with what is known of each: its class, caption and tags.
 
-A caption is a row of a table below the root (.csv with the columns path and caption, or .jsonl with these keys, whose
-paths start at the root), or a text file beside the media file. Letters: f files, K tags.
+Letters: f files, K tags.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from core.data.captions import read_captions
 from core.data.files import class_folders
 from core.data.index import NUM_LISTED, MediaKind, find_media
 from core.draws import fold_seed
 
 CLASSES = ("none", "folders")
-BESIDE, CAPTION_SUFFIXES, COLUMNS = "txt", (".csv", ".jsonl"), ("path", "caption")
 SPLITS = ("train", "heldout", "all")
 
 
@@ -78,19 +74,11 @@ def split_rows(collection: Collection, split: str, heldout_share: float, stream:
     return rows
 
 
-def check_captions(captions: str | None) -> None:
-    """Raises ValueError for a value of data.captions that names no source of captions."""
-    if captions not in (None, BESIDE) and not captions.endswith(CAPTION_SUFFIXES):
-        raise ValueError(
-            f"data.captions is {captions!r}; allowed: {BESIDE!r}, a file {' or '.join(CAPTION_SUFFIXES)}, null"
-        )
-
-
 def collect_folder(root: Path, kind: MediaKind, classes: str, captions: str | None) -> Collection:
     """The files of a folder with their classes and captions; none is opened.
 
     classes   "folders": the folders in the root are classes, and files beside them are passed over; "none"
-    captions  "txt", the name of a table below the root, or None; see `CAPTION_SUFFIXES`
+    captions  "txt", the name of a table below the root, or None; see `core.data.captions`
 
     Raises ValueError, naming data.root, data.classes or data.captions, for a folder that lacks what is asked for.
     """
@@ -105,59 +93,5 @@ def collect_folder(root: Path, kind: MediaKind, classes: str, captions: str | No
             raise ValueError(f"data.root is {str(root)!r}, data.classes 'folders': {such if names else 'no folders'}")
         places = {name: place for place, name in enumerate(names)}
         labels = np.array([places[folder] for folder in folders], dtype=np.int64)
-    texts = None if captions is None else _captions(root, paths, captions)
+    texts = None if captions is None else read_captions(root, paths, captions)
     return Collection(root, paths, paths, names, labels, texts)
-
-
-def _captions(root: Path, paths: list[str], source: str) -> list[str]:
-    """One text per file; ValueError, listing the first, where files have none."""
-    by_path = _texts_beside(root, paths) if source == BESIDE else _caption_table(root / source)
-    missing = [path for path in paths if not by_path.get(path)]
-    if missing:
-        raise ValueError(
-            f"data.captions is {source!r}: {len(missing)} of {len(paths)} files have no caption, such as "
-            f"{missing[:NUM_LISTED]}"
-        )
-    return [by_path[path] for path in paths]
-
-
-def _texts_beside(root: Path, paths: list[str]) -> dict[str, str]:
-    texts = {path: (root / path).with_suffix(".txt") for path in paths}
-    return {path: _text(file) for path, file in texts.items() if file.is_file()}
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"data.captions: {file} is not UTF-8 text: {error}") from error
-
-
-def _caption_table(file: Path) -> dict[str, str]:
-    """Captions by path; ValueError, naming the line, for one that lacks a column or repeats a path."""
-    if not file.is_file():
-        raise ValueError(f"data.captions is {file.name!r}: there is no file {file}")
-    found: dict[str, str] = {}
-    for line, row in _rows(file):
-        if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in COLUMNS):
-            raise ValueError(f"data.captions: {file}, line {line} is {row!r}; needed: {' and '.join(COLUMNS)}")
-        path = str(Path(row["path"]))
-        if path in found:
-            raise ValueError(f"data.captions: {file}, line {line} captions {path!r} again")
-        found[path] = row["caption"].strip()
-    return found
-
-
-def _rows(file: Path) -> Iterator[tuple[int, object]]:
-    """Line and content of each row of a CSV or JSONL file."""
-    text = _text(file)
-    if file.suffix == ".csv":
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        for row in reader:
-            yield reader.line_num, row
-        return
-    for line, content in enumerate(text.split("\n"), start=1):
-        try:
-            yield line, json.loads(content)
-        except ValueError as error:
-            raise ValueError(f"data.captions: {file}, line {line} is not JSON: {error}") from error

@@ -5,6 +5,7 @@ A domain says what its files are, a `MediaKind`: their name endings, and how one
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -16,13 +17,15 @@ from typing import Any, TypeVar
 
 from core.data.files import files_under
 from core.storage.atomic import write_atomic
+from core.storage.json_files import parse_json
 
 log = logging.getLogger(__name__)
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: whether a file is cut off; lengths of MP3 as they are
 NUM_LISTED = 5  # how many offenders an error message lists
 CHUNK = 4096  # calls queued at once: a million of them take a gigabyte
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)  # no file, or a link that leads to none
 Entry = list[int]  # size, mtime_ns, and the facts
 
 
@@ -34,12 +37,14 @@ class MediaKind:
     suffixes  the endings of their names, in lower case
     facts     dataclass of integers: what is known of a file
     probe     path -> its facts, without decoding it; ValueError, naming the file, for a broken one
+    others    endings of other files of this medium, which are not read: how many there are is told
     """
 
     name: str
     suffixes: tuple[str, ...]
     facts: type
     probe: Callable[[Path], Any]
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Index:
 
 def find_media(root: Path, kind: MediaKind) -> list[str]:
     """Sorted paths below `root` of the files of a kind, links followed, hidden ones left out; ValueError for none."""
-    found = [str(path.relative_to(root)) for path in files_under(root, kind.suffixes)]
+    found = [str(path.relative_to(root)) for path in files_under(root, kind.suffixes, kind.others)]
     if not found:
         raise ValueError(f"data.root is {str(root)!r}: no {kind.name} file there ({', '.join(kind.suffixes)})")
     return found
@@ -64,27 +69,38 @@ def index_file(root: Path, kind: MediaKind, cache_dir: str) -> Path:
     return Path(cache_dir).expanduser() / f"{kind.name}_index_{digest[:16]}.json"
 
 
-def index_media(root: Path, paths: Sequence[str], kind: MediaKind, cache_dir: str | None, max_broken: int = 0) -> Index:
+def index_media(
+    root: Path,
+    paths: Sequence[str],
+    kind: MediaKind,
+    cache_dir: str | None,
+    max_broken: int = 0,
+    check: Callable[[Any], None] | None = None,
+) -> Index:
     """Facts of the files `paths` below `root`; those with the size and time of the cached index are not opened.
 
     cache_dir   holds the index; None: nothing is cached
     max_broken  so many files may be missing or broken: each is logged and left out. Files are probed, not decoded:
                 damage in the middle of one shows when it is read
+    check       facts -> ValueError for what the data set cannot use, such as a number of channels: broken too
 
     Raises ValueError, listing the first, for more broken files; OSError for a file that cannot be read.
     """
     file = None if cache_dir is None else index_file(root, kind, cache_dir)
     old = _load(file, kind) if file else {}
     new: dict[str, Entry] = {}
+    facts: dict[str, Any] = {}
     broken: dict[str, str] = {}
-    for path, seen in in_threads(lambda path: _look(root, path, kind, old.get(path)), paths):
-        (broken if isinstance(seen, str) else new)[path] = seen
-        if len(broken) > max_broken and (len(new) + len(broken)) % CHUNK == 0:
+    for number, (path, seen) in enumerate(in_threads(lambda path: _look(root, path, kind, old.get(path)), paths), 1):
+        if isinstance(seen, list):
+            new[path], seen = seen, _facts(root / path, kind, seen, check)
+        (broken if isinstance(seen, str) else facts)[path] = seen
+        if len(broken) > max_broken and number % CHUNK == 0:
             break
     if file and any(old.get(path) != entry for path, entry in new.items()):
         _save(file, root, kind, old | new)
     leave_out(broken, max_broken, f"{kind.name} files")
-    return Index({path: kind.facts(*entry[2:]) for path, entry in new.items()}, broken)
+    return Index(facts, broken)
 
 
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[Item, Result]]:
@@ -120,20 +136,33 @@ def _look(root: Path, path: str, kind: MediaKind, old: Entry | None) -> Entry | 
         status = (root / path).stat()
         seen = [status.st_size, status.st_mtime_ns]
         return old if old and old[:2] == seen else [*seen, *astuple(kind.probe(root / path))]
-    except FileNotFoundError:
-        return f"{kind.name} file {root / path} is not there"
     except ValueError as error:
         return str(error)
+    except OSError as error:
+        if error.errno not in NOT_THERE:
+            raise
+        return f"{kind.name} file {root / path} is not there"
+
+
+def _facts(path: Path, kind: MediaKind, entry: Entry, check: Callable[[Any], None] | None) -> Any | str:
+    """The facts of an entry, or why the data set cannot use the file."""
+    facts = kind.facts(*entry[2:])
+    try:
+        if check is not None:
+            check(facts)
+    except ValueError as error:
+        return f"{kind.name} file {path}: {error}"
+    return facts
 
 
 def _load(file: Path, kind: MediaKind) -> dict[str, Entry]:
     """The cached entries by path; none where there is no index, or, with a warning, where it is damaged."""
     try:
-        return _checked(json.loads(file.read_bytes()), 2 + len(fields(kind.facts)))
+        return _checked(parse_json(file.read_bytes(), "its JSON"), 2 + len(fields(kind.facts)))
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        log.warning("the %s index %s is damaged (%s); it is made anew", kind.name, file, error)
+        log.warning("the %s index %s is damaged or old (%s); it is made anew", kind.name, file, error)
         return {}
 
 

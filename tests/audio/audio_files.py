@@ -71,3 +71,20 @@ def write_silent_video(path):
             container.mux(stream.encode(av.VideoFrame(32, 32, "yuv420p")))
         container.mux(stream.encode(None))
     return path
+
+
+def id3(content, footer=False):
+    """An ID3v2.4 tag around bytes, with or without a footer."""
+    size = bytes(len(content) >> shift & 0x7F for shift in (21, 14, 7, 0))
+    head = b"\4\0" + (b"\x10" if footer else b"\0") + size
+    return b"ID3" + head + content + (b"3DI" + head if footer else b"")
+
+
+def ape(content, header=True):
+    """An APEv2 tag around bytes: header, items and footer, or without the header."""
+
+    def end(flags):
+        numbers = (2000, len(content) + 32, 1, flags)
+        return b"APETAGEX" + b"".join(number.to_bytes(4, "little") for number in numbers) + bytes(8)
+
+    return end(0xA0000000) + content + end(0x80000000) if header else content + end(0)

@@ -1,6 +1,8 @@
 """Clips to be measured: which files, what of them is decoded, what a folder says of them."""
 
 import json
+import logging
+import unicodedata
 
 import pytest
 import soundfile
@@ -89,6 +91,30 @@ def test_the_format_of_notes_is_asked_of_every_file_without_decoding_it(tmp_path
         clips.check_format(ClipFormat(16_000, 2, 8_000, 1))
     (tmp_path / "a" / "1.wav").unlink()
     FolderSounds(tmp_path / "a").check_format(ClipFormat(16_000, 2, 8_000, 1))
+
+
+def test_what_is_cut_off_or_not_read_is_told_and_what_is_no_file_is_refused(tmp_path, caplog):
+    for name in ("a.wav", "b.wav"):
+        write_sound(tmp_path / name, music(1, 16_000, 1), 16_000)
+    (tmp_path / "b.wav").write_bytes((tmp_path / "b.wav").read_bytes()[:-8000])
+    (tmp_path / "c.aiff").write_bytes(b"FORM")
+    with caplog.at_level(logging.WARNING):
+        clips = FolderSounds(tmp_path)
+    assert clips.names == ["a", "b"]
+    assert "1 of 2 audio files are cut off and count as shorter ones, such as ['b.wav']" in caplog.text
+    assert "1 .aiff" in caplog.text
+    write_sound(tmp_path / "loud.wav", 1000 * music(1, 16_000, 1), 16_000, subtype="FLOAT")
+    with pytest.raises(ValueError, match=r"loud\.wav: sample \d+ is .*; allowed: up to 32"):
+        FolderSounds(tmp_path).rows(2, 3)
+
+
+def test_names_in_two_unicode_forms_are_a_pair_and_have_their_condition(tmp_path):
+    composed, apart = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    write_sound(tmp_path / f"{apart}.wav", music(0.2, 16_000, 1), 16_000)
+    (tmp_path / "conditions.json").write_text(json.dumps({f"{composed}.wav": "rain"}))
+    clips = open_sounds(tmp_path, "samples")
+    clips.read_conditions()
+    assert (clips.names, clips.texts) == ([composed], ["rain"])
 
 
 def said(folder, titles):

@@ -1,5 +1,6 @@
 """MTG-Jamendo's TSV files: tracks, tags, vocabularies, and tracks that are not there."""
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +175,38 @@ def test_a_tsv_of_another_kind_is_refused_by_its_line(tmp_path, lines, header, m
     with pytest.raises(ValueError, match=message) as error:
         read_tracks(tmp_path / write_tsv(tmp_path / "x.tsv", lines, header), ["genre"])
     assert "x.tsv" in str(error.value)
+
+
+def test_names_and_tags_are_the_same_in_every_unicode_form_and_with_spaces_around(root, tmp_path):
+    composed, apart = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    write_sound(root / f"{apart}.mp3", music(1, RATE, 1), RATE)
+    lines = [LINES[0], f"t\ta\tb\t{composed}.mp3\t1\tgenre---caf{apart}\tgenre---rock "]
+    (tmp_path / "tags.txt").write_text("\n".join([*ALL, f"genre---caf{composed}"]))
+    tsv = write_tsv(tmp_path / "x.tsv", lines)
+    data = dataset(root, tsv=tsv, vocabulary=str(tmp_path / "tags.txt"), only=(f"genre---caf{apart}",))
+    assert tags_of(data, 0) == ["genre---rock", f"genre---caf{composed}"]
+    assert data.name(0) == str(root / f"{apart}.mp3")
+    with pytest.raises(ValueError, match="listed twice"):
+        write_tsv(tmp_path / "x.tsv", [f"t\ta\tb\t{form}.mp3\t1\tgenre---rock" for form in (composed, apart)])
+        dataset(root, tsv=tsv)
+
+
+def test_a_tsv_of_another_encoding_is_refused(tmp_path):
+    text = "\n".join([HEADER, *LINES])
+    for content, message in (
+        (text.encode("utf-16"), r"data.tsv: .*x\.tsv is not UTF-8"),
+        (text.replace("rock", "r\0ck").encode(), r"data.tsv: .*x\.tsv, line 2 holds a NUL byte"),
+        (text.replace("14/214.mp3", " ").encode(), r"x\.tsv, line 2: the column PATH is empty"),
+    ):
+        (tmp_path / "x.tsv").write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            read_tracks(tmp_path / "x.tsv", ["genre"])
+    (tmp_path / "x.tsv").write_bytes(("\ufeff" + text.replace("\n", "\r\n")).encode())
+    assert [track.path for track in read_tracks(tmp_path / "x.tsv", ["genre"])] == [
+        "14/214.mp3",
+        "15/215.mp3",
+        "82/382.mp3",
+    ]
 
 
 def test_vocabularies_that_are_none_are_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import unicodedata
 
 import pytest
 import torch
@@ -51,6 +52,17 @@ def test_clap_is_its_text_branch(clap, tmp_path):
     found = embed_texts("clap", str(clap), TEXTS, tmp_path)
     assert found.shape == (4, 512) and found.dtype == torch.float32
     assert torch.equal(found, ClapFeatures(ClapSource("clap", clap)).text_embedding(TEXTS))
+
+
+@pytest.mark.parametrize("kind", ["t5", "clap"])
+def test_a_text_is_the_same_in_every_unicode_form(kind, t5, clap):
+    folder = {"t5": t5, "clap": clap}[kind]
+    composed, apart = (unicodedata.normalize(form, "café noir") for form in ("NFC", "NFD"))
+    found = embed_texts(kind, str(folder), [composed, apart], None)
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-6)
+    if kind == "clap":
+        scored = ClapFeatures(ClapSource("clap", clap)).text_embedding([composed, apart])
+        torch.testing.assert_close(scored, found, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["t5", "clap"])

@@ -1,5 +1,6 @@
 """What a clip is asked to be: sets of tags, texts, classes by name, nothing."""
 
+import unicodedata
 from types import SimpleNamespace
 
 import numpy as np
@@ -84,6 +85,14 @@ def test_classes_are_named_or_numbered():
         labels.named(["belle"], 1)
     with pytest.raises(ValueError, match=r"labels is \[3\]; allowed: 0 to 2"):
         labels.named([3], 1)
+
+
+def test_a_name_is_the_same_in_every_unicode_form():
+    """But for names that differ in it alone, which are taken to the letter."""
+    composed, apart = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    assert TagConditioning(TagsConfig(), ["x", apart]).named([composed], 1).tolist() == [[0, 1]]
+    both = TagConditioning(TagsConfig(), [composed, apart])
+    assert both.named([apart], 1).tolist() == [[0, 1]]
 
 
 def test_prompts_are_asked_for_in_turn():

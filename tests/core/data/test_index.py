@@ -122,7 +122,9 @@ def test_each_root_has_its_own_index_whatever_it_is_called_by(root, cache, tmp_p
         '{"schema_version": 0, "files": {}}',
         "null",
         "\xff",
-        '{"schema_version": 1, "files": {"b.wav": [1, 2, 3]}}',
+        '{"schema_version": 2, "files": {"b.wav": [1, 2, 3]}}',
+        '{"schema_version": 1, "files": {"b.wav": [1, 2, 3, 4, 5]}}',
+        "[" * 100_000,
     ],
 )
 def test_a_damaged_index_is_made_anew_with_a_warning(root, cache, caplog, damage):
@@ -158,6 +160,30 @@ def test_broken_and_missing_files_within_the_bound_are_left_out_and_logged(root,
     assert all(f"left out: {why}" in caplog.text for why in index.broken.values())
     shutil.copy(root / "b.wav", root / "y.flac")  # mended: a broken file is never remembered
     assert "y.flac" in index_media(root, ["y.flac"], AUDIO, cache).facts
+
+
+def test_what_is_no_file_is_broken_and_not_waited_for(root, cache, tmp_path):
+    os.mkfifo(root / "pipe.wav")
+    (root / "folder.wav").mkdir()
+    (root / "circle.wav").symlink_to("circle.wav")
+    names = ["pipe.wav", "folder.wav", "circle.wav", "b.wav/c.wav", "x" * 300 + ".wav"]
+    broken = index_media(root, [*PATHS, *names], AUDIO, cache, max_broken=5).broken
+    assert list(broken) == names
+    for name, why in zip(names, ["a pipe", "a folder", "not there", "not there", "not there"], strict=True):
+        assert f"audio file {root / name}" in broken[name] and why in broken[name]
+
+
+def test_facts_that_the_data_set_cannot_use_are_broken_and_kept_in_the_index(root, cache, probed):
+    def stereo(facts):
+        if facts.channels != 2:
+            raise ValueError(f"{facts.channels} channels")
+
+    for _ in range(2):
+        index = index_media(root, PATHS, AUDIO, cache, 1, stereo)
+        assert index.broken == {"a/deep/c.flac": f"audio file {root / 'a/deep/c.flac'}: 1 channels"}
+        assert list(index.facts) == ["a/a.mp3", "b.wav"]
+    assert len(probed) == 3
+    assert list(index_media(root, PATHS, AUDIO, cache).facts) == PATHS
 
 
 def test_what_was_probed_before_an_error_is_kept(root, cache, probed):

@@ -52,7 +52,7 @@ def read_wavs(folder: Path) -> np.ndarray:
 
 def text(root: Path) -> tuple[str, ...]:
     (root / "song.mp3").write_text("these are the lyrics")
-    return "song.mp3", "not recognised"
+    return "song.mp3", "cannot decode"
 
 
 def empty(root: Path) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ def empty(root: Path) -> tuple[str, ...]:
 def cut_off(root: Path) -> tuple[str, ...]:
     path = write_mp3(root / "song.mp3", music(3, 44100, 2), 44100)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
-    return "song.mp3", "it ends before sample", "truncated?"
+    return "song.mp3", "it is cut off"
 
 
 def not_finite(root: Path) -> tuple[str, ...]:

@@ -1,0 +1,144 @@
+"""Whether a file is cut off: what its container announces against the bytes that are there, without decoding any.
+
+RIFF RF64     the chunk of samples is longer than what is there; sizes as recorders of streams write them, who do
+              not know the end, announce nothing
+Ogg           the last page is torn, or not marked as the last of a stream
+Matroska      the segment is longer than the file; a live one announces nothing
+MP4           a box is longer than the file
+ADTS MPEG     the last frame is torn, where no Xing frame says that all bytes are there
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from audio.sounds.mpeg import count_frames, find_stream
+
+UNKNOWN = 0x7FFF0000  # sizes in RIFF from here on are those of streams whose end was not known
+OGG_TAIL = 2**17  # bytes from the end that hold the last page, which has 65,307 at most
+LAST_PAGE = 4  # a flag of Ogg
+SEGMENT, VOID, EBML = b"\x18\x53\x80\x67", b"\xec", b"\x1a\x45\xdf\xa3"
+BOXES = (
+    b"free",
+    b"ftyp",
+    b"mdat",
+    b"meta",
+    b"mfra",
+    b"moof",
+    b"moov",
+    b"sidx",
+    b"skip",
+    b"styp",
+    b"udta",
+    b"uuid",
+    b"wide",
+)
+Content = mmap.mmap | bytes
+
+
+def is_cut_off(path: Path) -> bool:
+    """Whether bytes that a file announces are not there. False too for what announces nothing, or is no such file."""
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            start = content[:12]
+            if start[:4] in (b"RIFF", b"RIFX", b"RF64") and start[8:12] == b"WAVE":
+                return _riff(content)
+            if start[:4] == b"OggS":
+                return _ogg(content)
+            if start[:4] == EBML:
+                return _matroska(content)
+            if start[4:8] == b"ftyp":
+                return _mp4(content)
+            if len(start) > 1 and start[0] == 0xFF and start[1] & 0xF6 == 0xF0:
+                return _adts(content)
+    stream = find_stream(path)
+    return stream is not None and not stream.there and count_frames(path, stream)[2]
+
+
+def _riff(content: Content) -> bool:
+    order = "big" if content[:4] == b"RIFX" else "little"
+    place, large = 12, None
+    while place + 8 <= len(content):
+        name, size = content[place : place + 4], int.from_bytes(content[place + 4 : place + 8], order)
+        if name == b"ds64":
+            large = int.from_bytes(content[place + 16 : place + 24], order)
+        if name == b"data":
+            announced = large if size == 0xFFFFFFFF and large is not None else size
+            unknown = announced == size and size >= UNKNOWN
+            end = place + 8 + announced
+            return not unknown and (end > len(content) or _lost(content[end : end + 9]))
+        place += 8 + size + size % 2
+    return False
+
+
+def _lost(behind: bytes) -> bool:
+    """Whether the bytes behind a chunk are neither padding nor the name of another chunk, at an even place or not."""
+    names = (behind[:4], behind[1:5])
+    return len(behind) == 9 and any(behind) and not any(all(32 <= byte < 127 for byte in name) for name in names)
+
+
+def _ogg(content: Content) -> bool:
+    tail = content[max(0, len(content) - OGG_TAIL) :]
+    place = tail.rfind(b"OggS")
+    if place < 0:
+        return True
+    page = tail[place:]
+    if len(page) < 27 or len(page) < 27 + page[26]:
+        return True
+    length = 27 + page[26] + sum(page[27 : 27 + page[26]])
+    return len(page) < length or not page[5] & LAST_PAGE
+
+
+def _matroska(content: Content) -> bool:
+    place = 0
+    while place < len(content):
+        name, start = _element_id(content, place)
+        size, start, known = _element_size(content, start)
+        if name == SEGMENT:
+            return known and start + size > len(content)
+        if name not in (EBML, VOID) or not known:
+            return False
+        place = start + size
+    return True
+
+
+def _element_id(content: Content, place: int) -> tuple[bytes, int]:
+    width = 9 - content[place].bit_length()
+    return content[place : place + width], place + width
+
+
+def _element_size(content: Content, place: int) -> tuple[int, int, bool]:
+    """The size of an element, where it begins, and whether the size is known."""
+    if place >= len(content):
+        return 0, place, False
+    width = 9 - content[place].bit_length()
+    most = (1 << 7 * width) - 1
+    size = int.from_bytes(content[place : place + width], "big") & most
+    return size, place + width, size != most
+
+
+def _mp4(content: Content) -> bool:
+    place = 0
+    while place + 8 <= len(content) and content[place + 4 : place + 8] in BOXES:
+        size = int.from_bytes(content[place : place + 4], "big")
+        if size == 1:
+            size = int.from_bytes(content[place + 8 : place + 16], "big")
+        if size < 8:  # 0: up to the end of the file
+            return False
+        place += size
+    return place > len(content)
+
+
+def _adts(content: Sequence[int]) -> bool:
+    place = 0
+    while place + 7 <= len(content) and content[place] == 0xFF and content[place + 1] & 0xF6 == 0xF0:
+        length = (content[place + 3] & 3) << 11 | content[place + 4] << 3 | content[place + 5] >> 5
+        if length < 7:
+            return False
+        place += length
+    return place > len(content)
