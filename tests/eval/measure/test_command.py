@@ -87,9 +87,7 @@ def test_saved_statistics_give_the_same_number_and_errors_name_the_domains_key(r
     with pytest.raises(ValueError, match=r"^save_reference needs one extractor, got windows, and waves as real$"):
         measure_waves(root, real="stats.npz", save_reference=str(root / "x.npz"))
     np.savez(root / "damaged.npz", facts=np.array("{}"), mu=np.zeros(2), sigma=np.eye(2))
-    with pytest.raises(
-        ValueError, match=r"^real is .*damaged\.npz', whose 'facts' are damaged: they are {}; needed: size"
-    ):
+    with pytest.raises(ValueError, match=r"^real is .*damaged\.npz', whose 'facts' are damaged: they are {}; needed: size"):
         measured(root, real="damaged.npz")
 
 
