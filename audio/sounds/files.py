@@ -69,12 +69,21 @@ SURROUND = 6  # channels of 5.1
 
 @dataclass(frozen=True)
 class AudioFacts:
-    """What a file holds: frames (a sample of every channel each), frames a second, channels; 1 for one cut off."""
+    """What a file holds: frames (a sample of every channel each), frames a second, channels; 1 for one cut off.
+
+    Raises ValueError for numbers that no sound has.
+    """
 
     frames: int
     sample_rate: int
     channels: int
     cut_off: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.frames < ENDLESS or self.channels < 1:
+            raise ValueError("its header does not tell its length" if self.frames >= ENDLESS else "it holds no samples")
+        if not RATES[0] <= self.sample_rate <= RATES[1]:
+            raise ValueError(f"its header says {self.sample_rate} samples/s; allowed: {RATES[0]} to {RATES[1]}")
 
     @property
     def seconds(self) -> float:
@@ -115,10 +124,6 @@ def probe(path: Path | str) -> AudioFacts:
     with _naming(path):
         _check_file(path)
         facts = _probe_packets(path) if _by_packets(path) else _probe_soundfile(path)
-        if not 0 < facts.frames < ENDLESS:
-            raise ValueError("it holds no samples" if facts.frames <= 0 else "its header does not tell its length")
-        if not RATES[0] <= facts.sample_rate <= RATES[1]:
-            raise ValueError(f"its header says {facts.sample_rate} samples/s; allowed: {RATES[0]} to {RATES[1]}")
         return replace(facts, cut_off=int(is_cut_off(path)))
 
 

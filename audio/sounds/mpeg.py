@@ -264,7 +264,7 @@ def _with_announcement(file: BinaryIO, stream: Stream, content: bytes) -> Stream
     if more < 0:
         counted, _, torn = count_frames(Path(file.name), stream)
         cut = torn or counted < frames
-        return replace(stream, there=not cut, cut=cut)
+        return replace(stream, there=not cut and counted > frames, cut=cut)  # the Xing frame is one more
     after = _bytes(file, stream.first + size, CHAIN * LONGEST_FRAME)
     return replace(stream, there=more <= LONGEST_FRAME // 2 or not _chained(after, 0, at_end=False))
 

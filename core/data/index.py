@@ -35,7 +35,7 @@ class MediaKind:
 
     name      the word for them in messages and in the name of the index
     suffixes  the endings of their names, in lower case
-    facts     dataclass of integers: what is known of a file
+    facts     dataclass of integers: what is known of a file; ValueError for numbers that no file has
     probe     path -> its facts, without decoding it; ValueError, naming the file, for a broken one
     others    endings of other files of this medium, which are not read: how many there are is told
     """
@@ -158,7 +158,7 @@ def _facts(path: Path, kind: MediaKind, entry: Entry, check: Callable[[Any], Non
 def _load(file: Path, kind: MediaKind) -> dict[str, Entry]:
     """The cached entries by path; none where there is no index, or, with a warning, where it is damaged."""
     try:
-        return _checked(parse_json(file.read_bytes(), "its JSON"), 2 + len(fields(kind.facts)))
+        return _checked(parse_json(file.read_bytes(), "its JSON"), kind)
     except FileNotFoundError:
         return {}
     except ValueError as error:
@@ -166,13 +166,16 @@ def _load(file: Path, kind: MediaKind) -> dict[str, Entry]:
         return {}
 
 
-def _checked(content: object, width: int) -> dict[str, Entry]:
+def _checked(content: object, kind: MediaKind) -> dict[str, Entry]:
+    width = 2 + len(fields(kind.facts))
     if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(f"needed: schema_version {SCHEMA_VERSION}")
     files = content.get("files")
     entries = files.values() if isinstance(files, dict) else [None]
     if not all(isinstance(entry, list) and [type(n) for n in entry] == [int] * width for entry in entries):
         raise ValueError(f"needed: {width} integers for each file")
+    for entry in files.values():
+        kind.facts(*entry[2:])
     return files
 
 

@@ -112,6 +112,17 @@ def test_a_cut_mp3_is_broken_where_it_announces_more_and_shorter_where_it_does_n
         assert read_all(path).samples.shape[1] == facts.frames < SECONDS * RATE * (0.6 if not variable else 0.5)
 
 
+def test_an_mp3_that_lacks_its_last_frame_is_read_to_the_end_that_it_has(frames, tmp_path):
+    """Whether the Xing frame counts itself is not known, so that no bytes are torn and none may be lacking."""
+    path = tmp_path / "whole.mp3"
+    path.write_bytes(frames[True, True][:-10])
+    _, end, torn = count_frames(path, find_stream(path))
+    assert torn
+    path.write_bytes(frames[True, True][:end])
+    facts = probe(path)
+    assert read_all(path).samples.shape[1] == facts.frames > (SECONDS - 1) * RATE
+
+
 def test_mp3_under_another_name_is_no_guess_either(frames, tmp_path):
     path = tmp_path / "named.wav"
     path.write_bytes(id3(PICTURE) + frames[False, True])

@@ -124,6 +124,8 @@ def test_each_root_has_its_own_index_whatever_it_is_called_by(root, cache, tmp_p
         "\xff",
         '{"schema_version": 2, "files": {"b.wav": [1, 2, 3]}}',
         '{"schema_version": 1, "files": {"b.wav": [1, 2, 3, 4, 5]}}',
+        '{"schema_version": 2, "files": {"b.wav": [1, 2, 4410, 0, 2, 0]}}',
+        '{"schema_version": 2, "files": {"b.wav": [1, 2, -5, 44100, 2, 0]}}',
         "[" * 100_000,
     ],
 )
