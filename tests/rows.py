@@ -24,7 +24,7 @@ def every_row(names: str | tuple[str, ...], rows: Iterable) -> Callable:
                 except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001, all are told below
                     failures.append((row, error))
             if failures:
-                told = "\n".join(f"{row}: {type(error).__name__}: {error}" for row, error in failures)
+                told = "\n".join(f"{row!r:.300}: {type(error).__name__}: {error!s:.2000}" for row, error in failures)
                 raise AssertionError(f"{len(failures)} of {len(rows)} rows failed\n{told}") from failures[0][1]
 
         parameters = inspect.signature(test).parameters

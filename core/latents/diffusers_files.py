@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from core.extras import extra
+from core.storage.json_files import read_mapping
 from core.storage.pretrained import check_config, check_loaded, check_safetensors, told_to
 from core.storage.weights import check_finite_weights
 
@@ -61,6 +64,8 @@ class DiffusersModel:
         try:
             with warnings.catch_warnings(), told_to([], "diffusers"):
                 warnings.simplefilter("ignore", FutureWarning)  # of torch, about what diffusers calls
+                if local:
+                    self._check_sizes(kind, self.directory / self.subfolder)
                 model, report = kind.from_pretrained(
                     str(self.directory) if local else self.path,
                     subfolder=self.subfolder or None,
@@ -92,6 +97,17 @@ class DiffusersModel:
             )
         check_config(directory / CONFIG, "tokenizer.path")
         check_safetensors(weights, "tokenizer.path")
+
+    def _check_sizes(self, kind: Any, directory: Path) -> None:
+        """Raise ValueError for a config of far more numbers than the files hold, before memory is taken for them."""
+        with torch.device("meta"):
+            network = kind.from_config(read_mapping(directory / CONFIG))
+        described, held = sum(weight.numel() for weight in network.parameters()), 0
+        for file in directory.glob(f"{WEIGHTS}*.safetensors"):
+            with safe_open(file, framework="pt") as opened:
+                held += sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
+        if described > 2 * held:  # a few that are missing are told by their names
+            raise ValueError(f"its {CONFIG} describes {described} weights, and {held} are there")
 
     def _unreadable(self, local: bool, error: Exception) -> str:
         reason = " ".join(str(error).split())[:300] or type(error).__name__

@@ -33,6 +33,7 @@ from eval.statistics.estimate import Estimate
 
 SCHEMA_VERSION = 1
 KIND = "comparison"
+NEEDED = {"domain": str, "metric": str, "methods": list, "seeds": list, "steps": list, "values": dict, "mean": dict}
 
 
 def protocol_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,4 +130,7 @@ def read_comparison(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is no comparison, or is damaged: {error!r}") from error
     if kind != KIND or version != SCHEMA_VERSION:
         raise ValueError(f"{file} is {kind!r} of schema {version}; this version reads {KIND!r} of {SCHEMA_VERSION}")
+    wrong = [name for name, needed in NEEDED.items() if not isinstance(content.get(name), needed)]
+    if wrong:
+        raise ValueError(f"{file} is damaged: {', '.join(wrong)} missing, or of another kind")
     return content

@@ -288,6 +288,7 @@ def test_a_pickle_and_a_config_that_names_code_are_not_read(akl, tmp_path):
     for content, message in (
         ({**config, "quantization_config": {"quant_method": "x"}}, "names other code"),
         ([], "holds list"),
+        ({**config, "block_out_channels": [400_000] * 3}, r"describes \d+ weights"),  # some 10^12
     ):
         (tmp_path / "config.json").write_text(json.dumps(content))
         with pytest.raises(ValueError, match=rf"config\.json.*{message}"):
