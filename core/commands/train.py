@@ -46,7 +46,10 @@ def run_training(
         summary = world.on_main(run.summary)
         if summary is not None and summary["steps"] == config.trainer.steps:
             print_line(f"{run.shown()} is complete after {summary['steps']} steps; name=... starts another run")
-            print_line(report(run, summary))
+            try:
+                print_line(report(run, summary))
+            except (KeyError, TypeError) as error:
+                raise ValueError(f"{run.summary_file} is damaged: {error!r}; without it the run ends again") from error
             return
         parts = world.first_on_main(lambda: build(config, world.device, evaluate=world.is_main))
         trainer = Trainer(config, parts, run, world, started)

@@ -77,7 +77,9 @@ class Scaling:
 
     @classmethod
     def kept(cls, constants: Mapping[str, Any]) -> Scaling:
-        """The scaling that a cache or a checkpoint has kept among a tokenizer's constants."""
+        """The scaling that a cache or a checkpoint has kept among a tokenizer's constants; ValueError without one."""
+        if not isinstance(constants, Mapping) or not {"shift", "scale"} <= constants.keys():
+            raise ValueError(f"the constants of a tokenizer are {constants!r}; needed among them: shift, scale")
         return cls(constants["shift"], constants["scale"])
 
 

@@ -47,7 +47,7 @@ def atomic_dir(path: Path | str) -> Iterator[Path]:
             raise
         sync(path.parent)
         if old is not None:
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+            remove(old)
     finally:
         if temporary.exists():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -68,6 +68,14 @@ def write_atomic(path: Path | str, content: str | bytes) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link (not what it leads to) or a folder with all that is in it; nothing is fine too."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import shutil
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from core.storage.atomic import atomic_dir, sha256_file, write_atomic
+from core.storage.atomic import atomic_dir, remove, sha256_file, write_atomic
 from core.storage.json_files import read_mapping
 from core.storage.provenance import json_sha256
 
@@ -129,18 +128,18 @@ class CheckpointStore:
         for old in self.paths()[: -self.keep]:
             forever = self.keep_every and _step_of(old) % self.keep_every == 0
             if old != newest and not forever:  # newest: an earlier step than others that stand there
-                shutil.rmtree(old.rename(old.with_name(f".{old.name}.tmp")))  # a half-removed one has not its name
+                remove(old.rename(old.with_name(f".{old.name}.tmp")))  # a half-removed one has not its name
 
     def clean(self) -> None:
         """Remove what a killed process left half-written, and put back what it was about to replace."""
         for old in self.root.glob(".step_*.old"):
             path = self.root / old.name.split(".")[1]
             if path.exists():
-                shutil.rmtree(old)
+                remove(old)
             else:
                 old.rename(path)
         for temporary in self.root.glob(".*.tmp"):
-            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
+            remove(temporary)
 
 
 def _step_of(path: Path) -> int:

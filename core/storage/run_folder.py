@@ -25,7 +25,7 @@ import yaml
 
 from core.processes.failures import LostFolderError
 from core.schema import changed_keys, strict
-from core.storage.atomic import write_atomic, writing
+from core.storage.atomic import remove, write_atomic, writing
 from core.storage.checkpoint import CheckpointStore, read_checkpoint
 from core.storage.json_files import read_mapping
 
@@ -179,7 +179,7 @@ class RunDirectory:
         """Remove the half-written files of a process that was killed; the folder must be locked."""
         for folder in (self.path, self.previews, self.snapshots):
             for temporary in [*folder.glob(".*.tmp"), *folder.glob(".tmp*")]:  # ours, and those of safetensors
-                temporary.unlink(missing_ok=True)
+                remove(temporary)
 
     def compare(self, config: dict[str, Any], free: Sequence[str] = (), allowed: Sequence[str] = ()) -> list[str]:
         """Check that a continued run has not changed what it computes; nothing is written.

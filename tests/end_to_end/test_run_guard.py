@@ -235,10 +235,10 @@ def folder_for(name):
     return make
 
 
-def file_for(name):
+def file_for(name, text="x"):
     def make(run):
         shutil.rmtree(run / name, ignore_errors=True)
-        (run / name).write_text("x")
+        (run / name).write_text(text)
 
     return make
 
@@ -253,6 +253,7 @@ def file_for(name):
         (file_for("checkpoints"), ["checkpoints is no folder"]),
         (file_for("previews"), ["previews is no folder"]),
         (file_for("summary.json"), ["summary.json is damaged"]),
+        (file_for("summary.json", '{"steps": 24}'), ["summary.json is damaged"]),
         (folder_for("checkpoints/latest"), ["checkpoints/latest could not be written"]),
     ],
 )

@@ -87,7 +87,7 @@ def test_what_a_killed_process_had_left_to_do_is_done_later(tmp_path):
 def test_a_checkpoint_that_is_being_removed_has_not_its_name_any_more(tmp_path, monkeypatch):
     store = CheckpointStore(tmp_path, keep=1)
     store.save(5, {"model": state()}, {})
-    monkeypatch.setattr(core.storage.checkpoint.shutil, "rmtree", lambda path: (path / MANIFEST).unlink())
+    monkeypatch.setattr(core.storage.checkpoint, "remove", lambda path: (path / MANIFEST).unlink())
     store.save(10, {"model": state()}, {})
     assert [path.name for path in store.paths()] == ["step_00000010"]
     monkeypatch.undo()
@@ -260,3 +260,15 @@ def test_a_file_where_the_folder_is_to_be_is_replaced(tmp_path):
     (tmp_path / "step_00000005").write_text("")
     assert read_checkpoint(CheckpointStore(tmp_path).save(5, {"model": state()}, {})).step == 5
     assert names_in(tmp_path) == ["latest", "step_00000005"]
+
+
+def test_a_checkpoint_that_is_a_link_is_read_and_pruned_as_one(tmp_path):
+    store, elsewhere = CheckpointStore(tmp_path / "run", keep=1), tmp_path / "elsewhere"
+    store.save(5, {"model": state()}, {}).rename(elsewhere)
+    (store.root / "step_00000005").symlink_to(elsewhere)
+    (store.root / ".step_00000003.12345678.tmp").symlink_to(elsewhere)
+    store.clean()
+    assert store.newest_intact().name == "step_00000005"
+    store.save(10, {"model": state()}, {})
+    assert names_in(store.root) == ["latest", "step_00000010"]
+    assert names_in(elsewhere) == [MANIFEST, "model.safetensors"]
