@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -31,6 +32,7 @@ PROFILES = Path(__file__).parent / "profiles"
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,199}")
 KEY = re.compile(r"[+~]{0,2}[\w$@/.:-]+")
 ENTRY_NAME = re.compile(r"\w+(\.\w+)+")
+MAX_RUNS = 10_000
 OWN_KEYS = ("name", "runs_dir", "seed")  # of the run's config: the sweep sets them
 
 
@@ -89,6 +91,9 @@ class Sweep:
 
     def runs(self) -> list[Case]:
         """Every case; ValueError when two have the same name."""
+        count = math.prod([len(self.cases) or 1, len(self.seeds), *map(len, self.grid.values())])
+        if count > MAX_RUNS:
+            raise ValueError(f"cases, grid and seeds make {count} runs; a sweep has {MAX_RUNS} at most")
         points = [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
         found: dict[str, Case] = {}
         for case, point, seed in itertools.product(self.cases or [{}], points, self.seeds):

@@ -235,6 +235,10 @@ WRONG = {  # keys of the file, parts of the error
         {"cases": [{"trainer.steps": 1}], "grid": {"trainer.steps": [2]}},
         ["cases[0] and grid both hold trainer.steps"],
     ),
+    "too many runs": (
+        {"grid": {f"trainer.k{key}": list(range(60)) for key in range(5)}, "seeds": [0, 1]},
+        [f"make {2 * 60**5} runs", "10000 at most"],
+    ),
     "two equal names": (
         {"cases": [{"case": "a"}, {"case": "a", "trainer.steps": 2}]},
         ["two runs are called 'a-seed0'", "case: NAME"],
