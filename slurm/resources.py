@@ -129,9 +129,9 @@ def _check_extra(extra: dict) -> None:
 
 def check_text(key: str, text: str | None) -> None:
     """Raises ValueError for a text that is empty, has spaces around it, or that sbatch would read otherwise."""
+    check_line(key, text or "")
     if text is not None and (not text or text != text.strip() or "\\" in text or "\t" in text):
         raise ValueError(f"{key} is {text!r}; needed: a text without backslashes and without spaces around it, or null")
-    check_line(key, text or "")
 
 
 def check_line(key: str, line: str) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -31,7 +32,14 @@ PROFILES = Path(__file__).parent / "profiles"
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,199}")
 KEY = re.compile(r"[+~]{0,2}[\w$@/.:-]+")
 ENTRY_NAME = re.compile(r"\w+(\.\w+)+")
+MAX_RUNS = 10_000
+MAX_NAME = 255  # bytes
 OWN_KEYS = ("name", "runs_dir", "seed")  # of the run's config: the sweep sets them
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be the name of a sweep or run: of a job, and of a folder on any disk."""
+    return bool(NAME.fullmatch(text)) and len(text.encode()) <= MAX_NAME
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,7 @@ class Sweep:
         check_text("runs_dir", self.runs_dir)
         if "%" in self.runs_dir or self.runs_dir.startswith("~"):
             raise ValueError(f"runs_dir is {self.runs_dir!r}; needed: a folder without %, for SLURM, and without ~")
-        if not NAME.fullmatch(self.name):
+        if not is_name(self.name):
             raise ValueError(f"name is {self.name!r}; a sweep's name has letters, digits and . _ + - only")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds is {self.seeds}; needed: different numbers, one at least")
@@ -89,13 +97,16 @@ class Sweep:
 
     def runs(self) -> list[Case]:
         """Every case; ValueError when two have the same name."""
+        count = math.prod([len(self.cases) or 1, len(self.seeds), *map(len, self.grid.values())])
+        if count > MAX_RUNS:
+            raise ValueError(f"cases, grid and seeds make {count} runs; a sweep has {MAX_RUNS} at most")
         points = [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
         found: dict[str, Case] = {}
         for case, point, seed in itertools.product(self.cases or [{}], points, self.seeds):
             given = {key: value for key, value in case.items() if key != "case"}
             label = str(case["case"]) if "case" in case else _label(given)
             name = "-".join(part for part in (label, _label(point), f"seed{seed}") if part)
-            if not NAME.fullmatch(name):
+            if not is_name(name):
                 raise ValueError(
                     f"a run is called {name!r}; a name has 200 letters, digits and . _ + - at most and begins with one "
                     "of the first two: `case: NAME` in a case of the list gives another"

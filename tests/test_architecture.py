@@ -35,8 +35,8 @@ CORE_NEEDS = {"torch", "numpy", "einops", "safetensors", "tqdm"}
 CORE_EXCEPTIONS = {
     "core/commands/entry.py": {"hydra", "omegaconf", "yaml"},
     "core/commands/overrides.py": {"hydra", "omegaconf"},
-    "core/storage/yaml_files.py": {"yaml"},
     "core/storage/run_folder.py": {"yaml"},
+    "core/storage/yaml_files.py": {"yaml"},
     "core/commands/sample.py": {"yaml"},
 }
 ENTRIES = {

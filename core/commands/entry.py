@@ -24,8 +24,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from tqdm import tqdm
-from yaml import YAMLError, safe_load
+from yaml import YAMLError
 
+from core.commands.config_files import check_chosen, key_of, own_values
 from core.commands.overrides import read_overrides
 from core.processes.failures import RunError
 from core.processes.signals import ended_by_signals
@@ -49,28 +50,20 @@ def compose_config(
     with initialize_config_module(config_module=config_module, version_base="1.3"):
         try:
             names = own_values(config_module, config_name)
-            own = [word for word in overrides if word.partition("=")[0].lstrip("+") in names]
-            config = compose(config_name=config_name, overrides=[word for word in overrides if word not in own])
+            own = [word for word in overrides if key_of(word) in names]
+            words = [word for word in overrides if word not in own]
+            check_chosen(config_module, words)
+            config = compose(config_name=config_name, overrides=words)
             for key, value in read_overrides(own).items():
                 OmegaConf.update(config, key.lstrip("+"), value)
             values = OmegaConf.to_container(config, resolve=True, throw_on_missing=complete)
         except (HydraException, OmegaConfBaseException) as error:
             raise ValueError(_explain(error)) from error
-        except YAMLError as error:  # of an experiment file
+        except YAMLError as error:  # of a file that another one names
             raise ValueError(f"a config file is no YAML: {' '.join(str(error).split())}") from error
         except RecursionError as error:
             raise ValueError("a config file or an override is nested too deeply") from error
     return values
-
-
-def own_values(config_module: str, config_name: str) -> set[str]:
-    """Keys that the file gives a value although the package has a group of that name.
-
-    hydra takes `tokenizer=...` for the choice of a group wherever there is one, whatever the file says of the key.
-    """
-    folders = [resources.files(module) for module in ("core.conf", config_module)]
-    keys = safe_load(folders[1].joinpath(f"{config_name}.yaml").read_text("utf-8")) or {}
-    return {key for key in keys if any(folder.joinpath(str(key)).is_dir() for folder in folders)}
 
 
 def run_entry(
@@ -193,7 +186,8 @@ def _explain(error: BaseException) -> str:
     key, parent = getattr(cause, "full_key", None), getattr(cause, "parent_node", None)
     if isinstance(cause, MissingMandatoryValue):
         return f"missing config key '{key}'; it has no default, give it as {key}=..."
-    if key and isinstance(parent, DictConfig) and getattr(cause, "key", None) not in parent:
+    known = isinstance(parent, DictConfig) and not parent._is_none()  # none is what could not be read
+    if key and known and getattr(cause, "key", None) not in parent:
         names = sorted(str(name) for name in parent if name != "hydra")  # where its own files lie: nobody's key
         return f"unknown config key '{key}'; allowed: {', '.join(names) or 'nothing below it'}"
     lines = [line.strip() for line in (str(error) or str(cause)).splitlines() if line.strip()]

@@ -38,7 +38,7 @@ def read_overrides(words: Sequence[str]) -> dict[str, Any]:
             sign = "+" if parsed.is_add() else "++" if parsed.is_force_add() else ""
             values[sign + parsed.key_or_group] = _read(parsed.value())
         except (HydraException, OmegaConfBaseException) as error:
-            raise ValueError(f"{word!r} is no key=value: {' '.join(str(error).split())}") from error
+            raise ValueError(f"{word!r} is no key=value: {str(error).partition(chr(10))[0]}") from error
     return values
 
 

@@ -27,6 +27,7 @@ Prediction = Literal["velocity", "noise", "score", "data"]
 DiffusionForm = Literal["constant", "sbdm", "sigma", "linear", "decreasing", "increasing-decreasing"]
 
 VP_BETA_MIN, VP_BETA_MAX = 0.1, 20.0
+MAX_STEPS = 10**6  # levels of a table
 
 
 @dataclass(frozen=True)
@@ -200,8 +201,8 @@ class Cosine:
     predictions: tuple[Prediction, ...] = ("noise", "data")
 
     def __init__(self, steps: int):
-        if steps < 1:
-            raise ValueError(f"objective.path.steps is {steps}; it must be at least 1")
+        if not 1 <= steps <= MAX_STEPS:
+            raise ValueError(f"objective.path.steps is {steps}; it must be at least 1, and {MAX_STEPS} at most")
         self.steps = steps
         remaining = torch.cos((torch.arange(steps + 1).double() / steps + 0.008) / 1.008 * math.pi / 2) ** 2
         betas = (1 - remaining[1:] / remaining[:-1]).clamp(max=0.999)

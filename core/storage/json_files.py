@@ -27,6 +27,6 @@ def parse_json(text: str | bytes, source: Path | str) -> Any:
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise ValueError(f"{source} is damaged: it is nested too deep") from error
+        raise ValueError(f"{source} is damaged: it is nested too deeply") from error
     except ValueError as error:  # also text that is not UTF-8
         raise ValueError(f"{source} is damaged: {error}") from error

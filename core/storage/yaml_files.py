@@ -36,24 +36,23 @@ def read_yaml(path: Path) -> dict[Any, Any]:
     Raises ValueError naming the file for one that holds something else, that is no text, no YAML, or grows when read;
     OSError for one that cannot be read.
     """
+    values = load_yaml(path)
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds {_short(values)}; needed: keys and their values")
+    return values
+
+
+def load_yaml(path: Path) -> Any:
+    """What a YAML file holds, None where that is nothing; raises as `read_yaml`."""
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is no file; needed: a YAML file")
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path} has {path.stat().st_size} bytes; a YAML file may have {MAX_BYTES}")
     try:
-        values = yaml.load(path.read_text("utf-8"), _Loader)
-    except (
-        yaml.YAMLError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        RecursionError,
-    ) as error:  # so `!!bool perhaps` ends
+        return yaml.load(path.read_text("utf-8"), _Loader)
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:  # as `!!bool perhaps`
         said = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise ValueError(f"{path} is no YAML: {said}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds {_short(values)}; needed: keys and their values")
-    return values
 
 
 def _count(node: yaml.Node, known: dict[int, int], depth: int) -> int:

@@ -80,22 +80,7 @@ def test_groups_come_before_keys_and_the_experiment_first(write):
 
 
 TEXTS = ["two words", "a,b=c", "it's", 'say "hi"', "x#y", "$HOME", "größe", "Größe, zwei", "[1]", "{a}"]
-TEXTS += [
-    "2024",
-    "1e3",
-    "true",
-    "null",
-    "nan",
-    "-5",
-    "1_000",
-    "a\\b",
-    "a\\",
-    "a\tb\nc",
-    "${seed}",
-    "\\${seed}",
-    "???",
-    "~",
-]
+TEXTS += ["2024", "null", "a\tb\nc\\", "${seed}", "???"]
 
 
 @every_row(
@@ -235,6 +220,10 @@ WRONG = {  # keys of the file, parts of the error
         {"cases": [{"trainer.steps": 1}], "grid": {"trainer.steps": [2]}},
         ["cases[0] and grid both hold trainer.steps"],
     ),
+    "too many runs": (
+        {"grid": {f"trainer.k{key}": list(range(60)) for key in range(5)}, "seeds": [0, 1]},
+        [f"make {2 * 60**5} runs", "10000 at most"],
+    ),
     "two equal names": (
         {"cases": [{"case": "a"}, {"case": "a", "trainer.steps": 2}]},
         ["two runs are called 'a-seed0'", "case: NAME"],
@@ -244,6 +233,7 @@ WRONG = {  # keys of the file, parts of the error
         ["two runs are called 'cache_dira_b-seed0'"],
     ),
     "a case with a slash": ({"cases": [{"case": "../a"}]}, ["'../a-seed0'", "case: NAME"]),
+    "a name of too many bytes": ({"grid": {"data.cache_dir": ["ü" * 150]}}, ["is called 'cache_dirüüü", "200 letters"]),
     "a name too long": ({"grid": {"data.cache_dir": ["x" * 200]}}, ["is called 'cache_dirxxx", "200 letters"]),
     "no such module": ({"entry": "image.trian"}, ["entry is 'image.trian'", "no such module", "image.train"]),
     "an entry without a name": ({"entry": ""}, ["entry is ''", "image.train"]),

@@ -57,6 +57,12 @@ FILES = {
     """,
     "conf/experiment/twice.yaml": "# @package _global_\nsteps: 1\nsteps: 2\n",
     "conf/experiment/tabs.yaml": "# @package _global_\noptimizer:\n\trate: 1\n",
+    "conf/experiment/open.yaml": "# @package _global_\nname: ${\n",
+    "conf/experiment/list.yaml": "- 1\n",
+    "conf/experiment/bomb.yaml": "# @package _global_\na: &a [x, x]\n"
+    + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else '*a'] * 9)}]\n" for i in range(6)),
+    "conf/experiment/nothing.yaml": "",
+    "conf/experiment/latin.yaml": "# @package _global_\nname: ä\n",
     "conf/experiment/deep.yaml": f"# @package _global_\nname: {'[' * 2000}{']' * 2000}\n",
     "conf/experiment/wrong_type.yaml": """
         # @package _global_
@@ -135,7 +141,7 @@ def entry(tmp_path_factory):
     for name, text in FILES.items():
         file = root / PACKAGE / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(textwrap.dedent(text).lstrip("\n"))
+        file.write_text(textwrap.dedent(text).lstrip("\n"), encoding="latin-1")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(root)
         yield importlib.import_module(f"{PACKAGE}.train")
@@ -234,7 +240,7 @@ def test_main_receives_the_checked_config(run, entry):
         ("network=medium", ["network/medium", "'network': large; small"]),
         ("network.name=medium", ["'network.name'", "'medium'", "['large', 'small']"]),
         ("--stepz", ["--stepz"]),
-        ("experiment=slow", ["experiment/slow", "quick; tabs; top_typo; twice; typo"]),
+        ("experiment=slow", ["experiment/slow", "open; quick; tabs; top_typo; twice; typo"]),
         ("experiment=typo", ["unknown config key 'optimizer.ratte'", "0.005", "allowed: rate, clip"]),
         ("--print-config experiment=typo", ["optimizer.ratte"]),
         ("--print-config experiment=not_finite", ["'optimizer.rate' is nan", "a finite number"]),
@@ -244,9 +250,14 @@ def test_main_receives_the_checked_config(run, entry):
         ("name='${'", ["'${'"]),
         ("steps.more=3", ["unknown config key 'steps.more'; allowed: nothing below it"]),
         (f"name={'[' * 2000}{']' * 2000}", ["nested too deeply"]),
-        ("experiment=twice", ["is no YAML", "duplicate key steps", "twice.yaml"]),
-        ("experiment=tabs", ["is no YAML", "tabs.yaml"]),
-        ("experiment=deep", ["nested too deeply"]),
+        ("experiment=twice", ["twice.yaml is no YAML: 'steps' stands twice"]),
+        ("experiment=tabs", ["tabs.yaml is no YAML"]),
+        ("experiment=deep", ["deep.yaml is no YAML: nested too deeply"]),
+        ("experiment=bomb", ["bomb.yaml is no YAML: more than 200000 values"]),
+        ("experiment=list", ["list.yaml holds no keys and values"]),
+        ("experiment=latin", ["latin.yaml is no YAML", "utf-8"]),
+        ("experiment=[quick,list]", ["list.yaml holds no keys and values"]),
+        ("experiment=open", ["'${'"]),
         ("experiment=top_typo", ["unknown config key 'stps'", "5", "allowed: steps, name"]),
         ("experiment=wrong_type", ["'optimizer.rate'", "'fast'", "a number"]),
     ],
@@ -264,7 +275,7 @@ def test_help_shows_purpose_usage_choices_and_defaults(run, flag):
     assert lines[:3] == ["Train a toy.", "", "The second paragraph says more."]
     assert f"  python -m {PACKAGE}.train [key=value ...]" in lines
     assert "  network=large | small" in lines
-    assert any(line.startswith("  experiment=deep | ") and " | quick | " in line for line in lines)
+    assert any(line.startswith("  experiment=bomb | ") and " | quick | " in line for line in lines)
     assert "  steps: 10" in lines
     assert not any(line.startswith("  sampler=") for line in lines)  # a group of core that this entry has not
 

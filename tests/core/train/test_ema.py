@@ -79,7 +79,7 @@ def test_an_average_of_another_model_or_before_the_first_step_is_refused():
     [
         ({"decays": [-0.1]}, r"ema.decays is .*; it must lie in \[0, 1\)"),
         ({"decays": [1.0]}, r"ema.decays is .*; it must lie in \[0, 1\)"),
-        ({"decays": [math.nan]}, r"ema.decays is .*; it must lie in \[0, 1\)"),
+        ({"decays": [math.nan]}, r"'ema.decays\[0\]' is nan; needed: a finite number"),
         ({"widths": [0.0]}, r"ema.widths is 0.0; .*\(0, 0.28\]"),
         ({"widths": [0.1, 0.3]}, r"ema.widths is 0.3; .*\(0, 0.28\]"),
         ({"decays": []}, "ema.decays and ema.widths are .* at least one"),
