@@ -23,6 +23,11 @@ from layersync.blocks import Layer, resolve_layer
 from layersync.compiler import hold_settings, in_backward, is_compiled
 from layersync.outputs import LayerOutput, layer_output
 
+NO_DATA_PARALLEL = (
+    "torch.nn.DataParallel runs copies of the model in threads, which LayerSync cannot listen to; use "
+    "torch.nn.parallel.DistributedDataParallel"
+)
+
 
 class _Hook:
     """A hook of one store. Its copy is a function of the standard library that takes anything and does nothing."""
@@ -50,10 +55,7 @@ class _Opener(_Hook):
             return
         if not self.belongs_to(module):
             if getattr(module, "_is_replica", False):
-                raise RuntimeError(
-                    "torch.nn.DataParallel runs copies of the model in threads, which LayerSync cannot listen to; use "
-                    "torch.nn.parallel.DistributedDataParallel"
-                )
+                raise RuntimeError(NO_DATA_PARALLEL)
             store.elsewhere = True
             return
         store.elsewhere = False
@@ -110,6 +112,8 @@ class LayerHooks:
     ):
         if is_compiled(model):
             raise ValueError("build the hooks before torch.compile: a hook added to a compiled model is not called")
+        if isinstance(model, nn.DataParallel):
+            raise ValueError(NO_DATA_PARALLEL)
         self.model, self.names = model, [resolve_layer(model, layer, blocks) for layer in layers]
         told = [output[layer] if isinstance(output, Mapping) else output for layer in layers]
         modules = dict(model.named_modules(remove_duplicate=False))

@@ -279,6 +279,8 @@ def test_replicas_of_data_parallel_are_refused():
         replica(media())
     with sync.paused():
         assert replica(media()).shape == media().shape
+    with pytest.raises(ValueError, match=r"DataParallel.*DistributedDataParallel"):
+        LayerSync(nn.DataParallel(transformer()), [(2, 4)])
 
 
 class Accumulating(Transformer):
