@@ -160,7 +160,9 @@ def load_sweep(path: Path | str) -> Sweep:
         if isinstance(resources, dict) and resources.get("profile") is not None:
             values = {**values, "resources": {**load_profile(resources["profile"]), **resources}}
             where += f" with profile {resources['profile']}"
-        return strict(Sweep, values)
+        sweep = strict(Sweep, values)
+        sweep.runs()  # their names are theirs, and checked
+        return sweep
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
 

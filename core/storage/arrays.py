@@ -98,6 +98,8 @@ def npz_keys(path: Path) -> Sequence[str]:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
         if len(set(names)) < len(names):
             raise ValueError("a name stands in it twice")
+        for member in archive.infolist():
+            archive.open(member).close()  # raises where its name beside its bytes is another: a name has no checksum
         return names
 
 

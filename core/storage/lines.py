@@ -113,6 +113,6 @@ def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
 def _parse(text: bytes) -> dict[str, Any] | None:
     try:
         line = json.loads(text)
-    except ValueError:  # no JSON, or no UTF-8
+    except (ValueError, RecursionError):  # no JSON, no UTF-8, or nested without end
         return None
     return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None

@@ -28,6 +28,7 @@ from core.schema import changed_keys, strict
 from core.storage.atomic import remove, write_atomic, writing
 from core.storage.checkpoint import CheckpointStore, read_checkpoint
 from core.storage.json_files import read_mapping
+from core.storage.yaml_files import read_yaml
 
 log = logging.getLogger(__name__)
 
@@ -90,10 +91,9 @@ class RunDirectory:
     def config(self) -> dict[str, Any]:
         """The resolved config that the run was started with; ValueError naming the file for one that is damaged."""
         try:
-            values = yaml.safe_load(self.config_file.read_bytes().decode())
-        except (yaml.YAMLError, RecursionError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{self.config_file} is damaged: {reason}") from error
+            values = read_yaml(self.config_file)
+        except ValueError as error:
+            raise ValueError(f"{self.config_file} is damaged: {error}") from error
         if not _is_tree(values):
             raise ValueError(f"{self.config_file} is damaged: it is no mapping of names to values")
         return values

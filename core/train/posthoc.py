@@ -208,8 +208,11 @@ def _read_facts(path: Path) -> Snapshot:
             raise ValueError(
                 f"{path} has snapshot schema {facts['schema_version']}; this version reads {SCHEMA_VERSION}"
             )
-        return Snapshot(path, facts["step"], facts["width"], frozenset(facts["buffers"]), facts["sha256"])
-    except (TypeError, KeyError, json.JSONDecodeError) as error:
+        step, width, sha256 = facts["step"], facts["width"], facts["sha256"]
+        if not (isinstance(step, int) and isinstance(width, int | float) and isinstance(sha256, str)):
+            raise TypeError(f"step {step!r}, width {width!r}, sha256 {sha256!r}")
+        return Snapshot(path, step, width, frozenset(facts["buffers"]), sha256)
+    except (TypeError, KeyError, RecursionError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is no snapshot: its metadata do not tell step and width") from error
 
 

@@ -144,7 +144,8 @@ class FileDataset(ImageDataset):
         leave_out(broken, max_broken, "images")
         keep = np.setdiff1d(np.arange(len(self)), list(broken))
         labels = self.labels.tolist()
-        refuse_lost_classes(labels, self.labels[keep].tolist(), self.class_names, "every image is broken")
+        why = f"every image is broken ({'; '.join(list(broken.values())[:NUM_LISTED])})"
+        refuse_lost_classes(labels, self.labels[keep].tolist(), self.class_names, why)
         self._rows, self.labels, self.num_broken = self._rows[keep], self.labels[keep], len(broken)
 
 

@@ -335,6 +335,7 @@ def test_a_text_that_sbatch_reads_otherwise_enters_no_batch_script(key, text):
         ("entry: image.train\n", ["sweep.yaml: missing config key 'name'"]),
         ("", ["holds None; needed: keys"]),
         ("- name\n", ["holds ['name']; needed: keys"]),
+        ("name: a\nentry: image.train\ngrid: {optimizer/lr: [1]}\n", ["a run is called 'optimizer/lr1-seed0'"]),
         ("name: [\n", ["is no YAML"]),
         ("name: a\nentry: image.train\ngrid: {a: [1], a: [2]}\n", ["'a' stands twice", "line 3"]),
         ("name: a\nname: b\nentry: image.train\n", ["'name' stands twice"]),

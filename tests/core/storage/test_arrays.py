@@ -54,6 +54,15 @@ def test_what_is_not_compressed_stays_on_the_disk(tmp_path):
     assert not isinstance(npz_array(tmp_path / "b.npz", "bytes"), np.memmap)
 
 
+def test_an_array_that_lost_its_name_is_not_passed_over(tmp_path):
+    np.savez(tmp_path / "a.npz", x=NUMBERS, labels=NUMBERS)
+    content = (tmp_path / "a.npz").read_bytes()
+    place = content.rindex(b"labels.npy")  # in the table of contents, which has no checksum
+    (tmp_path / "a.npz").write_bytes(content[:place] + b"lobels" + content[place + 6 :])
+    with pytest.raises(ValueError, match=r"a\.npz is truncated or damaged.*differ"):
+        npz_keys(tmp_path / "a.npz")
+
+
 @every_row("save", [np.savez, np.savez_compressed])
 def test_a_flipped_bit_is_found_wherever_it_is(tmp_path, save):
     """Or it is in a name or a date, and the numbers are right."""

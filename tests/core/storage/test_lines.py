@@ -31,7 +31,9 @@ def test_a_run_cut_at_any_byte_and_resumed_has_the_file_of_an_uncut_one(tmp_path
             assert cut.read_bytes() == whole, (size, checkpoint)
 
 
-@every_row("damage", [b"\x00" * 20, b'{"step": 2, "fl{"step": 9}', b"\xff\xfe", b"12", b'["step"]', b""])
+@every_row(
+    "damage", [b"\x00" * 20, b'{"step": 2, "fl{"step": 9}', b"\xff\xfe", b"12", b'["step"]', b"", b"[" * 100_000]
+)
 def test_a_damaged_line_between_others_is_said_and_costs_no_other(tmp_path, caplog, damage):
     file = tmp_path / "a.jsonl"
     file.write_bytes(b'{"step": 1}\n' + damage + b'\n{"step": 3}\n')

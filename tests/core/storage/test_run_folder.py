@@ -291,7 +291,10 @@ DAMAGES = [
     b"\xff\xfe\x00",
     b"a: !!python/name:os\n",
 ]
-DAMAGES += [b"\x00", b"seed: 0\n\tname: a", b"{" * 5000, b"a: *b"]
+DAMAGES += [b"\x00", b"seed: 0\n\tname: a", b"{" * 5000, b"a: *b", b"seed: 1\nseed: 2\n"]
+DAMAGES += [
+    b"a0: &a0 [1]\n" + b"".join(b"a%d: &a%d [%s]\n" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 9)) for n in range(1, 9))
+]
 
 
 @every_row("content", DAMAGES)

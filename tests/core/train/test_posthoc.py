@@ -228,6 +228,14 @@ def test_a_file_that_tells_nothing_is_named(tmp_path):
     save_file({"weight": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match=rf"{path} is no snapshot"):
         reconstruct(tmp_path, 0.1)
+    for facts in (
+        "[" * 100_000,
+        "[]",
+        json.dumps({"schema_version": 1, "step": "1", "width": 0.1, "buffers": [], "sha256": ""}),
+    ):
+        save_file({"weight": torch.zeros(1)}, path, {"layersync": facts})
+        with pytest.raises(ValueError, match=rf"{path} is no snapshot"):
+            reconstruct(tmp_path, 0.1)
     save_file({"weight": torch.zeros(1)}, path, {"layersync": json.dumps({"schema_version": 9})})
     with pytest.raises(ValueError, match=rf"{path} has snapshot schema 9"):
         reconstruct(tmp_path, 0.1)
