@@ -37,6 +37,9 @@ class WeightSchedule:
         key, kinds = "schedule", ("constant", "warmup", "cosine", "stop")
         if self.kind not in kinds:
             raise ValueError(f"{key}.kind is {self.kind!r}; allowed: {', '.join(kinds)}")
+        for name, steps in (("warmup_steps", self.warmup_steps), ("end_step", self.end_step)):
+            if type(steps) is not int and not (name == "end_step" and steps is None):
+                raise ValueError(f"{key}.{name} is {steps!r} of type {type(steps).__name__}; needed: a number of steps")
         if self.warmup_steps < 0:
             raise ValueError(f"{key}.warmup_steps is {self.warmup_steps}; it must not be negative")
         if self.kind == "warmup" and self.warmup_steps == 0:

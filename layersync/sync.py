@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from layersync.blocks import Layer
 from layersync.hooks import LayerHooks
 from layersync.outputs import LayerOutput, may_come_sequence_first
-from layersync.schedule import WeightSchedule
+from layersync.schedule import TIME_WEIGHTS, TimeWeight, WeightSchedule
 from layersync.tokens import hide_padding, masked_mean, token_cosine
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class LayerSync:
     pairs           (weak, strong) layers: block numbers from 1, or module names; the loss is the mean over pairs
     weight          the paper's lambda: 0.2 to 0.3, robust in 0.1 to 0.7
     schedule        the weight over optimizer steps; all but a constant one need the step: sync(step)
-    time_weight     the weight over flow time t, a function of a tensor; None is uniform
+    time_weight     the weight over flow time t, a name of TIME_WEIGHTS or a function of a tensor; None is uniform
     blocks          name of the list that numbers refer to; None: the only one that the model has
     stop_gradient   detach the strong side; off only to compare with a published variant that did not
     output          which output of a block holds the tokens: an index, a key, or a function of what the block returned
@@ -69,7 +69,7 @@ class LayerSync:
         weight: float = 0.2,
         *,
         schedule: WeightSchedule | None = None,
-        time_weight: Callable[[Tensor], Tensor] | None = None,
+        time_weight: TimeWeight | Callable[[Tensor], Tensor] | None = None,
         blocks: str | None = None,
         stop_gradient: bool = True,
         output: int | str | Callable[[Any], Tensor] | Mapping[Layer, Any] | None = None,
@@ -78,9 +78,11 @@ class LayerSync:
     ):
         check_pairs(pairs)
         check_weight(weight)
+        check_kinds(model, schedule, time_weight)
         self.model, self.weight, self.stop_gradient = model, float(weight), stop_gradient
         self.schedule = schedule if schedule is not None else WeightSchedule()
-        self.time_weight, self.cosine = time_weight, token_cosine
+        self.time_weight = TIME_WEIGHTS[time_weight] if isinstance(time_weight, str) else time_weight
+        self.cosine = token_cosine
         layers = [layer for pair in pairs for layer in pair]
         outputs = outputs_by_layer(layers, {"output": output, "token_dim": token_dim, "tokens": tokens})
         try:
@@ -119,6 +121,9 @@ class LayerSync:
         Raises RuntimeError when a layer was not heard, the two sides differ in shape, or the weak side carries
         no gradient while the model trains; ValueError for times, a mask or an output that do not fit.
         """
+        for name, given in (("t", t), ("mask", mask)):
+            if not isinstance(given, Tensor | None):
+                raise ValueError(f"{name} is of type {type(given).__name__}; needed: a tensor")
         weight = self.weight * self._factor(step)
         tokens = self.hooks.take()
         self._check_layout(t, mask)
@@ -177,8 +182,8 @@ class LayerSync:
             )
         if self.model.training and torch.is_grad_enabled() and not weak.requires_grad:
             raise RuntimeError(
-                f"alignment pair {label}: the weak layer carries no gradient (frozen, or run under no_grad); "
-                "the loss would train nothing"
+                f"alignment pair {label}: the weak layer carries no gradient (frozen, run under no_grad, or "
+                "inside of a checkpoint with use_reentrant=True); the loss would train nothing"
             )
 
     @contextmanager
@@ -219,6 +224,16 @@ def check_weight(weight: float, baseline: str = "for a baseline leave LayerSync 
         raise ValueError(f"weight is {weight!r} of type {type(weight).__name__}; needed: a number above 0")
     if not (math.isfinite(weight) and weight > 0):
         raise ValueError(f"weight is {weight}; it must be above 0 and finite ({baseline})")
+
+
+def check_kinds(model: Any, schedule: Any, time_weight: Any) -> None:
+    """Raises ValueError for a model, a schedule or a weight over time of another kind."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is of type {type(model).__name__}; needed: a torch.nn.Module")
+    if not isinstance(schedule, WeightSchedule | None):
+        raise ValueError(f"schedule is {schedule!r}; needed: a WeightSchedule, as WeightSchedule('stop', end_step=9)")
+    if not (time_weight is None or callable(time_weight) or time_weight in TIME_WEIGHTS):
+        raise ValueError(f"time_weight is {time_weight!r}; needed: {', '.join(TIME_WEIGHTS)}, or a function of t")
 
 
 def check_times(t: Tensor) -> None:

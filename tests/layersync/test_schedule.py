@@ -55,6 +55,9 @@ def test_schedule_at_its_key_steps(schedule, factors):
         ({"kind": "cosine", "warmup_steps": 5, "end_step": 5}, "end_step is 5; 'cosine' needs one after"),
         ({"end_step": 5}, "end_step is 5 but schedule.kind 'constant' has no end"),
         ({"kind": "warmup", "warmup_steps": 2, "end_step": 5}, "kind 'warmup' has no end"),
+        ({"kind": "warmup", "warmup_steps": "5"}, "warmup_steps is '5' of type str"),
+        ({"kind": "warmup", "warmup_steps": 2.5}, "warmup_steps is 2.5 of type float"),
+        ({"kind": "stop", "end_step": True}, "end_step is True of type bool"),
         ({"kind": "linear"}, "kind is 'linear'.*constant.*warmup.*cosine.*stop"),
     ],
 )

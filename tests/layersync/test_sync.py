@@ -256,6 +256,29 @@ def test_the_weight_is_a_number(weight):
         LayerSync(transformer(), [(2, 4)], weight=weight)
 
 
+@every_row(
+    ("options", "message"),
+    [
+        ({"schedule": "cosine"}, r"schedule is 'cosine'; needed: a WeightSchedule"),
+        ({"time_weight": "late"}, r"time_weight is 'late'; needed: uniform, towards_data"),
+        ({"time_weight": 2.0}, r"time_weight is 2\.0; needed"),
+        ({"model": "transformer"}, r"model is of type str; needed: a torch\.nn\.Module"),
+    ],
+)
+def test_options_of_another_kind_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        LayerSync(**{"model": transformer(), "pairs": [(2, 4)], **options})
+
+
+def test_masks_and_times_are_tensors_and_a_weight_over_time_may_be_named():
+    sides, t = two_sides(2, 3, 4), torch.tensor([0.2, 0.7])
+    for name in ("mask", "t"):
+        with pytest.raises(ValueError, match=rf"{name} is of type list; needed: a tensor"):
+            played([(1, 2)], *sides)(**{name: [[1, 1, 1], [1, 1, 0]]})
+    named = played([(1, 2)], *sides, time_weight="middle")(t=t)
+    close(named, played([(1, 2)], *sides, time_weight=TIME_WEIGHTS["middle"])(t=t))
+
+
 @pytest.mark.parametrize("other", [(3, 5, 4), (2, 7, 4), (2, 5, 8)])
 def test_layers_of_different_shape_are_refused(other):
     sync = played([(1, 2)], tokens_like(2, 5, 4), tokens_like(*other))
