@@ -202,9 +202,9 @@ def frechet_distance(a: Moments, b: Moments, *, biased: bool = False) -> float:
     if biased:
         a, b = a.biased(), b.biased()
     difference = a.mean - b.mean
-    traces = np.trace(a.covariance) + np.trace(b.covariance)
-    value = difference @ difference + traces - 2 * _trace_root(a, b)
-    if not value >= -CANCELLATION * traces:
+    traces = np.trace(a.covariance), np.trace(b.covariance)
+    value = difference @ difference + traces[0] + traces[1] - 2 * _trace_root(a, b)
+    if not value >= -CANCELLATION * sum(traces):
         raise ValueError(f"{FRECHET} of {value:g}: one of the covariances is none, or not finite")
     return float(max(value, 0.0))
 

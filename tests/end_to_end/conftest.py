@@ -1,7 +1,9 @@
-"""What the end-to-end tests share for the whole session."""
+"""What the end-to-end tests share."""
 
 import pytest
 
+from tests.end_to_end.commands import call
+from tests.end_to_end.image_runs import MINUTE, uninterrupted
 from tests.end_to_end.zygote import SPARED, Zygote
 
 
@@ -20,3 +22,16 @@ def spared():
         for name, instead in SPARED.items():
             patch.setattr(name, instead)
         yield
+
+
+@pytest.fixture(scope="module")
+def whole(zygote, tmp_path_factory):
+    """An undisturbed run with checkpoints of steps 12 (for good), 21 and 24."""
+    return uninterrupted(zygote, tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch, spared):
+    """`python -m image.train` of the tiny run, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *args: call("image.train", *MINUTE, *args)

@@ -15,8 +15,8 @@ from core.step import TrainingLoss
 from core.storage.checkpoint import read_checkpoint
 from core.train.trainer import Trainer
 from image.datasets.digits import DigitsDataset
-from tests.end_to_end.commands import call, is_one_line_error, newest, same_run, steps_of
-from tests.end_to_end.image_runs import MINUTE, RUN, uninterrupted
+from tests.end_to_end.commands import is_one_line_error, newest, same_run, steps_of
+from tests.end_to_end.image_runs import RUN, uninterrupted
 
 BAD_STEP = 8  # steps before it are made
 
@@ -26,13 +26,6 @@ def whole(zygote, tmp_path_factory):
     """Undisturbed runs by their number of workers."""
     numbers = (0, 2)
     return {n: uninterrupted(zygote, tmp_path_factory.mktemp("whole"), f"trainer.num_workers={n}") for n in numbers}
-
-
-@pytest.fixture
-def train(tmp_path, monkeypatch, spared):
-    """The command, in this process."""
-    monkeypatch.chdir(tmp_path)
-    return lambda *args: call("image.train", *MINUTE, *args)
 
 
 def goes_on(train, whole, tmp_path, monkeypatch, workers=0):

@@ -16,20 +16,7 @@ from core.storage.lines import read_lines
 from core.storage.weights import load_weights
 from image.codecs.autoencoder import AutoencoderConfig, ConvKL, save_autoencoder
 from tests.end_to_end.commands import call, is_one_line_error, newest, same_run, steps_of
-from tests.end_to_end.image_runs import MINUTE, RUN, uninterrupted
-
-
-@pytest.fixture(scope="module")
-def whole(zygote, tmp_path_factory):
-    """An undisturbed run with checkpoints of steps 12 (for good), 21 and 24."""
-    return uninterrupted(zygote, tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture
-def train(tmp_path, monkeypatch, spared):
-    """`python -m image.train` of the tiny run, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    return lambda *args: call("image.train", *MINUTE, *args)
+from tests.end_to_end.image_runs import RUN
 
 
 @pytest.fixture

@@ -11,21 +11,8 @@ from core.step import TrainingLoss
 from core.storage.lines import read_lines
 from core.train.trainer import Trainer
 from tests.end_to_end.commands import call, is_one_line_error, newest, one_line_error, same_run, steps_of
-from tests.end_to_end.image_runs import MINUTE, RUN, uninterrupted
+from tests.end_to_end.image_runs import RUN
 from tests.rows import every_row
-
-
-@pytest.fixture(scope="module")
-def whole(zygote, tmp_path_factory):
-    """An undisturbed run with checkpoints of steps 12 (for good), 21 and 24."""
-    return uninterrupted(zygote, tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture
-def train(tmp_path, monkeypatch, spared):
-    """`python -m image.train` of the tiny run, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    return lambda *args: call("image.train", *MINUTE, *args)
 
 
 @pytest.fixture
