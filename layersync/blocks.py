@@ -19,9 +19,12 @@ def find_blocks(model: nn.Module, blocks: str | None = None) -> tuple[str, Block
     """
     lists = {name: module for name, module in model.named_modules() if isinstance(module, KINDS) and len(module)}
     if blocks is not None:
-        if blocks not in lists:
+        if not isinstance(blocks, str):
+            raise ValueError(f"blocks is of type {type(blocks).__name__}; needed: the name of one of {_sizes(lists)}")
+        named = dict(model.named_modules(remove_duplicate=False)).get(blocks)
+        if not (isinstance(named, KINDS) and len(named)):
             raise ValueError(f"blocks={blocks!r} is not a list of blocks of the model; its lists: {_sizes(lists)}")
-        return blocks, lists[blocks]
+        return blocks, named
     found = _candidates(lists)
     if not found:
         raise ValueError("the model has no list of blocks (torch.nn.ModuleList); name its layers by module name")

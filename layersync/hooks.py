@@ -80,6 +80,7 @@ class _Tap(_Hook):
             store.passed_by = store.passed_by or not (torch.compiler.is_compiling() or in_backward())
             return
         picked = store.outputs[self.name].pick(output)
+        store.heard.append(self.name)
         store.tokens[self.name].append(picked)
         store.versions[self.name].append(_version(picked))
 
@@ -93,6 +94,8 @@ class _Closer(_Hook):
             store.elsewhere = False
         elif store.collecting and store.open:
             store.open, store.unread = False, torch.is_grad_enabled() and module.training
+        elif store.collecting and not (torch.compiler.is_compiling() or in_backward()):
+            store.nested = True  # an end inside of this forward: of a call of the model by itself
 
 
 class LayerHooks:
@@ -140,10 +143,12 @@ class LayerHooks:
         dropped    its tokens were replaced by those of the next
         passed_by  a layer ran, but not in a forward of the model
         elsewhere  a shallow copy of the model, which has the same layers, runs
+        nested     the forward called the model once more
         """
         self.tokens: dict[str, list[Any]] = {name: [] for name in dict.fromkeys(self.names)}
         self.versions: dict[str, list[int | None]] = {name: [] for name in self.tokens}
-        self.open = self.unread = self.dropped = self.passed_by = self.elsewhere = False
+        self.heard: list[str] = []
+        self.open = self.unread = self.dropped = self.passed_by = self.elsewhere = self.nested = False
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy has in common: neither tokens nor the hooks of the original."""
@@ -164,17 +169,19 @@ class LayerHooks:
         for name in self.tokens:
             self.tokens[name].clear()
             self.versions[name].clear()
-        self.open = self.unread = False
+        self.heard.clear()
+        self.open = self.unread = self.nested = False
 
     def take(self) -> dict[str, Tensor]:
         """Tokens (B, N, D), or (B, ..., D) as `output` tells, by module name, of the last forward; empties the store.
 
-        Raises RuntimeError naming the layer when a hook did not fire, or fired more than once in one forward, when
-        tokens were changed after the layer returned them, and when a forward before the last was never read;
-        TypeError or ValueError for an output in which the tokens are not found.
+        The names come in the order in which the layers ran. Raises RuntimeError naming the layer when a hook did not
+        fire, or fired more than once in one forward, when tokens were changed after the layer returned them, and when a
+        forward before the last, or around it, was never read; TypeError or ValueError for an output in which the tokens
+        are not found.
         """
         taken = {name: list(zip(kept, self.versions[name], strict=True)) for name, kept in self.tokens.items()}
-        dropped, passed_by = self.dropped, self.passed_by
+        dropped, passed_by, nested, heard = self.dropped, self.passed_by, self.nested, list(self.heard)
         self.clear()
         self.dropped = self.passed_by = False
         for name, kept in taken.items():
@@ -187,7 +194,12 @@ class LayerHooks:
                 "the model ran more than once with gradient since the last loss, and the tokens of the earlier runs "
                 "are gone: take the loss after each forward, run others inside sync.paused(), or call sync.discard()"
             )
-        return {name: self._tokens(name, *kept[0]) for name, kept in taken.items()}
+        if nested:
+            raise RuntimeError(
+                "the model called itself in its forward, and the tokens of the outer run are gone: call it there "
+                "inside sync.paused()"
+            )
+        return {name: self._tokens(name, *taken[name][0]) for name in heard}
 
     def _tokens(self, name: str, picked: Any, version: int | None) -> Tensor:
         tokens = self.outputs[name].arrange(picked, name)

@@ -9,7 +9,7 @@ Letters: B batch, N tokens, F frames, H and W rows and columns, C or D width.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,11 +26,13 @@ class LayerOutput:
     token_dim  the axis or axes that count tokens; of the two others the first is the batch, the second the width.
                None: tokens are (B, N, D)
     tokens     which tokens count, after that: a slice of N, or a function (B, ..., D) -> (B, ..., D)
+    convolved  channels that 1-D convolutions of the layer make, and all widths that its parts make: see `layer_output`
     """
 
     output: int | str | Callable[[Any], Tensor] | None = None
     token_dim: int | tuple[int, ...] | None = None
     tokens: slice | Callable[[Tensor], Tensor] | None = None
+    convolved: tuple[frozenset[int], frozenset[int]] = (frozenset(), frozenset())
 
     def __post_init__(self) -> None:
         if isinstance(self.output, bool) or not (self.output is None or _is_index(self.output)):
@@ -97,6 +99,9 @@ class LayerOutput:
                     f"layer '{layer}' returned {describe(x)}; needed: tokens (B, N, D), or the axes that count "
                     f"tokens: token_dim={EXAMPLES}"
                 )
+            channels, widths = self.convolved
+            if x.shape[1] in channels and x.shape[2] not in widths:
+                raise _channels_first(f"layer '{layer}' returned {describe(x)} of 1-D convolutions")
             return x
         given = self.token_dim if isinstance(self.token_dim, Sequence) else (self.token_dim,)
         axes = [axis % x.ndim for axis in given if -x.ndim <= axis < x.ndim]
@@ -132,7 +137,9 @@ def layer_output(module: nn.Module, name: str, told: LayerOutput) -> LayerOutput
     """What was told of a layer, and where nothing was, what its type says of its axes.
 
     nn.TransformerEncoderLayer and DecoderLayer say themselves that their tokens come first. Raises ValueError for a
-    layer of 1-D convolutions without linear maps: three axes, of which the last is not the width.
+    layer of 1-D convolutions without linear maps: three axes, of which the last is not the width. One that has both
+    may be either: (B, D, N) with a linear map of its conditions, or (B, N, D) with a convolution inside. What it
+    returns tells, in `arrange`.
     """
     if told.token_dim is not None:
         return told
@@ -140,21 +147,25 @@ def layer_output(module: nn.Module, name: str, told: LayerOutput) -> LayerOutput
         if not module.self_attn.batch_first:
             return LayerOutput(told.output, 0, told.tokens)
         return told
-    kinds = [type(part) for part in module.modules()]
-    convolves = any(issubclass(kind, (nn.Conv1d, nn.ConvTranspose1d)) for kind in kinds)
-    if convolves and not any(issubclass(kind, (nn.Linear, nn.MultiheadAttention)) for kind in kinds):
-        raise ValueError(
-            f"layer '{name}' is made of 1-D convolutions, whose width is axis 1; say which axis counts tokens: "
-            f"token_dim={EXAMPLES}"
-        )
-    return told
+    parts = list(module.modules())
+    channels = {part.out_channels for part in parts if isinstance(part, (nn.Conv1d, nn.ConvTranspose1d))}
+    if channels and not any(isinstance(part, (nn.Linear, nn.MultiheadAttention)) for part in parts):
+        raise _channels_first(f"layer '{name}' is made of 1-D convolutions")
+    linear = {part.out_features for part in parts if isinstance(part, nn.Linear)}
+    norms = {part.normalized_shape[-1] for part in parts if isinstance(part, (nn.LayerNorm, nn.RMSNorm))}
+    return replace(told, convolved=(frozenset(channels), frozenset(channels | linear | norms)))
+
+
+def _channels_first(told: str) -> ValueError:
+    return ValueError(f"{told}, whose width is axis 1; say which axis counts tokens: token_dim={EXAMPLES}")
 
 
 def may_come_sequence_first(module: nn.Module) -> bool:
-    """Whether a layer of unknown layout attends with batch_first=False, torch's default, and so over (N, B, D)."""
+    """Whether a layer of unknown layout attends or recurs with batch_first=False, torch's default: over (N, B, D)."""
     if isinstance(module, (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)):
         return False
-    return any(isinstance(part, nn.MultiheadAttention) and not part.batch_first for part in module.modules())
+    kinds = (nn.MultiheadAttention, nn.RNNBase)
+    return any(isinstance(part, kinds) and not part.batch_first for part in module.modules())
 
 
 def describe(value: Any) -> str:

@@ -11,12 +11,26 @@ import torch
 from torch import Tensor
 
 TimeWeight = Literal["uniform", "towards_data", "towards_noise", "middle"]
+
+
+def towards_data(t: Tensor) -> Tensor:
+    return 2 * t
+
+
+def towards_noise(t: Tensor) -> Tensor:
+    return 2 * (1 - t)
+
+
+def middle(t: Tensor) -> Tensor:
+    return 6 * t * (1 - t)
+
+
 TIME_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
     "uniform": torch.ones_like,
-    "towards_data": lambda t: 2 * t,
-    "towards_noise": lambda t: 2 * (1 - t),
-    "middle": lambda t: 6 * t * (1 - t),
-}  # each integrates to 1 over [0, 1], so that `weight` keeps its meaning
+    "towards_data": towards_data,
+    "towards_noise": towards_noise,
+    "middle": middle,
+}  # each integrates to 1 over [0, 1], so that `weight` keeps its meaning; named, so that a LayerSync can be pickled
 
 
 @dataclass(frozen=True)

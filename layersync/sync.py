@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import numbers
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layersync.blocks import Layer
+from layersync.blocks import KINDS, Layer
 from layersync.hooks import LayerHooks
-from layersync.outputs import LayerOutput, may_come_sequence_first
+from layersync.outputs import LayerOutput, describe, may_come_sequence_first
 from layersync.schedule import TIME_WEIGHTS, TimeWeight, WeightSchedule
 from layersync.tokens import hide_padding, masked_mean, token_cosine
 
@@ -97,9 +97,12 @@ class LayerSync:
         log.info("LayerSync aligns %s with weight %g", ", ".join(described), weight)
 
     def _check_order(self, pairs: Sequence[tuple[Layer, Layer]]) -> None:
+        """Of one list; the order of other modules shows when they run (a U-Net's middle may be declared last)."""
         position = {name: i for i, (name, _) in enumerate(self.model.named_modules(remove_duplicate=False))}
         for (weak, strong), (weak_name, strong_name) in zip(pairs, self.pairs, strict=True):
-            if position[weak_name] >= position[strong_name]:
+            parents = {name.rpartition(".")[0] for name in (weak_name, strong_name)}
+            listed = len(parents) == 1 and isinstance(self.model.get_submodule(*parents), KINDS)
+            if weak_name == strong_name or (listed and position[weak_name] > position[strong_name]):
                 self.hooks.remove()
                 raise ValueError(f"pairs holds ({weak}, {strong}); the weak layer must come before the strong")
         if len(set(self.pairs)) < len(self.pairs):
@@ -124,11 +127,19 @@ class LayerSync:
         for name, given in (("t", t), ("mask", mask)):
             if not isinstance(given, Tensor | None):
                 raise ValueError(f"{name} is of type {type(given).__name__}; needed: a tensor")
+        check_step(step)
+        if mask is not None:
+            check_mask(mask, values=mask.device.type == "cpu" or not self._mask_seen)
+            self._mask_seen = True
         weight = self.weight * self._factor(step)
         tokens = self.hooks.take()
         self._check_layout(t, mask)
-        similarity, losses = {}, []
+        similarity, losses, order = {}, [], list(tokens)
         for label, (weak, strong) in zip(self.labels, self.pairs, strict=True):
+            if order.index(weak) > order.index(strong):
+                raise RuntimeError(
+                    f"alignment pair {label}: '{weak}' ran after '{strong}'; weak must come before strong"
+                )
             self._check_tokens(tokens[weak], tokens[strong], label)
             a, b = (hide_padding(tokens[name], mask) for name in (weak, strong))
             cosine = self.cosine(a, b.detach() if self.stop_gradient else b)
@@ -157,11 +168,15 @@ class LayerSync:
             check_times(t)
             self._times_seen = True
         weight = self.time_weight(t.float())
+        if not isinstance(weight, Tensor) or (weight.ndim and weight.numel() != t.numel()):
+            raise ValueError(f"time_weight made {describe(weight)} of times {tuple(t.shape)}; needed: a weight of each")
+        weight = weight.expand(t.shape) if not weight.ndim else weight.reshape(t.shape)
         if weight.numel() == cosine.numel():
             return weight.reshape(cosine.shape)
         return weight.reshape(weight.shape + (1,) * (cosine.ndim - weight.ndim))
 
-    _times_seen = False  # on a GPU each look at the values would stop the queue: there only the first times are checked
+    # On a GPU each look at the values would stop the queue: there only the first times and the first mask are checked.
+    _times_seen = _mask_seen = False
 
     def _check_layout(self, t: Tensor | None, mask: Tensor | None) -> None:
         """Rows and tokens are told apart where it matters."""
@@ -170,8 +185,8 @@ class LayerSync:
         for name, output in self.hooks.outputs.items():
             if output.token_dim is None and may_come_sequence_first(self.model.get_submodule(name)):
                 raise ValueError(
-                    f"layer '{name}' attends with batch_first=False, so its tokens may be (N, B, D); with a mask or a "
-                    "time_weight say which axis counts tokens: token_dim=0, or token_dim=1 where the batch comes first"
+                    f"layer '{name}' holds a part with batch_first=False, so its tokens may be (N, B, D); with a mask "
+                    "or times say which axis counts tokens: token_dim=0, or token_dim=1 where the batch comes first"
                 )
 
     def _check_tokens(self, weak: Tensor, strong: Tensor, label: str) -> None:
@@ -236,6 +251,28 @@ def check_kinds(model: Any, schedule: Any, time_weight: Any) -> None:
         raise ValueError(f"time_weight is {time_weight!r}; needed: {', '.join(TIME_WEIGHTS)}, or a function of t")
 
 
+def check_step(step: Any) -> None:
+    """Raises ValueError for what is no optimizer step, as flow times in its place."""
+    if step is None or (isinstance(step, Tensor) and step.ndim == 0 and not step.is_floating_point()):
+        return
+    if isinstance(step, bool) or not isinstance(step, (int, float, numbers.Real)) or not step >= 0:
+        told = describe(step) if isinstance(step, Tensor) else repr(step)
+        raise ValueError(f"step is {told}; needed: an optimizer step from 0. Flow times are given by name: sync(t=t)")
+
+
+def check_mask(mask: Tensor, values: bool = True) -> None:
+    """Raises ValueError for a mask without an axis of tokens, and if `values` for one that is added to scores."""
+    if mask.ndim < 2 or mask.is_complex():
+        raise ValueError(
+            f"mask is {mask.dtype} of shape {tuple(mask.shape)}; needed: (B, N), true where a token is real"
+        )
+    if values and mask.dtype != torch.bool and not bool((mask >= 0).all()):
+        raise ValueError(
+            f"mask holds {mask.min().item():g}, as a mask that is added to scores does (0 real, below it padding); "
+            "needed: true, or 1, where a token is real"
+        )
+
+
 def check_times(t: Tensor) -> None:
     """Raises ValueError for flow times outside of [0, 1]."""
     if not bool(((t >= 0) & (t <= 1)).all()):
@@ -254,6 +291,8 @@ def check_pairs(pairs: Sequence[tuple[Layer, Layer]]) -> None:
     if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
         raise ValueError(f"pairs is {pairs!r}; it holds (weak, strong) pairs of layers: [(8, 16)]")
     for weak, strong in pairs:
+        if not (isinstance(weak, Hashable) and isinstance(strong, Hashable)):
+            raise ValueError(f"pairs holds {(weak, strong)}; a layer is a block number (from 1) or a module name")
         if isinstance(weak, int) and isinstance(strong, int) and weak >= strong:
             raise ValueError(f"pairs holds ({weak}, {strong}); the weak layer must come before the strong")
     if len({tuple(pair) for pair in pairs}) < len(pairs):

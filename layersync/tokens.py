@@ -42,11 +42,11 @@ def masked_token_mean(values: Tensor, mask: Tensor | None) -> Tensor:
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """The mean over samples, a scalar, of the mean over their real tokens; values (B, N) or (B, F, N).
 
-    Samples without a real token are left out; of none at all it is 0.
+    Samples without a real token are left out; of none at all, as of an empty batch, it is 0.
     """
     means = masked_token_mean(values, mask)
     if mask is None:
-        return means.mean()
+        return means.mean() if len(means) else means.sum()
     return means.sum() / _real(values.flatten(1), mask).any(1).sum().clamp_min(1)
 
 

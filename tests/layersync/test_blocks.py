@@ -102,3 +102,12 @@ def test_a_sequential_or_a_dict_of_blocks_is_a_list_of_blocks():
 
 def test_a_bare_module_list_is_its_own_list_of_blocks():
     assert resolve_layer(nn.ModuleList(Block() for _ in range(3)), 2) == "1"
+
+
+def test_a_list_is_named_by_any_of_its_names_and_not_given_itself():
+    model = transformer()
+    model.layers = model.blocks
+    assert resolve_layer(model, 2, blocks="layers") == "layers.1"
+    for given, kind in ((model.blocks, "ModuleList"), (["blocks"], "list"), (1, "int")):
+        with pytest.raises(ValueError, match=rf"blocks is of type {kind}; needed: the name of one of 'blocks' "):
+            resolve_layer(model, 2, blocks=given)

@@ -1,5 +1,6 @@
 """Listening to blocks: when a hook may fire, what is kept, and what a copy has of it."""
 
+import contextlib
 import copy
 import gc
 import io
@@ -11,9 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from layersync import LayerSync
+from layersync import TIME_WEIGHTS, LayerSync
 from layersync.hooks import LayerHooks
 from tests.core.stand_in import WIDTH, Block, Transformer, media, transformer
+from tests.rows import every_row
 
 
 class Twice(Transformer):
@@ -106,6 +108,35 @@ def test_a_block_that_runs_twice_is_ambiguous():
     model(media())
     with pytest.raises(RuntimeError, match=r"'blocks\.1' ran 2 times in one forward"):
         hooks.take()
+
+
+class Conditioned(Transformer):
+    """A model that runs once more inside of its own forward, without gradient or detached."""
+
+    sync, grad, inner = None, False, False
+
+    def forward(self, x):
+        if not self.inner:
+            self.inner = True
+            with torch.set_grad_enabled(self.grad), self.sync.paused() if self.sync else contextlib.nullcontext():
+                x = x + self(x).detach()
+            self.inner = False
+        return super().forward(x)
+
+
+@every_row("grad", [False, True])
+def test_a_model_that_calls_itself_is_told_to_pause(grad):
+    model = transformer(Conditioned)
+    model.grad = grad
+    sync = LayerSync(model, [(2, 4)])
+    model(media())
+    with pytest.raises(RuntimeError, match=r"called itself in its forward.*inside sync\.paused\(\)"):
+        sync()
+    model.sync = sync
+    seen = []
+    model.blocks[1].register_forward_hook(lambda block, inputs, output: seen.append(output))
+    model(media())
+    assert torch.equal(sync.hooks.take()["blocks.1"], seen[1])
 
 
 def test_one_block_in_several_places_is_ambiguous():
@@ -229,6 +260,13 @@ class Learner(nn.Module):
         super().__init__()
         self.model = transformer()
         self.sync = LayerSync(self.model, [(2, 4)])
+
+
+@every_row("name", list(TIME_WEIGHTS))
+def test_a_layersync_with_a_named_time_weight_can_be_pickled(name):
+    sync = pickle.loads(pickle.dumps(LayerSync(transformer(), [(2, 4)], time_weight=name)))
+    sync.model(media())
+    assert sync(t=torch.tensor([0.2, 0.5, 0.7])).requires_grad
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, COPIES["pickle"]], ids=["deep copy", "pickle"])

@@ -219,6 +219,37 @@ def test_a_convolution_over_time_needs_a_word():
         LayerSync(nn.ModuleList(nn.Conv1d(4, 4, 3) for _ in range(3)), [(1, 2)])
 
 
+class Convolving(nn.Module):
+    """A convolution over time and a linear map: of its conditions, or of its tokens."""
+
+    def __init__(self, transposed):
+        super().__init__()
+        self.convolution, self.linear = nn.Conv1d(6, 6, 3, padding=1), nn.Linear(6, 6)
+        self.transposed = transposed
+
+    def forward(self, x):
+        if self.transposed:
+            return self.linear(x) + self.convolution(x.transpose(1, 2)).transpose(1, 2)
+        return self.convolution(x) + self.linear(x.mean(-1)).unsqueeze(-1)
+
+
+def test_a_convolution_with_a_linear_map_shows_its_axes_in_what_it_returns():
+    columns, rows = ([Convolving(kind) for _ in range(2)] for kind in (False, True))
+    model = Through(nn.ModuleList(columns))
+    sync = LayerSync(model, [(1, 2)])
+    model(seeded(2, 6, 9))
+    with pytest.raises(ValueError, match=r"'blocks\.0' returned Tensor \(2, 6, 9\) of 1-D conv.*2 for \(B, C, N\)"):
+        sync()
+    told = LayerSync(model, [(1, 2)], token_dim=2)
+    model(seeded(2, 6, 9))
+    assert told.hooks.take()["blocks.0"].shape == (2, 9, 6)
+    model = Through(nn.ModuleList(rows))
+    sync = LayerSync(model, [(1, 2)])
+    for count in (9, 6):
+        model(seeded(2, count, 6))
+        assert sync.hooks.take()["blocks.0"].shape == (2, count, 6)
+
+
 # sequences that come before their batch
 
 
@@ -265,6 +296,23 @@ def test_attention_over_the_first_axis_needs_a_word_where_it_matters():
     told = LayerSync(model, [(1, 2)], token_dim=0)
     model(seeded(4, 4, WIDTH))
     assert told(mask=torch.ones(4, 4)).isfinite()
+
+
+class Recurring(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.recurrence = nn.GRU(WIDTH, WIDTH)
+
+    def forward(self, x):
+        return self.recurrence(x)[0]
+
+
+def test_a_recurrence_over_the_first_axis_needs_a_word_where_it_matters():
+    model = Through(nn.ModuleList(Recurring() for _ in range(2)))
+    sync = LayerSync(model, [(1, 2)])
+    model(seeded(4, 4, WIDTH))
+    with pytest.raises(ValueError, match=r"batch_first=False.*token_dim=0, or token_dim=1"):
+        sync(mask=torch.ones(4, 4))
 
 
 def test_a_prefix_does_not_count_when_it_is_left_out():

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from layersync import TIME_WEIGHTS, LayerSync
 from layersync.tokens import token_cosine
-from tests.core.stand_in import DEPTH, Block, gradients, media, transformer
+from tests.core.stand_in import DEPTH, WIDTH, Block, gradients, media, transformer
 from tests.golden_files import load_golden
 from tests.layersync.played import close, masked_example, played, tokens_like, two_sides
 from tests.rows import every_row
@@ -199,7 +200,7 @@ def test_a_time_weight_needs_the_times():
 
 @pytest.mark.parametrize(
     "pair",
-    [(3, 3), (5, 2), ("blocks.2", "blocks.2"), ("blocks.4", "blocks.1"), (3, "blocks.2"), ("head", 2)],
+    [(3, 3), (5, 2), ("blocks.2", "blocks.2"), ("blocks.4", "blocks.1"), (3, "blocks.2")],
 )
 def test_weak_must_come_before_strong(pair):
     model = transformer()
@@ -215,6 +216,34 @@ def test_block_11_comes_after_block_10():
     for pair in ((11, 10), (11, 2)):
         with pytest.raises(ValueError, match="before the strong"):
             LayerSync(model, [pair])
+
+
+class MiddleLast(nn.Module):
+    """A model that declares its middle after what runs after it, as the U-Nets of diffusers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up, self.middle = Block(), Block(), Block()
+
+    def forward(self, x):
+        return self.up(self.middle(self.down(x)))
+
+
+def test_the_order_of_modules_outside_of_a_list_is_that_in_which_they_run():
+    torch.manual_seed(0)
+    model, x = MiddleLast(), tokens_like(2, 3, WIDTH)
+    sync = LayerSync(model, [("middle", "up")], weight=1.0)
+    y = model(x)
+    close(sync(), -torch.cosine_similarity(model.middle(model.down(x)), y, dim=-1).mean())
+    for pair in (("up", "middle"), ("middle", "middle.linear")):
+        sync = LayerSync(model, [pair])
+        model(x)
+        with pytest.raises(RuntimeError, match=rf"'{pair[0]}' ran after '{pair[1]}'"):
+            sync()
+        sync.remove()
+    LayerSync(model, [("middle.linear", "middle")])
+    with pytest.raises(ValueError, match="before the strong"):
+        LayerSync(model, [("up", "up")])
 
 
 @pytest.mark.parametrize("pair", [(0, 2), (2, DEPTH + 1), (-1, 3)])
@@ -234,6 +263,11 @@ def test_pairs_of_another_form_are_refused(pairs):
     with pytest.raises(ValueError, match=r"pairs is .*\(weak, strong\) pairs"):
         LayerSync(model, pairs)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_list_of_layers_is_no_layer():
+    with pytest.raises(ValueError, match=r"pairs holds \(\[1\], 2\); a layer is"):
+        LayerSync(transformer(), [([1], 2)])
 
 
 @pytest.mark.parametrize("pairs", [[(1, 3), (2, 4), (1, 3)], [(1, 3), ("blocks.0", "blocks.2")]])
@@ -268,6 +302,45 @@ def test_the_weight_is_a_number(weight):
 def test_options_of_another_kind_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         LayerSync(**{"model": transformer(), "pairs": [(2, 4)], **options})
+
+
+@every_row("step", [torch.tensor([0.2, 0.7]), torch.tensor(0.2), -1, math.nan, "5", True])
+def test_what_is_no_step_is_refused(step):
+    sync = played([(1, 2)], *two_sides(2, 3, 4))
+    with pytest.raises(ValueError, match=r"step is .*needed: an optimizer step from 0.*sync\(t=t\)"):
+        sync(step)
+
+
+@every_row(
+    ("mask", "message"),
+    [
+        (torch.tensor([[[[0.0, -1e4, -1e4]]]] * 2), r"mask holds -10000, as a mask that is added to scores"),
+        (torch.tensor([[1.0, math.nan, 1.0]] * 2), r"mask holds nan"),
+        (torch.ones(3), r"mask is torch\.float32 of shape \(3,\); needed: \(B, N\)"),
+        (torch.tensor(True), r"mask is torch\.bool of shape \(\); needed"),
+        (torch.ones(2, 3, dtype=torch.complex64), r"mask is torch\.complex64"),
+    ],
+)
+def test_masks_of_another_kind_are_refused(mask, message):
+    sync = played([(1, 2)], *two_sides(2, 3, 4))
+    with pytest.raises(ValueError, match=message):
+        sync(mask=mask)
+
+
+@every_row("weigh", [lambda t: 1.0, lambda t: None, lambda t: t[:1], lambda t: t.repeat(3)])
+def test_a_time_weight_gives_a_weight_of_each_time(weigh):
+    sync = played([(1, 2)], *two_sides(2, 3, 4), time_weight=weigh)
+    with pytest.raises(ValueError, match=r"time_weight made .* of times \(2,\); needed: a weight of each"):
+        sync(t=torch.tensor([0.2, 0.7]))
+
+
+def test_a_time_weight_may_keep_axes_or_be_one_number():
+    sides, t = two_sides(2, 2, 4), torch.tensor([0.2, 0.7])
+    plain = played([(1, 2)], *sides, time_weight=lambda t: t)(t=t)
+    for weigh in (lambda t: t[:, None], lambda t: t[None]):
+        close(played([(1, 2)], *sides, time_weight=weigh)(t=t), plain)
+    half = played([(1, 2)], *sides, time_weight=lambda t: torch.tensor(0.5))(t=t)
+    close(half, played([(1, 2)], *sides)() / 2)
 
 
 def test_masks_and_times_are_tensors_and_a_weight_over_time_may_be_named():

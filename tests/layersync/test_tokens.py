@@ -141,3 +141,8 @@ def test_a_batch_without_a_real_token_is_zero_and_moves_nothing():
     loss.backward()
     assert loss == 0 and (sync.model.blocks[0].tokens.grad == 0).all()
     assert masked_mean(torch.full((2, 3), math.nan), torch.zeros(2, 3)) == 0
+
+
+def test_an_empty_batch_is_zero():
+    assert played([(1, 2)], *two_sides(0, 3, 4))() == 0
+    assert played([(1, 2)], *two_sides(0, 3, 4))(mask=torch.ones(0, 3)) == 0
