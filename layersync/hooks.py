@@ -94,7 +94,7 @@ class _Closer(_Hook):
             store.elsewhere = False
         elif store.collecting and store.open:
             store.open, store.unread = False, torch.is_grad_enabled() and module.training
-        elif store.collecting and not (torch.compiler.is_compiling() or in_backward()):
+        elif store.collecting and not in_backward():
             store.nested = True  # an end inside of this forward: of a call of the model by itself
 
 
@@ -119,6 +119,11 @@ class LayerHooks:
             raise ValueError(NO_DATA_PARALLEL)
         self.model, self.names = model, [resolve_layer(model, layer, blocks) for layer in layers]
         told = [output[layer] if isinstance(output, Mapping) else output for layer in layers]
+        for name, each in zip(self.names, told, strict=True):
+            if each != told[self.names.index(name)]:
+                raise ValueError(
+                    f"'{name}' is meant twice, by number and by name, with different options of its output"
+                )
         modules = dict(model.named_modules(remove_duplicate=False))
         self.outputs = {
             name: layer_output(modules[name], name, each) for name, each in zip(self.names, told, strict=True)

@@ -8,6 +8,7 @@ Letters: B batch, N tokens, F frames, H and W rows and columns, C or D width.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,6 +43,10 @@ class LayerOutput:
             raise ValueError(f"token_dim is {self.token_dim!r}; needed: the axes that count tokens, {EXAMPLES}")
         if not (self.tokens is None or isinstance(self.tokens, slice) or callable(self.tokens)):
             raise ValueError(f"tokens is {self.tokens!r}; needed: a slice of the tokens, or a function of them")
+        ends = (self.tokens.start, self.tokens.stop, self.tokens.step) if isinstance(self.tokens, slice) else ()
+        whole = all(end is None or isinstance(end, numbers.Integral) for end in ends)
+        if not whole or (ends and ends[2] is not None and ends[2] < 1):
+            raise ValueError(f"tokens is {self.tokens!r}; needed: a slice of whole numbers with a step above 0")
 
     def pick(self, returned: Any) -> Any:
         """The tensor of what a block returned; where that is not clear a tuple of it alone, which `arrange` refuses.

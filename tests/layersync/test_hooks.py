@@ -124,12 +124,12 @@ class Conditioned(Transformer):
         return super().forward(x)
 
 
-@every_row("grad", [False, True])
-def test_a_model_that_calls_itself_is_told_to_pause(grad):
+@every_row(("grad", "backend"), [(False, None), (True, None), (True, "eager")])
+def test_a_model_that_calls_itself_is_told_to_pause(grad, backend):
     model = transformer(Conditioned)
     model.grad = grad
     sync = LayerSync(model, [(2, 4)])
-    model(media())
+    (torch.compile(model, backend=backend) if backend else model)(media())
     with pytest.raises(RuntimeError, match=r"called itself in its forward.*inside sync\.paused\(\)"):
         sync()
     model.sync = sync

@@ -140,7 +140,10 @@ def test_what_is_not_clear_is_refused_with_what_the_block_returned(returned, opt
 
 @every_row(
     ("option", "value"),
-    [("output", True), ("output", 1.5), ("token_dim", "N"), ("token_dim", ()), ("token_dim", (1.0,)), ("tokens", 3)],
+    [
+        *[("output", True), ("output", 1.5), ("token_dim", "N"), ("token_dim", ()), ("token_dim", (1.0,))],
+        *[("tokens", tokens) for tokens in (3, slice("a"), slice(None, None, -1), slice(0, 3, 0), slice(0.5, 1))],
+    ],
 )
 def test_an_option_that_is_none_is_refused_when_layersync_is_built(option, value):
     model = Returning(text_and_image)

@@ -265,6 +265,13 @@ def test_pairs_of_another_form_are_refused(pairs):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+def test_a_layer_that_is_meant_twice_hands_over_in_one_way():
+    pairs = [(1, 3), ("blocks.0", 4)]
+    LayerSync(transformer(), pairs, tokens=slice(1, None))
+    with pytest.raises(ValueError, match=r"'blocks\.0' is meant twice, by number and by name"):
+        LayerSync(transformer(), pairs, tokens={1: slice(1, None), 3: slice(1, None), 4: slice(1, None)})
+
+
 def test_a_list_of_layers_is_no_layer():
     with pytest.raises(ValueError, match=r"pairs holds \(\[1\], 2\); a layer is"):
         LayerSync(transformer(), [([1], 2)])
@@ -309,22 +316,6 @@ def test_what_is_no_step_is_refused(step):
     sync = played([(1, 2)], *two_sides(2, 3, 4))
     with pytest.raises(ValueError, match=r"step is .*needed: an optimizer step from 0.*sync\(t=t\)"):
         sync(step)
-
-
-@every_row(
-    ("mask", "message"),
-    [
-        (torch.tensor([[[[0.0, -1e4, -1e4]]]] * 2), r"mask holds -10000, as a mask that is added to scores"),
-        (torch.tensor([[1.0, math.nan, 1.0]] * 2), r"mask holds nan"),
-        (torch.ones(3), r"mask is torch\.float32 of shape \(3,\); needed: \(B, N\)"),
-        (torch.tensor(True), r"mask is torch\.bool of shape \(\); needed"),
-        (torch.ones(2, 3, dtype=torch.complex64), r"mask is torch\.complex64"),
-    ],
-)
-def test_masks_of_another_kind_are_refused(mask, message):
-    sync = played([(1, 2)], *two_sides(2, 3, 4))
-    with pytest.raises(ValueError, match=message):
-        sync(mask=mask)
 
 
 @every_row("weigh", [lambda t: 1.0, lambda t: None, lambda t: t[:1], lambda t: t.repeat(3)])

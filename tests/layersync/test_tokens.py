@@ -7,6 +7,7 @@ import torch
 
 from layersync.tokens import masked_mean, masked_token_mean, token_cosine
 from tests.layersync.played import close, masked_example, played, tokens_like, two_sides
+from tests.rows import every_row
 
 # precision
 
@@ -146,3 +147,19 @@ def test_a_batch_without_a_real_token_is_zero_and_moves_nothing():
 def test_an_empty_batch_is_zero():
     assert played([(1, 2)], *two_sides(0, 3, 4))() == 0
     assert played([(1, 2)], *two_sides(0, 3, 4))(mask=torch.ones(0, 3)) == 0
+
+
+@every_row(
+    ("mask", "message"),
+    [
+        (torch.tensor([[[[0.0, -1e4, -1e4]]]] * 2), r"mask holds -10000, as a mask that is added to scores"),
+        (torch.tensor([[1.0, math.nan, 1.0]] * 2), r"mask holds nan"),
+        (torch.ones(3), r"mask is torch\.float32 of shape \(3,\); needed: \(B, N\)"),
+        (torch.tensor(True), r"mask is torch\.bool of shape \(\); needed"),
+        (torch.ones(2, 3, dtype=torch.complex64), r"mask is torch\.complex64"),
+    ],
+)
+def test_masks_of_another_kind_are_refused(mask, message):
+    sync = played([(1, 2)], *two_sides(2, 3, 4))
+    with pytest.raises(ValueError, match=message):
+        sync(mask=mask)
