@@ -112,14 +112,14 @@ class NpzImages(Images):
         if self.array.dtype != np.uint8 or self.array.ndim != 4 or self.array.shape[-1] not in (1, 3):
             found = f"{self.array.dtype} {self.array.shape}"
             raise ValueError(f"arr_0 of {path} is {found}; needed: uint8 (n, height, width, 1 or 3)")
-        if not len(self.array):
+        if not self.array.size:
             raise ValueError(f"arr_0 of {path} holds no image")
         if "arr_1" in npz_keys(path):
             self.labels = self._labels(npz_array(path, "arr_1"))
 
     def _labels(self, labels: np.ndarray) -> Tensor:
         count = len(self.array)
-        if labels.shape != (count,) or labels.dtype.kind not in "iu" or labels.min() < 0:
+        if labels.shape != (count,) or labels.dtype.kind not in "iu" or not _are_classes(labels):
             found = f"{labels.dtype} {labels.shape}"
             raise ValueError(f"arr_1 of {self.path} is {found}; needed: classes from 0, ({count},), one for each image")
         return torch.from_numpy(labels.astype(np.int64))
@@ -135,6 +135,10 @@ class NpzImages(Images):
     def sha256(self) -> str:
         """The SHA-256 of the file."""
         return sha256_file(self.path)
+
+
+def _are_classes(labels: np.ndarray) -> bool:
+    return bool(labels.min() >= 0 and labels.max() <= np.iinfo(np.int64).max)
 
 
 def open_images(path: Path, key: str) -> Images:

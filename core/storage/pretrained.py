@@ -21,7 +21,7 @@ from core.storage.weights import check_finite_weights
 CONFIG, INDEX, ADAPTER = "config.json", "model.safetensors.index.json", "adapter_config.json"
 LOCAL = {"local_files_only": True, "trust_remote_code": False}  # of every from_pretrained
 COMPUTED = ("position_ids", "token_type_ids", "relative_position_index")  # tables that transformers makes itself
-FOREIGN = ("auto_map", "quantization_config")  # keys of a config that make transformers import what they name
+FOREIGN = ("auto_map", "quantization_config", "transformers_weights")  # keys of a config that name code, or other files
 
 
 def read_pretrained(kind: Any, folder: Path, name: str, beside: tuple[str, ...] = ()) -> nn.Module:
@@ -80,7 +80,9 @@ def check_config(file: Path, name: str) -> None:
         raise ValueError(f"{name}: there is no file {file}")
     foreign = next(_foreign(_said(file, name)), None)
     if foreign is not None:
-        raise ValueError(f"{name}: {file} has the key {foreign!r}, which names other code; needed: a plain network")
+        raise ValueError(
+            f"{name}: {file} has the key {foreign!r}, which names other code or files; needed: a plain one"
+        )
 
 
 def check_safetensors(files: Sequence[Path], name: str) -> None:

@@ -20,11 +20,16 @@ from core.storage.arrays import check_archive
 from core.storage.checkpoint import State, follow_latest, read_checkpoint
 
 # The names under which files hold sets of weights, and the wrappers whose names come before those of tensors.
-EMA = re.compile(r"((model|net|network|state_dict)_)?ema(_(model|net|network|weights|params))?(_state)?(_dict)?")
+EMA = re.compile(
+    r"((model|net|network|params|state_dict|weights)_)?ema(_(model|net|network|weights|params))?(_state)?(_dict)?"
+)
 MODEL = re.compile(r"(model|net|network|backbone|denoiser|generator)(_(weights|params))?(_state)?(_dict)?")
 UNNAMED = re.compile(r"state_dict|weights|params|module")
+AVERAGE = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|shadow)(?![a-z])", re.IGNORECASE)  # in a name of any other form
 WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")  # at any depth
 DEEPEST = 3  # mappings around a state dict
+COUNT = "n_averaged"  # beside the module in torch.optim.swa_utils.AveragedModel
+FRAME = "Unsupported operand 149"  # the first of pickle's protocol 4
 
 
 def load_weights(path: Path | str, prefer: str | None = "ema") -> State:
@@ -32,17 +37,18 @@ def load_weights(path: Path | str, prefer: str | None = "ema") -> State:
 
     `prefer` is "ema" or "model": which set to take. A published training checkpoint is a dict with `model`, `ema`,
     `opt` and `args` (an argparse.Namespace), or with names such as `ema_state_dict`; where it names its sets, one that
-    it has not is refused. A single set without a name, a bare state dict, is taken as what is asked for. None: any set,
-    the average before others. What DataParallel, torch.compile, FSDP or a module that holds the model put before all
-    names is taken off. Pickles are read with weights_only=True: a file that holds more than tensors and plain values is
-    refused, nothing in it is executed. Raises ValueError for a missing, damaged or refused file.
+    it has not is refused. A single set without a name, a bare state dict, is taken as what is asked for, but as no
+    average where the file holds one in a form that is not read. None: any set, the average before others. What
+    DataParallel, torch.compile, FSDP or a module that holds the model put before all names is taken off. Pickles are
+    read with weights_only=True: a file that holds more than tensors and plain values is refused, nothing in it is
+    executed. Raises ValueError for a missing, damaged or refused file.
     """
     path = follow_latest(Path(path))
     if not path.exists():
         raise ValueError(f"no checkpoint at {path}")
     if path.is_dir():
         return _of_folder(path, prefer or "ema")
-    content = load_safetensors(path) if path.suffix == ".safetensors" else _load_pickle(path)
+    content = load_safetensors(path) if path.suffix.lower() == ".safetensors" else _load_pickle(path)
     return without_wrappers(_select_state(content, prefer, path), path)
 
 
@@ -75,6 +81,8 @@ def _load_pickle(path: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         foreign = re.search(r"GLOBAL (\S+)", str(error))  # of torch's long message, which advises to load it regardless
+        if FRAME in str(error):
+            raise ValueError(f"{path} is pickled by protocol 4; read are files with torch.save's own, 2") from error
         if foreign is None:
             raise ValueError(f"checkpoint {path} is damaged or not a PyTorch file") from error
         raise ValueError(f"{path} is refused, it holds more than tensors and plain values: {foreign[1]}") from error
@@ -85,6 +93,8 @@ def _load_pickle(path: Path) -> Any:
 
 def _select_state(content: Any, prefer: str | None, path: Path) -> State:
     sets = _sets(content)
+    if sets.keys() == {""} and _has_average(content):
+        sets = {"model": sets[""]}
     named = {"ema", "model"} & sets.keys()
     for name in (prefer,) if prefer else ("ema", "model"):
         if name in sets:
@@ -114,6 +124,24 @@ def _sets(content: Any, depth: int = 0) -> dict[str, State]:
     return found
 
 
+def _has_average(content: Any, depth: int = 0) -> bool:
+    """Whether something in what a file holds, other than a tensor, is called an average and has tensors in it."""
+    if not isinstance(content, Mapping) or depth > DEEPEST:
+        return False
+    return any(
+        (AVERAGE.search(str(name)) and _has_tensors(value)) or _has_average(value, depth + 1)
+        for name, value in content.items()
+        if not isinstance(value, Tensor)
+    )
+
+
+def _has_tensors(content: Any, depth: int = 0) -> bool:
+    if isinstance(content, Mapping | list | tuple) and depth <= DEEPEST:
+        values = content.values() if isinstance(content, Mapping) else content
+        return any(_has_tensors(value, depth + 1) for value in values)
+    return isinstance(content, Tensor)
+
+
 def _sets_by_prefix(state: Mapping[str, Tensor]) -> dict[str, State]:
     """A state dict of a module that holds a model and its average: both, by the first part of the names."""
     parts: dict[str, dict[str, Tensor]] = {}
@@ -132,7 +160,8 @@ def _is_named_tensor(item: tuple[Any, Any]) -> bool:
 
 def without_wrappers(state: Mapping[str, Tensor], path: Path) -> State:
     """A state dict without what wrappers and holders put before the names; ValueError where two become one."""
-    names = {name: WRAPPERS.sub("", name) for name in state}
+    counted = COUNT in state and all(name.startswith("module.") for name in state.keys() - {COUNT})
+    names = {name: WRAPPERS.sub("", name) for name in state if not (counted and name == COUNT)}
     for name, short in names.items():
         while short.startswith("module."):
             short = short.removeprefix("module.")
@@ -177,6 +206,11 @@ def load_into(model: nn.Module, state: State, source: str) -> None:
         f"{name} is {tuple(state[name].shape)}, the model has {tuple(own[name].shape)}"
         for name in sorted(own.keys() & state.keys())
         if own[name].shape != state[name].shape
+    ]
+    shapes += [
+        f"{name} is {state[name].dtype}, the model has {own[name].dtype}"
+        for name in sorted(own.keys() & state.keys())
+        if own[name].is_floating_point() and not state[name].is_floating_point()
     ]
     problems = [f"missing {_some(missing)}"] * bool(missing) + [f"unexpected {_some(unexpected)}"] * bool(unexpected)
     problems += [_some(shapes)] * bool(shapes)

@@ -279,7 +279,7 @@ def _value(record: Record, form: Format) -> str:
 
 
 def _markdown(lines: list[list[str]]) -> str:
-    lines = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    lines = [[_on_one_line(cell).replace("|", "\\|") for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rows = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
     rows = [f"| {' | '.join(row)} |" for row in rows]
@@ -288,9 +288,16 @@ def _markdown(lines: list[list[str]]) -> str:
 
 def _latex(lines: list[list[str]]) -> str:
     special = {"\\": r"\textbackslash{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}}
-    rows = [" & ".join("".join(special.get(sign, sign) for sign in cell) for cell in line) + r" \\" for line in lines]
+    rows = [
+        " & ".join("".join(special.get(sign, sign) for sign in _on_one_line(cell)) for cell in line) + r" \\"
+        for line in lines
+    ]
     head = [f"\\begin{{tabular}}{{{'l' * len(lines[0])}}}", r"\hline", rows[0], r"\hline"]
     return "\n".join([*head, *rows[1:], r"\hline", r"\end{tabular}"]) + "\n"
+
+
+def _on_one_line(cell: str) -> str:
+    return " ".join(cell.splitlines())  # a file's name may hold line ends
 
 
 def _csv(lines: list[list[str]]) -> str:

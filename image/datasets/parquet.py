@@ -5,8 +5,10 @@ Letters: n rows.
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import glob
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ class ParquetSource:
         for path, _, kind in facts:
             if kind != facts[0][2]:
                 raise ValueError(f"{path}: column 'label' holds {kind}, that of {facts[0][0]} {facts[0][2]}")
+        _check_names([path for path, _, _ in facts])
         self._shards = [path for path, _, _ in facts]
         self._first_rows = np.cumsum([0, *(rows for _, rows, _ in facts)])
         table = _loaded(datasets, self._shards, cache_dir)
@@ -76,6 +79,29 @@ def _facts(shard: Path) -> tuple[int, str]:
     if not _holds_bytes(image):
         raise ValueError(f"{shard}: column 'image' holds {image}; needed: bytes, or a struct with a field 'bytes'")
     return metadata.num_rows, _kind_of_labels(label, shard)
+
+
+def _check_names(shards: Sequence[Path]) -> None:
+    """Raise ValueError for shards of which one number is another class: the library takes the names of the first."""
+    named = [(shard, names) for shard in shards if (names := _names(shard))]
+    for shard, names in named[1:]:
+        first, wanted = named[0]
+        place = next((place for place, (a, b) in enumerate(zip(names, wanted, strict=False)) if a != b), None)
+        if place is not None:
+            found = f"class {place} is {names[place]!r}, in {first} it is {wanted[place]!r}"
+            raise ValueError(f"{shard}: {found}; the shards of a split have the same classes")
+        if len(names) != len(wanted):
+            raise ValueError(f"{shard} names {len(names)} classes, {first} {len(wanted)}")
+
+
+def _names(shard: Path) -> list[str] | None:
+    """The names of the classes that the library wrote into a shard, None where there are none."""
+    from pyarrow import parquet
+
+    written = (parquet.read_schema(shard).metadata or {}).get(b"huggingface", b"{}")
+    with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):  # damaged: told when it is loaded
+        return list(json.loads(written)["info"]["features"]["label"]["names"])
+    return None
 
 
 def _holds_bytes(kind: Any) -> bool:

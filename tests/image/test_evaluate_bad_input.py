@@ -98,6 +98,15 @@ def negative_labels(tmp_path):
     return [f"samples={path}"], r"arr_1 of .*s\.npz .*needed: classes from 0"
 
 
+def labels_beyond_all_classes(tmp_path):
+    path = save_npz(tmp_path / "s.npz", pictures(6), arr_1=np.full(6, 2**63, np.uint64))
+    return [f"samples={path}"], r"arr_1 of .*s\.npz is uint64 .*needed: classes from 0"
+
+
+def images_without_pixels(tmp_path):
+    return [f"samples={save_npz(tmp_path / 's.npz', pictures(6)[:, :0])}"], r"arr_0 of .*s\.npz holds no image"
+
+
 def facts_of_nothing(tmp_path):
     reference = tmp_path / "stats.npz"
     np.savez(reference, facts=np.array("[]"), mu=np.zeros(2), sigma=np.eye(2))
@@ -162,6 +171,8 @@ BAD = [
     labels_of_other_images,
     labels_that_are_none,
     negative_labels,
+    labels_beyond_all_classes,
+    images_without_pixels,
     facts_of_nothing,
     covariance_that_is_none,
     floats,

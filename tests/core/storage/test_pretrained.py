@@ -79,11 +79,12 @@ FOREIGN = [
     {"quantization_config": {"quant_method": "bitsandbytes"}},
     {"attn_implementation": "someone/kernel"},
     {"text_config": {"_attn_implementation": "someone/kernel"}},
+    {"transformers_weights": "others.safetensors"},
 ]
 
 
 @every_row("entries", FOREIGN)
-def test_a_config_that_names_code_is_refused_and_the_code_not_run(tmp_path, entries):
+def test_a_config_that_names_code_or_other_files_is_refused_and_the_code_not_run(tmp_path, entries):
     folder = save_dinov2(tmp_path)
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | entries))

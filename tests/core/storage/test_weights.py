@@ -80,6 +80,8 @@ def test_weights_of_a_safetensors_file(tmp_path):
     save_file(tensors, file)
     assert_same_state(load_weights(file), tensors)
     whole = file.read_bytes()
+    (tmp_path / "X.SAFETENSORS").write_bytes(whole)
+    assert_same_state(load_weights(tmp_path / "X.SAFETENSORS"), tensors)
     for left in (0, 4, len(whole) // 2, len(whole) - 1):
         file.write_bytes(whole[:left])
         with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
@@ -110,6 +112,10 @@ NAMED = [
     ({"model_ema": 2}, {"ema": 2}),
     ({"state_dict_ema": 2, "state_dict": 1}, {"ema": 2, "model": 1}),
     ({"net": 1, "ema_model": 2}, {"ema": 2, "model": 1}),
+    ({"params": 1, "params_ema": 2}, {"ema": 2, "model": 1}),
+    ({"state_dict": 1, "EMA": 2}, {"model": 1}),
+    ({"state_dict": 1, "ema_0.9999": 2}, {"model": 1}),
+    ({"params": 1, "averaged_model": 2}, {"model": 1}),
     ({"weights": 4}, {"ema": 4, "model": 4}),
 ]
 
@@ -125,6 +131,23 @@ def test_the_set_that_is_asked_for_is_read_or_refused(tmp_path, sets, found):
             with pytest.raises(ValueError, match=rf"x\.pt holds no '{prefer}' weights, but '\w+' weights"):
                 load_weights(file, prefer=prefer)
     assert_same_state(load_weights(file, prefer=None), state(next(iter(found.values()))))
+
+
+def test_an_average_that_is_not_read_is_not_passed_over(tmp_path):
+    shadow = {"decay": 0.99, "shadow_params": list(state(2).values())}
+    for beside in ({"callbacks": {"EMA{'decay': 0.99}": shadow}}, {"swa": shadow}):
+        file = write_pickle(tmp_path / "x.pt", {"state_dict": state(1), **beside})
+        with pytest.raises(ValueError, match=r"x\.pt holds no 'ema' weights, but 'model' weights"):
+            load_weights(file)
+        assert_same_state(load_weights(file, prefer="model"), state(1))
+    plain = {"schema": {"a": torch.ones(1)}, "ema_decay": 0.99, "opt": {"state": {0: {"exp_avg": torch.ones(1)}}}}
+    assert_same_state(load_weights(write_pickle(tmp_path / "x.pt", {"state_dict": state(1), **plain})), state(1))
+
+
+def test_the_count_of_an_averaged_model_is_no_weight(tmp_path):
+    averaged = torch.optim.swa_utils.AveragedModel(nn.Linear(2, 2)).state_dict()
+    for content in (averaged, {"ema": averaged, "model": state(1)}):
+        assert load_weights(write_pickle(tmp_path / "x.pt", content)).keys() == {"weight", "bias"}
 
 
 def test_sets_inside_others_and_by_their_prefix(tmp_path):
@@ -238,6 +261,22 @@ def test_a_file_that_is_no_pytorch_file_is_called_so(tmp_path, content):
 
 def network(width=4, depth=2):
     return nn.Sequential(*(nn.Linear(width, width) for _ in range(depth)))
+
+
+def test_weights_of_another_kind_of_number_are_refused():
+    """Quantized ones, say, whose scales lie elsewhere; a lower precision is cast."""
+    model, other = network(), network()
+    for kind in (torch.int8, torch.bool, torch.complex64):
+        with pytest.raises(ValueError, match=rf"^x\.pt .* 0\.bias is {kind}, the model has torch\.float32, .* 1 more"):
+            load_into(model, {name: value.to(kind) for name, value in other.state_dict().items()}, "x.pt")
+    load_into(model, {name: value.half() for name, value in other.state_dict().items()}, "x.pt")
+    assert torch.equal(model[0].weight, other[0].weight.half().float())
+
+
+def test_a_pickle_of_another_protocol_is_not_called_damaged(tmp_path):
+    torch.save({"w": torch.ones(2)}, tmp_path / "x.pt", pickle_protocol=4)
+    with pytest.raises(ValueError, match=r"x\.pt is pickled by protocol 4; read are"):
+        load_weights(tmp_path / "x.pt")
 
 
 def test_weights_reach_the_model():

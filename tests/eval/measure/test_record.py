@@ -161,6 +161,12 @@ def test_tables_put_runs_below_and_metrics_beside_each_other():
     assert cells[2:] == [["runs/image/a", "400000", "2.06 [2, 2.125]", "0.5309"], ["runs/image/b", "400000", "8.3", ""]]
 
 
+def test_a_name_of_two_lines_is_one_cell():
+    assert table([record(run="a\nb|c")]).splitlines()[2].startswith("| a b\\|c |")
+    assert "\na b|c &" in table([record(run="a\nb|c")], format="latex")
+    assert list(csv.reader(table([record(run="a\nb")], format="csv").splitlines(keepends=True)))[1][0] == "a\nb"
+
+
 def test_a_table_of_different_protocols_is_refused_with_keys_and_values():
     rows = [record(), with_sampler(solver="dopri5"), record("is", 200.0)]
     with pytest.raises(ValueError, match=r"fid: protocol\.sampler\.solver is heun or dopri5"):

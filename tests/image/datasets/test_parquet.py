@@ -1,6 +1,7 @@
 """Parquet shards of other layouts than the hub's, and damaged ones: one line with the file and the column."""
 
 import io
+import json
 from itertools import count
 
 import numpy as np
@@ -103,6 +104,19 @@ def test_shards_that_do_not_go_together(built, second, line):
     with pytest.raises(ValueError, match=line) as caught:
         built(table([0, 1]), second)
     assert "\n" not in str(caught.value)
+
+
+def test_a_number_is_the_same_class_in_all_shards(built):
+    def named(*names):
+        feature = {"names": names, "_type": "ClassLabel"}
+        facts = {"info": {"features": {"image": {"_type": "Image"}, "label": feature}}}
+        return table([0, 1]).replace_schema_metadata({"huggingface": json.dumps(facts)})
+
+    assert built(named("cat", "dog"), named("cat", "dog"), table([1, 0])).class_names == ["cat", "dog"]
+    with pytest.raises(ValueError, match=r"train-1\.parquet: class 0 is 'dog', in .*train-0\.parquet it is 'cat'"):
+        built(named("cat", "dog"), named("dog", "cat"))
+    with pytest.raises(ValueError, match=r"train-1\.parquet names 3 classes, .*train-0\.parquet 2"):
+        built(named("cat", "dog"), named("cat", "dog", "emu"))
 
 
 def test_a_shard_without_rows_is_passed_over(built):
