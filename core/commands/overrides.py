@@ -57,6 +57,8 @@ def check_words(words: Sequence[str]) -> None:
             said = str(error).partition("\n")[0]
             quotes = f"{key}={_quoted(value)}"
             how = f"; text stands in quotes: {shlex.quote(quotes)} in a shell" if value[:1] not in QUOTED else ""
+            if value.startswith("~/"):  # no shell expands it there, and quotes would make it a folder's name
+                how = f"; needed: {key}=$HOME{value[1:]} in a shell"
             raise ValueError(f"{word!r} is no key=value ({said}){how}") from error
 
 
