@@ -16,6 +16,7 @@ T = TypeVar("T")
 LARGEST_INT = 2**63 - 1  # that the system's integers hold
 LARGEST_FLOAT = (2 - 2**-23) * 2.0**127  # that a float32 holds, as every tensor
 LEAST_FLOAT = 2.0**-149  # beside 0, that a float32 holds
+NO_TEXT = re.compile("[\0\ud800-\udfff]")  # what neither a path nor a file of UTF-8 holds
 SHOWN = 200  # characters of a value in an error
 
 # Metadata of a field that says where and how fast a run is made, not what it computes: a continued run may have another
@@ -147,7 +148,7 @@ def _convert_scalar(hint: Any, value: Any, key: str) -> Any:
 
 def _convert_union(args: tuple, value: Any, key: str) -> Any:
     if (value is None and type(None) in args) or (isinstance(value, str) and str in args):
-        return value  # text is no number where both may stand
+        return _checked(value, key)  # text is no number where both may stand
     schemas = [option for option in args if dataclasses.is_dataclass(option)]
     if isinstance(value, Mapping) and len(schemas) == 1:
         return strict(schemas[0], value, key)  # outside the loop, for its own error
@@ -170,17 +171,19 @@ def _convert_sequence(origin: Any, args: tuple, value: Any, key: str) -> Any:
 
 
 class NumberError(ValueError):
-    """A number of the right type that no computation can use."""
+    """A number of the right type that no computation can use, or a text that no file holds."""
 
 
 def _checked(value: Any, key: str) -> Any:
-    """The value, whose numbers, at any depth, are finite and not too large; raises NumberError."""
+    """The value, whose numbers, at any depth, are finite and not too large, its texts UTF-8; raises NumberError."""
     if isinstance(value, Mapping):
         for name, each in value.items():
             _checked(each, f"{key}.{name}")
     elif isinstance(value, list | tuple):
         for i, each in enumerate(value):
             _checked(each, f"{key}[{i}]")
+    elif isinstance(value, str) and NO_TEXT.search(value):
+        raise NumberError(f"config key '{key}' is {_shown(value)}; needed: a text of UTF-8 without the character 0")
     elif isinstance(value, float) and 0 < abs(value) < LEAST_FLOAT:
         raise NumberError(f"config key '{key}' is {value!r}; needed: 0, or {LEAST_FLOAT:.3g} at least, as tensors hold")
     elif isinstance(value, float) and not abs(value) <= LARGEST_FLOAT:  # NaN is not
@@ -212,6 +215,8 @@ def _needed(hints: Sequence[Any], value: Any) -> str:
     needed = f"needed: {' or '.join(map(_type_name, hints))}"
     if set(hints) <= {str, type(None)} and isinstance(value, int | float):
         return f'{needed}; quotes make a number or a word text: "{value}" in YAML, \'KEY="{value}"\' in a shell'
+    if int in hints and isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value):
+        return f"{needed}; without quotes: {value}"
     return needed
 
 

@@ -31,6 +31,7 @@ from eval.methods.text import draw_comparison, report
 CASE = re.compile(r"\+{0,2}cases\.([^.=\[]+)\.([^=]+=.*)", re.DOTALL)
 DEFAULT_SEEDS = 3
 MAX_SEEDS = 10_000
+MAX_REPLICATES = 1_000_000
 DEFAULT_EVALUATIONS = 10  # of a run, when `every` is null
 
 
@@ -67,6 +68,8 @@ class CompareConfig:
         for name in ("steps", "every", "log_every", "parallel", "replicates"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.replicates > MAX_REPLICATES:
+            raise ValueError(f"replicates is {self.replicates}; it must be {MAX_REPLICATES} at most")
         if isinstance(self.seeds, int) and self.seeds > MAX_SEEDS:
             raise ValueError(
                 f"seeds is {self.seeds}; needed: a number of seeds, {MAX_SEEDS} at most, or a list of them"

@@ -67,8 +67,8 @@ class Resources:
     def _check_texts(self) -> None:
         for name in TEXTS:
             check_text(f"resources.{name}", getattr(self, name))
-        if self.python is not None and "$" in self.python:
-            raise ValueError(f"resources.python is {self.python!r}; needed: a path, which no shell expands")
+        if self.python is not None and ("$" in self.python or self.python.startswith("-")):
+            raise ValueError(f"resources.python is {self.python!r}; needed: a path, no option, which no shell expands")
         for number, line in enumerate(self.setup):
             check_line(f"resources.setup[{number}]", line)
 

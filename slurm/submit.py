@@ -200,7 +200,7 @@ def run_here(
     Ctrl-C lets them save and ends them.
     """
     stopped: list[str] = []
-    waiting, free = list(cases), list(range(parallel))
+    waiting, free = list(cases), list(range(min(parallel, len(cases))))
     running: dict[int, tuple[Case, submitit.LocalJob]] = {}
     try:
         while waiting or running:

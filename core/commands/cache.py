@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from core.contracts import Dataset
-from core.data.stream import fingerprint
+from core.data.stream import check_workers, fingerprint
 from core.latents.cache import CacheSpec, StoredType, array_facts, damaged_files, missing_shards, read_spec
 from core.latents.tokenizer import KLTokenizer, cache_constants
 from core.latents.writer import LatentWriter, Source, encode_shards
@@ -53,6 +53,7 @@ class CacheOptions:
             value = getattr(self, key)
             if value is not None and value < least:
                 raise ValueError(f"{key} is {value!r}; allowed: {least} or more")
+        check_workers("num_workers", self.num_workers)
 
 
 class Caching(ABC):

@@ -42,12 +42,15 @@ def check_chosen(config_module: str, overrides: Sequence[str]) -> None:
 
 
 def _chosen(folders: Sequence[Any], overrides: Sequence[str]) -> Iterator[Path]:
-    """The files of the groups' choices on a command line."""
+    """The files of the groups' choices on a command line; ValueError for a choice that is no name."""
     for word in overrides:
         if word.startswith("~") or not _is_group(key_of(word), folders):
             continue
         for value in read_overrides([word]).values():
             for name in value if isinstance(value, list) else [value]:
+                if name is None or isinstance(name, int | float):
+                    key = key_of(word)
+                    raise ValueError(f"{word!r} chooses no file; needed: {key}=NAME, of those that --help shows")
                 files = (Path(str(folder), key_of(word), f"{name}.yaml") for folder in folders)
                 yield from (file for file in files if file.exists())
 

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
@@ -27,8 +27,8 @@ from tqdm import tqdm
 from yaml import YAMLError
 
 from core.commands.config_files import check_chosen, key_of, own_values
-from core.commands.overrides import read_overrides
-from core.processes.failures import RunError
+from core.commands.overrides import check_words, read_overrides
+from core.processes.failures import RunError, is_out_of_memory
 from core.processes.signals import ended_by_signals
 from core.processes.world import PeerError, Place
 from core.schema import strict
@@ -49,6 +49,7 @@ def compose_config(
     GlobalHydra.instance().clear()
     with initialize_config_module(config_module=config_module, version_base="1.3"):
         try:
+            check_words(overrides)
             names = own_values(config_module, config_name)
             own = [word for word in overrides if key_of(word) in names]
             words = [word for word in overrides if word not in own]
@@ -99,12 +100,22 @@ def run_entry(
     except PeerError:
         sys.exit(EXIT_FAILED)  # the process that failed says why
     except (ValueError, OSError, ArithmeticError, ImportError, RunError) as error:
-        if os.environ.get(DEBUG_VARIABLE):
-            traceback.print_exc()
-        place = Place.from_environment()
-        name = "error" if place.size == 1 else f"error in process {place.rank}"
-        _print(f"{name}: {error} ({DEBUG_VARIABLE}=1 shows where)", file=sys.stderr)
-        sys.exit(EXIT_FAILED if isinstance(error, RunError) else EXIT_BAD_INPUT)
+        _end(str(error), EXIT_FAILED if isinstance(error, RunError) else EXIT_BAD_INPUT)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        _end(f"out of memory: {said}; turn down the sizes of batches, of the model or of what is asked", EXIT_FAILED)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    """Say in one line on stderr why the command ends, and exit with `code`."""
+    if os.environ.get(DEBUG_VARIABLE):
+        traceback.print_exc()
+    place = Place.from_environment()
+    name = "error" if place.size == 1 else f"error in process {place.rank}"
+    _print(f"{name}: {message} ({DEBUG_VARIABLE}=1 shows where)", file=sys.stderr)
+    sys.exit(code)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+KEY = re.compile(r"[+~]{0,2}[\w$@/.:-]+", re.ASCII)
+QUOTED = ("[", "{", "(", "'", '"')  # beginnings of values that are no plain text
 PLAIN = re.compile(r"[\w./+-]+", re.ASCII)
 ESCAPED = re.compile(r"([\\()\[\]{}:=,\s])")  # in a key inside a value
 
@@ -40,6 +43,23 @@ def read_overrides(words: Sequence[str]) -> dict[str, Any]:
         except (HydraException, OmegaConfBaseException) as error:
             raise ValueError(f"{word!r} is no key=value: {str(error).partition(chr(10))[0]}") from error
     return values
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raises ValueError for a word that hydra does not take for an override, saying how a text is quoted."""
+    for word in words:
+        key, sign, value = word.partition("=")
+        try:
+            OverridesParser.create().parse_override(word)
+        except HydraException as error:
+            if not sign or word.startswith("-") or not KEY.fullmatch(key):
+                raise ValueError(f"{word!r} is no key=value; --help shows the keys") from error
+            said = str(error).partition("\n")[0]
+            quotes = f"{key}={_quoted(value)}"
+            how = f"; text stands in quotes: {shlex.quote(quotes)} in a shell" if value[:1] not in QUOTED else ""
+            if value.startswith("~/"):  # no shell expands it there, and quotes would make it a folder's name
+                how = f"; needed: {key}=$HOME{value[1:]} in a shell"
+            raise ValueError(f"{word!r} is no key=value ({said}){how}") from error
 
 
 def _word(key: str, value: Any) -> str:

@@ -23,6 +23,14 @@ from core.draws import numpy_rng
 from core.processes.failures import undo_worker_wrapping
 from core.processes.signals import WorkerShield
 
+MOST_WORKERS = 1024  # processes that read media for one process; more would only take the machine's memory
+
+
+def check_workers(key: str, count: int | None) -> None:
+    """Raises ValueError for more processes of a data loader than a machine can start."""
+    if count is not None and count > MOST_WORKERS:
+        raise ValueError(f"{key} is {count}; it must be {MOST_WORKERS} at most")
+
 
 class SampleStream(TorchDataset):
     """The endless, shuffled, augmented sequence of a data set's samples."""

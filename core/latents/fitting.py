@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from core.contracts import Dataset
-from core.data.stream import StepPositions, step_batches
+from core.data.stream import StepPositions, check_workers, step_batches
 from core.draws import StepRandom, numpy_rng
 from core.processes.failures import NonFiniteError
 
@@ -52,6 +52,7 @@ class TokenizerTraining:
         for key, least in (("steps", 1), ("batch_size", 1), ("num_workers", 0)):
             if getattr(self, key) < least:
                 raise ValueError(f"{key} is {getattr(self, key)!r}; allowed: {least} or more")
+        check_workers("num_workers", self.num_workers)
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr is {self.lr!r}; allowed: a finite number above 0")
         if not re.fullmatch(r"[\w+-][\w.+-]*", self.name):

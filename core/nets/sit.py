@@ -26,6 +26,7 @@ SIZES = {  # depth, width, heads
     "L": (24, 1024, 16),
     "XL": (28, 1152, 16),
 }
+MAX_DEPTH = 10_000  # blocks; 28 are many
 MAX_RATIO = 100  # of the width inside an MLP to that outside; 4 is usual
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 MakeEmbedder = Callable[[int], nn.Module]  # width -> condition (B, ...) to (B, width); has `initialize()`
@@ -65,6 +66,8 @@ class SiTConfig:
             raise ValueError(f"backbone.size is {self.size!r}; depth, hidden_size and num_heads must then be null")
         if self.size is None and min(free) < 1:
             raise ValueError(f"backbone.depth, hidden_size and num_heads are {free}; each must be at least 1")
+        if self.size is None and self.depth > MAX_DEPTH:
+            raise ValueError(f"backbone.depth is {self.depth}; it must be {MAX_DEPTH} at most")
         if self.size is None and self.hidden_size % self.num_heads:
             heads = f"backbone.num_heads {self.num_heads}"
             raise ValueError(f"backbone.hidden_size {self.hidden_size} does not divide by {heads}")

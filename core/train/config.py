@@ -8,6 +8,7 @@ from typing import Any
 
 from core.alignment.contract import check_layers
 from core.alignment.methods import ALIGNMENTS, AnyAlignmentConfig
+from core.data.stream import check_workers
 from core.flow.objective import ObjectiveConfig
 from core.flow.path import build_path
 from core.flow.sampler import SamplerConfig, check_solver
@@ -59,6 +60,7 @@ class TrainerConfig:
         for name in ("preview_every", "evaluate_every", "keep_every", "num_workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"trainer.{name} is {getattr(self, name)}; it must not be negative")
+        check_workers("trainer.num_workers", self.num_workers)
 
     def check_parts(self, processes: int) -> None:
         """Raises ValueError when the batch does not give every process and micro-batch a sample."""

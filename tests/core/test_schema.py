@@ -154,7 +154,9 @@ def test_places_begin_where_the_caller_says():
 @every_row(
     ("key", "value", "needed"),
     [
-        ("steps", "3", "int"),
+        ("steps", "3", "int; without quotes: 3"),
+        ("name", "a\0b", "UTF-8"),
+        ("name", "\udcff", "UTF-8"),
         ("steps", 2.5, "int"),
         ("steps", None, "int"),
         ("steps", True, "int"),

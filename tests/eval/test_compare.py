@@ -82,6 +82,7 @@ def test_words_become_keys():
         (["tracking.wandb_project=2024"], ["'tracking.wandb_project' is 2024", '"2024"']),
         (["better=up"], ["'better' is 'up'"]),
         (["seeds=[1,nan]"], ["seeds", "nan"]),
+        (["replicates=1000000000000"], ["replicates is 1000000000000; it must be 1000000 at most"]),
         (["steps=10000000000000000000000"], ["'steps' is 1000", "a whole number"]),
     ],
 )

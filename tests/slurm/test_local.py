@@ -132,7 +132,7 @@ def interrupted(sweep):
 @pytest.fixture(scope="module")
 def resumed(sweep, interrupted):
     """The same sweep once more, and then what has stopped, but for the failing run, which its file no longer names."""
-    again = launch(sweep.file, "--local", 2)
+    again = launch(sweep.file, "--local", 10**18)
     ToySweep(sweep.file.parent, "local", ["through", "held"])
     with Launcher(sweep.file.parent, "resubmit", sweep.file, "--local", "1") as launcher:
         return {"again": again, "code": launcher.wait(), "said": launcher.said(), "end": sweep.table()}

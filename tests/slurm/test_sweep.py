@@ -305,6 +305,11 @@ def test_bad_input_is_one_line_with_key_value_and_what_is_allowed(write, wrong, 
     is_refused(write(**keys), *parts)
 
 
+def test_an_interpreter_is_no_option_of_srun():
+    with pytest.raises(ValueError, match=r"resources\.python is '-c'; needed: a path"):
+        Resources(python="-c")
+
+
 SCRIPTED = ("partition", "account", "qos", "constraint", "python", "extra.comment", "extra.mail-user", "setup[0]")
 
 

@@ -231,7 +231,11 @@ def test_main_receives_the_checked_config(run, entry):
         ("+stps=3", ["unknown config key 'stps'", "3", "allowed: steps, name"]),
         ("+optimizer.ratte=3", ["unknown config key 'optimizer.ratte'", "allowed: rate, clip"]),
         ("steps", ["steps"]),
-        ("steps=[1", ["'[1'"]),
+        ("steps=[1", ["'steps=[1' is no key=value"]),
+        ("name=~/runs", ["'name=~/runs' is no key=value", "needed: name=$HOME/runs in a shell"]),
+        ("name=a=b", ["'name=a=b' is no key=value", """'name="a=b"' in a shell"""]),
+        ("--multirun", ["'--multirun' is no key=value; --help shows the keys"]),
+        ("network=null", ["'network=null'", "network=NAME"]),
         ("steps=many", ["'steps'", "'many'", "int"]),
         ("steps=true", ["'steps'", "True", "int"]),
         ("optimizer.rate=-1", ["optimizer.rate is -1.0", "above 0"]),
@@ -312,6 +316,16 @@ def test_print_config_shows_what_would_run_and_stops(run):
 )
 def test_what_main_refuses_is_one_line_and_exit_code_2(run, failure, text):
     bad(run(failure=failure), text)
+
+
+@every_row(
+    "failure",
+    [MemoryError(), RuntimeError("[...] DefaultCPUAllocator: can't allocate memory: you tried 8 TB\nat alloc_cpu.cpp")],
+)
+def test_a_machine_without_memory_is_one_line_and_exit_code_1(run, failure):
+    code, out, err = run(failure=failure)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("error: out of memory: ") and "turn down the sizes" in err
 
 
 def test_the_traceback_is_shown_on_request(run, monkeypatch):

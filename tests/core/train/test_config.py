@@ -79,6 +79,13 @@ def test_no_count_share_or_weight_of_a_run_may_be_negative(configs, domain):
         assert name in MAY_BE_NEGATIVE or name in said
 
 
+@every_row("domain", DOMAINS)
+def test_counts_that_a_machine_would_only_hang_on_are_refused(configs, domain):
+    values, schema = configs[domain]
+    for path in (("trainer", "num_workers"), ("backbone", "depth")):
+        assert f"{'.'.join(path)} is 1000000000; it must be " in message(schema, with_value(values, path, 10**9))
+
+
 OF_PAIRS, OF_LAYERS = ("layersync", "sra"), ("dispersive", "sra2")
 
 
