@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,13 +144,18 @@ def read_tracks(file: Path, categories: Sequence[str]) -> list[Track]:
         columns = line.split("\t")
         if len(columns) < len(HEADER):
             raise ValueError(f"{file}, line {number} has {len(columns)} columns; needed: {len(HEADER)} or more")
-        path, tags = columns[3].strip(), [composed(tag.strip()) for tag in columns[5:]]
-        wrong = [tag for tag in tags if tag.split(SEPARATOR)[0] not in CATEGORIES or SEPARATOR not in tag]
+        path, tags = os.path.normpath(columns[3].strip() or "."), [composed(tag.strip()) for tag in columns[5:]]
+        wrong = [tag for tag in tags if tag.split(SEPARATOR)[0] not in CATEGORIES or not tag.partition(SEPARATOR)[2]]
         if wrong:
             allowed = ", ".join(f"{name}{SEPARATOR}..." for name in CATEGORIES)
             raise ValueError(f"{file}, line {number}: tag {wrong[0]!r}; allowed: {allowed}")
-        if not path or composed(path) in seen:
-            what = f"the track {path} is listed twice" if path else "the column PATH is empty"
+        outside = os.path.isabs(path) or path.split(os.sep)[0] in (".", "..")
+        if outside or composed(path) in seen:
+            what = (
+                f"the column PATH is {columns[3]!r}; needed: a path below data.root"
+                if outside
+                else f"the track {path} is listed twice"
+            )
             raise ValueError(f"{file}, line {number}: {what}")
         seen.add(composed(path))
         tracks.append(Track(path, columns[1], tuple(tag for tag in tags if tag.split(SEPARATOR)[0] in categories)))
@@ -159,10 +166,10 @@ def read_tracks(file: Path, categories: Sequence[str]) -> list[Track]:
 
 def read_vocabulary(file: Path, categories: Sequence[str]) -> list[str]:
     """The tags of a text file, one a line, in its order, or the sorted ones of a TSV; ValueError for a repeated one."""
-    if file.suffix == ".tsv":
+    if file.suffix.lower() == ".tsv":
         return _vocabulary(read_tracks(file, categories))
     names = [composed(line.strip()) for line in _lines(file, "data.vocabulary") if line.strip()]
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated or not names:
         raise ValueError(
             f"data.vocabulary {file} " + (f"repeats {repeated[:NUM_LISTED]}" if names else "holds no tags")

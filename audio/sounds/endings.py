@@ -1,7 +1,7 @@
 """Whether a file is cut off: what its container announces against the bytes that are there, without decoding any.
 
 RIFF RF64     the chunk of samples is longer than what is there; sizes as recorders of streams write them, who do
-              not know the end, announce nothing
+              not know the end (the largest, or 0 before samples), announce nothing
 Ogg           the last page is torn, or not marked as the last of a stream
 Matroska      the segment is longer than the file; a live one announces nothing
 MP4           a box is longer than the file
@@ -19,7 +19,8 @@ from audio.sounds.mpeg import count_frames, find_stream
 
 UNKNOWN = 0x7FFF0000  # sizes in RIFF from here on are those of streams whose end was not known
 OGG_TAIL = 2**17  # bytes from the end that hold the last page, which has 65,307 at most
-LAST_PAGE = 4  # a flag of Ogg
+FIRST_PAGE, LAST_PAGE = 2, 4  # flags of Ogg
+CHAINED = "it is a chain of several streams, or its last page is damaged; streams are read from a file each"
 SEGMENT, VOID, EBML = b"\x18\x53\x80\x67", b"\xec", b"\x1a\x45\xdf\xa3"
 BOXES = (
     b"free",
@@ -40,7 +41,10 @@ Content = mmap.mmap | bytes
 
 
 def is_cut_off(path: Path) -> bool:
-    """Whether bytes that a file announces are not there. False too for what announces nothing, or is no such file."""
+    """Whether bytes that a file announces are not there. False too for what announces nothing, or is no such file.
+
+    Raises ValueError, without the path, for a chain of Ogg streams, of which the first alone would be read.
+    """
     with path.open("rb") as file:
         if not os.fstat(file.fileno()).st_size:
             return False
@@ -52,6 +56,8 @@ def is_cut_off(path: Path) -> bool:
                 return _ogg(content)
             if start[:4] == EBML:
                 return _matroska(content)
+            if start[:4] == b"fLaC":
+                return False  # its samples are counted
             if start[4:8] == b"ftyp":
                 return _mp4(content)
             if len(start) > 1 and start[0] == 0xFF and start[1] & 0xF6 == 0xF0:
@@ -60,7 +66,20 @@ def is_cut_off(path: Path) -> bool:
     return stream is not None and not stream.there and count_frames(path, stream)[2]
 
 
+def wave_samples(path: Path) -> int:
+    """Bytes of samples that a WAV file announces, or that are there where its recorder did not know the end."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return _wave_data(content)[0]
+
+
 def _riff(content: Content) -> bool:
+    announced, start = _wave_data(content)
+    end = start + announced
+    return end > len(content) or _lost(content[end : end + 9])
+
+
+def _wave_data(content: Content) -> tuple[int, int]:
+    """Bytes of samples that RIFF or RF64 announces, and where the first stands; all that are there if it is unknown."""
     order = "big" if content[:4] == b"RIFX" else "little"
     place, large = 12, None
     while place + 8 <= len(content):
@@ -69,11 +88,11 @@ def _riff(content: Content) -> bool:
             large = int.from_bytes(content[place + 16 : place + 24], order)
         if name == b"data":
             announced = large if size == 0xFFFFFFFF and large is not None else size
-            unknown = announced == size and size >= UNKNOWN
-            end = place + 8 + announced
-            return not unknown and (end > len(content) or _lost(content[end : end + 9]))
+            start = place + 8
+            unknown = announced == size and (size >= UNKNOWN or (not size and _lost(content[start : start + 9])))
+            return len(content) - start if unknown else announced, start
         place += 8 + size + size % 2
-    return False
+    return 0, len(content)
 
 
 def _lost(behind: bytes) -> bool:
@@ -91,7 +110,19 @@ def _ogg(content: Content) -> bool:
     if len(page) < 27 or len(page) < 27 + page[26]:
         return True
     length = 27 + page[26] + sum(page[27 : 27 + page[26]])
+    known = _serials(content)
+    if known and page[14:18] not in known:
+        raise ValueError(CHAINED)
     return len(page) < length or not page[5] & LAST_PAGE
+
+
+def _serials(content: Content) -> set[bytes]:
+    """The numbers of the streams that begin where an Ogg file does; those of a chain begin later."""
+    place, found = 0, set()
+    while content[place : place + 4] == b"OggS" and place + 27 <= len(content) and content[place + 5] & FIRST_PAGE:
+        found.add(content[place + 14 : place + 18])
+        place += 27 + content[place + 26] + sum(content[place + 27 : place + 27 + content[place + 26]])
+    return found
 
 
 def _matroska(content: Content) -> bool:

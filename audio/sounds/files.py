@@ -35,8 +35,8 @@ from einops import rearrange
 from torch import Tensor
 
 from audio.sounds.containers import CONTAINER_SUFFIXES, end_of_stream, read_stream
-from audio.sounds.endings import is_cut_off
-from audio.sounds.mpeg import Part, find_stream
+from audio.sounds.endings import CHAINED, is_cut_off, wave_samples
+from audio.sounds.mpeg import Part, Stream, find_stream
 from audio.sounds.resampling import KAISER_BEST, resample
 from audio.sounds.sound import Sound
 from core.data.index import NUM_LISTED, MediaKind
@@ -61,6 +61,7 @@ ENDLESS = 2**40  # libsndfile's answer for "unknown" is larger
 LOUDEST = 32.0  # 30 dB over full scale; what is louder is not scaled to [-1, 1], or no sound
 BLOCK = 2**20  # samples looked at at once
 RATES = (1000, 1_000_000)  # Hz, that a header may say
+COUNTED = ("MP3", "OGG")  # whose length does not stand in a header: frames, and the last page with its checksum
 SOUNDFILE_STARTS = (b"RIFF", b"RIFX", b"RF64", b"OggS", b"fLaC", b"FORM", b"riff", b"caff", b".snd")
 
 MINUS_3_DB = math.sqrt(0.5)
@@ -123,8 +124,10 @@ def probe(path: Path | str) -> AudioFacts:
     path = Path(path)
     with _naming(path):
         _check_file(path)
-        facts = _probe_packets(path) if _by_packets(path) else _probe_soundfile(path)
-        return replace(facts, cut_off=int(is_cut_off(path)))
+        stream = _frames_of_mpeg(path)
+        facts = _probe_packets(path, stream) if _by_packets(path, stream) else _probe_soundfile(path, stream)
+        whole = stream is not None and stream.there
+        return replace(facts, cut_off=int(not whole and is_cut_off(path)))
 
 
 def _check_file(path: Path) -> None:
@@ -135,8 +138,7 @@ def _check_file(path: Path) -> None:
         raise ValueError("it is empty (0 bytes)")
 
 
-def _probe_packets(path: Path) -> AudioFacts:
-    stream = None if path.suffix.lower() in CONTAINER_SUFFIXES else find_stream(path)
+def _probe_packets(path: Path, stream: Stream | None) -> AudioFacts:
     if stream is not None and stream.cut:
         raise ValueError(f"it is cut off: not all of the {stream.announced} samples that it announces are there")
     try:
@@ -145,11 +147,15 @@ def _probe_packets(path: Path) -> AudioFacts:
         raise ValueError(f"it is cut off: {error}" if is_cut_off(path) else str(error)) from error
 
 
-def _probe_soundfile(path: Path) -> AudioFacts:
-    with _open_soundfile(path) as file:
+def _probe_soundfile(path: Path, stream: Stream | None) -> AudioFacts:
+    with _open_soundfile(path, stream) as file:
+        if _was_streamed(path, file):
+            return AudioFacts(*end_of_stream(path))
         if not file.seekable():
             raise ValueError(f"libsndfile reads {file.subtype} from the start alone")
-        if 0 < file.frames < ENDLESS and file.format != "MP3" and not _reaches_end(file):
+        if file.format == "OGG" and file.frames >= ENDLESS:
+            raise ValueError(CHAINED)
+        if 0 < file.frames < ENDLESS and file.format not in COUNTED and not _reaches_end(file):
             raise ValueError(f"it announces {file.frames} samples, and the last of them is not there; truncated?")
         return AudioFacts(file.frames, file.samplerate, file.channels)
 
@@ -162,10 +168,16 @@ def _reaches_end(file: soundfile.SoundFile) -> bool:
         return False
 
 
+def _was_streamed(path: Path, file: soundfile.SoundFile) -> bool:
+    """Whether a header says no length, written by a program that did not know it: FFmpeg finds the end."""
+    if file.format == "FLAC":
+        return file.frames >= ENDLESS
+    return file.format in ("WAV", "WAVEX") and file.frames == 0 and wave_samples(path) > 0
+
+
 @contextlib.contextmanager
-def _open_soundfile(path: Path) -> Iterator[soundfile.SoundFile]:
+def _open_soundfile(path: Path, stream: Stream | None) -> Iterator[soundfile.SoundFile]:
     """A file as libsndfile reads it; of an MP3 with more than a tag in front, the frames alone."""
-    stream = None if _starts_as_soundfile(path) else find_stream(path)
     if stream is None or stream.plain:
         with soundfile.SoundFile(os.fsencode(path)) as file:
             yield file
@@ -179,20 +191,23 @@ def _starts_as_soundfile(path: Path) -> bool:
         return file.read(4) in SOUNDFILE_STARTS
 
 
-def _by_packets(path: Path) -> bool:
+def _frames_of_mpeg(path: Path) -> Stream | None:
+    """Where the frames of an MP3 lie; None for what is no MP3. ValueError for a suffix that is not read."""
+    suffix = path.suffix.lower()
+    if suffix not in AUDIO_SUFFIXES:
+        raise ValueError(f"its suffix is {suffix!r}; allowed: {', '.join(AUDIO_SUFFIXES)}")
+    return None if suffix in CONTAINER_SUFFIXES or _starts_as_soundfile(path) else find_stream(path)
+
+
+def _by_packets(path: Path, stream: Stream | None) -> bool:
     """Whether FFmpeg reads a file: what soundfile does not, and MPEG whose first frame does not tell the length.
 
     Of such a one libsndfile guesses the length and never reads past its guess.
     """
+    if stream is not None:
+        return not stream.there
     suffix = path.suffix.lower()
-    if suffix not in AUDIO_SUFFIXES:
-        raise ValueError(f"its suffix is {suffix!r}; allowed: {', '.join(AUDIO_SUFFIXES)}")
-    if suffix in CONTAINER_SUFFIXES:
-        return True
-    if _starts_as_soundfile(path):
-        return False
-    stream = find_stream(path)
-    return suffix == ".mp3" if stream is None else not stream.there
+    return suffix in CONTAINER_SUFFIXES or (suffix == ".mp3" and not _starts_as_soundfile(path))
 
 
 def tell_cut_off(facts: Mapping[str, AudioFacts]) -> int:
@@ -219,8 +234,9 @@ def read(path: Path | str, start: int, frames: int) -> Sound:
         raise ValueError(f"asked for {frames} samples of {path} from sample {start}; allowed: 1 or more, from 0 on")
     with _naming(path):
         _check_file(path)
-        by_packets = _by_packets(path)
-        samples, rate = read_stream(path, start, frames) if by_packets else _read_soundfile(path, start, frames)
+        stream = _frames_of_mpeg(path)
+        by_packets = _by_packets(path, stream)
+        samples, rate = read_stream(path, start, frames) if by_packets else _read_soundfile(path, stream, start, frames)
         if samples.shape[1] < frames:
             found = start + samples.shape[1]
             raise ValueError(f"it ends before sample {start + frames}, at {found} or earlier; truncated?")
@@ -233,8 +249,10 @@ def read_all(path: Path | str) -> Sound:
     return read(path, 0, probe(path).frames)
 
 
-def _read_soundfile(path: Path, start: int, frames: int) -> tuple[np.ndarray, int]:
-    with _open_soundfile(path) as file:
+def _read_soundfile(path: Path, stream: Stream | None, start: int, frames: int) -> tuple[np.ndarray, int]:
+    with _open_soundfile(path, stream) as file:
+        if _was_streamed(path, file):
+            return read_stream(path, start, frames)
         frames = max(0, min(frames, file.frames - start))
         if not frames:
             return np.zeros((file.channels, 0), np.float32), file.samplerate

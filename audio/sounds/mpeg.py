@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import io
 import mmap
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 HEADER = 4  # bytes
 CHAIN = 3  # headers in a row that agree
+FRONT_TAGS, ZEROS = 32, 2**20  # things in front, and bytes of zeros, at most: a file reserved in advance is all zeros
+JUNK = 2**22  # bytes between two frames at most, such as the tag with a picture of a file that another one follows
+START = re.compile(rb"\xff[\xe2-\xff][\x10-\xef]")  # of a frame that may have a length
 SEARCHED = (2**12, 2**18)  # bytes after the tags in which the first frame is looked for: at first, and at most
 BLOCK = 2**16  # bytes read at once
 LONGEST_FRAME = 2881  # bytes
@@ -79,11 +83,15 @@ def frame_of(header: bytes) -> Frame | None:
 def find_stream(path: Path) -> Stream | None:
     """Where the frames of a file lie; None where no three in a row are found, nor the last ones of a short file.
 
+    Raises ValueError, without the path, for a file of zeros, in which FFmpeg would look for a frame up to its end.
+
     Frames are counted where the bytes that are there are fewer than a Xing frame announces.
     """
     with path.open("rb") as file:
         last = _end(file)
         start, tags = _after_tags(file, last)
+        if _zeros(file, start, last) == ZEROS:
+            raise ValueError("nothing but zeros stand where its sound should begin; was it never written?")
         first = _first_frame(file, start, last)
         if first is None:
             return None
@@ -103,6 +111,8 @@ def count_frames(path: Path, stream: Stream) -> tuple[int, int, bool]:
             frame = frame_of(content[place : place + HEADER])
             if frame is None or frame.kind != kind:
                 place = _next_chain(content, place + 1, stream.last, kind)
+                if place is None:
+                    break
                 continue
             place += frame.length
             if place > stream.last:
@@ -111,18 +121,14 @@ def count_frames(path: Path, stream: Stream) -> tuple[int, int, bool]:
         return count, end, False
 
 
-def _next_chain(content: mmap.mmap, place: int, last: int, kind: tuple[int, int, int]) -> int:
-    """Where the next frames of a kind begin; `last` for none."""
-    while (place := content.find(b"\xff", place, last)) >= 0:
+def _next_chain(content: mmap.mmap, place: int, last: int, kind: tuple[int, int, int]) -> int | None:
+    """Where the next frames of a kind begin, at most `JUNK` bytes away; None for none."""
+    for match in START.finditer(content, place, min(last, place + JUNK)):
+        place = match.start()
         frame = frame_of(content[place : place + HEADER])
-        if (
-            frame is not None
-            and frame.kind == kind
-            and _chained(content[place : place + CHAIN * LONGEST_FRAME], 0, False)
-        ):
+        if frame is not None and frame.kind == kind and _chained(content, place, at_end=False):
             return place
-        place += 1
-    return last
+    return None
 
 
 class Part:
@@ -192,7 +198,7 @@ def _after_tags(file: BinaryIO, last: int) -> tuple[int, int]:
     An ID3v2 tag with a footer and zeros count as two, so that one means: one tag as every decoder knows it.
     """
     place = passed = 0
-    while place < last:
+    while place < last and passed < FRONT_TAGS:
         head = _bytes(file, place, 32)
         if head[:3] == b"ID3" and len(head) >= 10:
             footer = head[5] & 0x10
@@ -209,7 +215,7 @@ def _after_tags(file: BinaryIO, last: int) -> tuple[int, int]:
 
 def _zeros(file: BinaryIO, place: int, last: int) -> int:
     """How many zeros stand from a byte on."""
-    count = 0
+    count, last = 0, min(last, place + ZEROS)
     while place + count < last:
         block = _bytes(file, place + count, min(BLOCK, last - place - count))
         other = len(block) - len(block.lstrip(b"\0"))
@@ -235,7 +241,7 @@ def _first_frame(file: BinaryIO, start: int, last: int) -> int | None:
     return None
 
 
-def _chained(content: bytes, place: int, at_end: bool) -> bool:
+def _chained(content: bytes | mmap.mmap, place: int, at_end: bool) -> bool:
     kind = None
     for number in range(CHAIN):
         if number and at_end and place == len(content):

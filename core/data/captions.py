@@ -116,8 +116,8 @@ def _caption_table(file: Path) -> dict[str, str]:
         path, caption = str(Path(row["path"])), composed(row["caption"].strip())
         if composed(path) in seen:
             raise ValueError(f"data.captions: {file}, line {line} captions {path!r} again")
-        if not caption.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in caption):
-            raise ValueError(f"data.captions: {file}, line {line} holds half a character: {_shown(caption)}")
+        if not caption.isprintable() and any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in caption):
+            raise ValueError(f"data.captions: {file}, line {line} holds half a character, or NUL: {_shown(caption)}")
         seen.add(composed(path))
         found[path] = caption
     return found

@@ -168,6 +168,7 @@ def test_a_split_never_parts_an_artist(root):
         ([LINES[0], "track\tartist\talbum"], HEADER, r"line 3 has 3 columns; needed: 6 or more"),
         ([LINES[0] + "\tvoice---alto"], HEADER, r"line 2: tag 'voice---alto'; allowed: genre---"),
         ([LINES[0], LINES[0]], HEADER, r"line 3: the track 14/214\.mp3 is listed twice"),
+        ([LINES[0], LINES[0].replace("14/", "./14//")], HEADER, r"line 3: the track 14/214\.mp3 is listed twice"),
         ([], HEADER, "lists no tracks"),
     ],
 )
@@ -196,7 +197,10 @@ def test_a_tsv_of_another_encoding_is_refused(tmp_path):
     for content, message in (
         (text.encode("utf-16"), r"data.tsv: .*x\.tsv is not UTF-8"),
         (text.replace("rock", "r\0ck").encode(), r"data.tsv: .*x\.tsv, line 2 holds a NUL byte"),
-        (text.replace("14/214.mp3", " ").encode(), r"x\.tsv, line 2: the column PATH is empty"),
+        (text.replace("14/214.mp3", " ").encode(), r"x\.tsv, line 2: the column PATH is ' '; needed: a path below"),
+        (text.replace("14/214.mp3", "/etc/a.mp3").encode(), r"x\.tsv, line 2: the column PATH is '/etc/a\.mp3'"),
+        (text.replace("14/214.mp3", "14/../../a.mp3").encode(), r"x\.tsv, line 2: the column PATH is '14/\.\./"),
+        (text.replace("genre---rock", "genre---").encode(), r"x\.tsv, line 3: tag 'genre---'; allowed"),
     ):
         (tmp_path / "x.tsv").write_bytes(content)
         with pytest.raises(ValueError, match=message):

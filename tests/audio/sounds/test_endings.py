@@ -2,9 +2,10 @@
 
 import pytest
 import soundfile
+import torch
 
 from audio.sounds.endings import is_cut_off
-from audio.sounds.files import AUDIO_SUFFIXES, probe, read_all
+from audio.sounds.files import AUDIO_SUFFIXES, probe, read, read_all
 from tests.audio.audio_files import RATE, music, write_sound
 from tests.rows import every_row
 
@@ -59,6 +60,44 @@ def test_streams_whose_recorder_did_not_know_the_end_are_whole(tmp_path):
         assert probe(wav).cut_off == 0
     live = write(tmp_path, ".mka", muxer={"live": "1"})
     assert probe(live).cut_off == 0
+
+
+def test_a_wav_whose_size_was_never_filled_in_is_read_to_its_end(tmp_path):
+    """As a recorder leaves it that died; a file that is empty in truth is refused, whatever chunks follow."""
+    wav = write(tmp_path, ".wav")
+    whole, content = read_all(wav), bytearray(wav.read_bytes())
+    for place in (4, 40):
+        content[place : place + 4] = bytes(4)
+    wav.write_bytes(content)
+    facts = probe(wav)
+    assert (facts.frames, facts.cut_off) == (SECONDS * RATE, 0)
+    assert read_all(wav).same(whole)
+    assert torch.equal(read(wav, 100_000, 500).samples, whole.samples[:, 100_000:100_500])
+    for behind in (b"", b"LIST\4\0\0\0INFO"):
+        wav.write_bytes(bytes(content[:44]) + behind)
+        with pytest.raises(ValueError, match=r"whole\.wav: it holds no samples"):
+            probe(wav)
+
+
+def test_a_flac_that_does_not_tell_its_length_is_read_to_its_end(tmp_path):
+    """As it is written into a pipe."""
+    flac = write(tmp_path, ".flac")
+    whole, content = read_all(flac), bytearray(flac.read_bytes())
+    content[21:26] = bytes([content[21] & 0xF0, 0, 0, 0, 0])
+    flac.write_bytes(content)
+    facts = probe(flac)
+    assert (facts.frames, facts.cut_off) == (SECONDS * RATE, 0)
+    assert read_all(flac).same(whole)
+    assert torch.equal(read(flac, 100_000, 500).samples, whole.samples[:, 100_000:100_500])
+
+
+def test_a_chain_of_ogg_streams_is_refused_as_one(tmp_path):
+    ogg = write(tmp_path, ".ogg")
+    for seconds in (1, SECONDS + 1):  # libsndfile passes over a shorter one, and has no length for a longer one
+        other = write_sound(tmp_path / "other.ogg", music(seconds, seed=1))
+        (tmp_path / "chain.ogg").write_bytes(ogg.read_bytes() + other.read_bytes())
+        with pytest.raises(ValueError, match=r"chain\.ogg: it is a chain of several streams"):
+            probe(tmp_path / "chain.ogg")
 
 
 def test_large_wav_headers_are_understood(tmp_path):

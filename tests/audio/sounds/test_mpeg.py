@@ -1,10 +1,13 @@
 """The length of an MP3 whatever stands around its frames, and frames against tags that look like them."""
 
+import os
+
 import numpy as np
 import pytest
 import soundfile
 import torch
 
+from audio.sounds import mpeg
 from audio.sounds.files import probe, read, read_all
 from audio.sounds.mpeg import count_frames, find_stream, frame_of
 from tests.audio.audio_files import RATE, ape, id3, music, write_mp3
@@ -121,6 +124,26 @@ def test_an_mp3_that_lacks_its_last_frame_is_read_to_the_end_that_it_has(frames,
     path.write_bytes(frames[True, True][:end])
     facts = probe(path)
     assert read_all(path).samples.shape[1] == facts.frames > (SECONDS - 1) * RATE
+
+
+def test_a_file_of_zeros_is_not_searched_to_its_end(tmp_path):
+    """It was reserved in advance and never written; FFmpeg would read gigabytes of them into memory."""
+    for suffix in (".mp3", ".wav"):
+        path = tmp_path / f"reserved{suffix}"
+        path.touch()
+        os.truncate(path, 2**32)
+        with pytest.raises(ValueError, match=rf"reserved\{suffix}: nothing but zeros"):
+            probe(path)
+
+
+def test_frames_far_behind_the_last_one_are_not_looked_for(frames, tmp_path, monkeypatch):
+    """Else a file of what looks like frames and is none takes minutes."""
+    path, content = tmp_path / "a.mp3", frames[False, True]
+    path.write_bytes(content + b"\xff" * 3000 + content)
+    twice = count_frames(path, find_stream(path))[0]
+    monkeypatch.setattr(mpeg, "JUNK", 2000)
+    once, end, torn = count_frames(path, find_stream(path))
+    assert (2 * once, end, torn) == (twice, len(content), False)
 
 
 def test_mp3_under_another_name_is_no_guess_either(frames, tmp_path):

@@ -76,6 +76,7 @@ def test_a_table_that_cannot_be_read_whole_is_refused_in_one_line(tmp_path, cont
         ('{"path": "a.wav", "caption": "x", "caption": "y"}', r"line 1 is not JSON: a key stands twice"),
         ("[" * 100_000, r"line 1 is not JSON"),
         ('\n{"path": "a.wav", "caption": "\\ud83d"}', r"line 2 holds half a character"),
+        ('{"path": "a.wav", "caption": "slow\\u0000"}', r"line 1 holds half a character, or NUL"),
         ('{"path": "a.wav", "caption": ["x"]}', r"line 1 is .*; needed: path and caption"),
         ('{"path": "a.wav"} {"path": "b.wav"}', r"line 1 is not JSON: Extra data"),
         ("", r"1 of 1 files have no caption"),
