@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,17 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     A damaged line that is not the last (after a power cut, say) is left out too, with a warning in the log.
     """
     return [line for _, line in _whole_lines(path)]
+
+
+def curve(lines: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of the lines in which `name` is a finite number: a config may change, and people edit."""
+    found = [(line["step"], line[name]) for line in lines if is_number(line.get(name))]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def is_number(value: Any) -> bool:
+    """Whether the value of a line is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:

@@ -211,6 +211,17 @@ def test_a_run_whose_folder_is_taken_stops_and_writes_no_more(train, whole, tmp_
         same_run(tmp_path / RUN, whole)
 
 
+def test_a_run_goes_on_with_other_pairs_and_with_lines_that_somebody_edited(train, tmp_path):
+    args = ("backbone.depth=3", "trainer.checkpoint_every=2")
+    assert train(*args, "trainer.steps=2").code == 0
+    lines = (tmp_path / RUN / "metrics.jsonl").read_text().splitlines()
+    (tmp_path / RUN / "metrics.jsonl").write_text(f'{lines[0]}\n{{"step": 2, "flow_loss": "by hand"}}\n')
+    outcome = train(*args, "trainer.steps=4", "alignment.pairs=[[2,3]]", "allow_changes=[trainer.steps,alignment]")
+    assert outcome.code == 0, outcome
+    assert "metrics.jsonl: some of the 2 lines up to step 2 are lost or changed" in outcome.err
+    assert [line["step"] for line in read_lines(tmp_path / RUN / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
 # --- files of another kind, and configs that do not fit
 
 
