@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,17 +108,15 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """The text of each whole line, without its end, and what it says."""
+def _whole_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """The text of each whole line, without its end, and what it says, one at a time: records may be long."""
     texts = path.read_bytes().removesuffix(b"\n").split(b"\n") if path.exists() else []
-    whole = []
     for number, text in enumerate(texts, start=1):
         line = _parse(text)
         if line is not None:
-            whole.append((text, line))
+            yield text, line
         elif number < len(texts):
             log.warning("%s: line %d cannot be read and is left out: %r", path, number, text[:40])
-    return whole
 
 
 def _parse(text: bytes) -> dict[str, Any] | None:
