@@ -71,7 +71,7 @@ def closing_lines(run: RunDirectory, summary: dict[str, Any], unit: str, suffix:
 
     unit  of samples; suffix: of the preview that is named; request: words for the sampling command
     """
-    domain = run.path.resolve().parent.name
+    domain = run.path.absolute().parent.name  # where a link may lead, the folder has another
     last_preview = max(run.previews.glob(f"step_*{suffix}"), default=run.previews)
     where = RunDirectory(last_preview).shown()
     return [
