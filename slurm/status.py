@@ -15,7 +15,7 @@ from typing import Any
 from submitit.core.utils import JobPaths
 from submitit.slurm.slurm import SlurmInfoWatcher
 
-from core.storage.lines import read_lines
+from core.storage.lines import is_number, read_lines
 from core.storage.run_folder import RunDirectory
 from core.train.speed import in_words
 from core.train.tracking import METRICS, SPEED
@@ -83,7 +83,7 @@ def run_state(sweep: Sweep, name: str, attempt: Attempt | None, words: dict[str,
     run = RunDirectory(sweep.run_path(name))
     job_id = None if attempt is None else attempt.job_id
     summary, lines = run.summary(), read_lines(run.path / METRICS)
-    step, loss = (lines[-1]["step"], lines[-1].get("loss")) if lines else (None, None)
+    step, loss = (lines[-1]["step"], _number(lines[-1], "loss")) if lines else (None, None)
     if summary is not None:
         return RunState(name, DONE, job_id, summary.get("steps"), loss, metric_of(sweep, summary))
     if attempt is None:
@@ -110,8 +110,12 @@ def is_started(sweep: Sweep, attempt: Attempt) -> bool:
 def metric_of(sweep: Sweep, summary: dict[str, Any]) -> float | None:
     """The metric that the sweep names; without one the first number of the summary that is a measure of samples."""
     if sweep.metric is not None:
-        return summary.get(sweep.metric)
+        return _number(summary, sweep.metric)
     return next((value for key, value in summary.items() if is_measure(key, value)), None)
+
+
+def _number(values: dict[str, Any], name: str) -> float | None:
+    return values[name] if is_number(values.get(name)) else None
 
 
 def is_measure(key: str, value: Any) -> bool:
@@ -125,7 +129,7 @@ def seconds_left(run: RunDirectory, step: int | None) -> float | None:
     if not speed or step is None:
         return None
     steps, batch_size = (run.setting(f"trainer.{name}", int) for name in ("steps", "batch_size"))
-    rate = next((value for key, value in speed[-1].items() if key.endswith("s_per_second")), 0.0)
+    rate = next((_number(speed[-1], key) for key in speed[-1] if key.endswith("s_per_second")), None)
     return (steps - step) * batch_size / rate if rate else None
 
 
@@ -202,7 +206,7 @@ def means(summaries: dict[str, dict[str, Any]]) -> str:
     keys = [key for key, value in next(iter(summaries.values())).items() if is_measure(key, value)]
     lines = [f"| run | seeds | {' | '.join(keys)} |", f"|{'---|' * (len(keys) + 2)}"]
     for case, rows in cases.items():
-        cells = [_mean([row[key] for row in rows if key in row]) for key in keys]
+        cells = [_mean([row[key] for row in rows if is_number(row.get(key))]) for key in keys]
         lines.append(f"| {case} | {len(rows)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

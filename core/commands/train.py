@@ -46,9 +46,10 @@ def run_training(
         summary = world.on_main(run.summary)
         if summary is not None and summary["steps"] == config.trainer.steps:
             print_line(f"{run.shown()} is complete after {summary['steps']} steps; name=... starts another run")
+            run.config()  # whose own damage is told by its own name
             try:
                 print_line(report(run, summary))
-            except (KeyError, TypeError) as error:
+            except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{run.summary_file} is damaged: {error!r}; without it the run ends again") from error
             return
         parts = world.first_on_main(lambda: build(config, world.device, evaluate=world.is_main))
@@ -70,7 +71,7 @@ def closing_lines(run: RunDirectory, summary: dict[str, Any], unit: str, suffix:
 
     unit  of samples; suffix: of the preview that is named; request: words for the sampling command
     """
-    domain = run.path.resolve().parent.name
+    domain = run.path.absolute().parent.name  # where a link may lead, the folder has another
     last_preview = max(run.previews.glob(f"step_*{suffix}"), default=run.previews)
     where = RunDirectory(last_preview).shown()
     return [

@@ -5,6 +5,7 @@ The packages of the commands import it first of all, so it needs the standard li
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -20,9 +21,17 @@ def answer_signals() -> None:
     Only in a process that `python -m` has just begun: one that imports us for itself keeps its handlers.
     """
     if sys.argv[:1] == ["-m"]:
+        atexit.register(_stay)  # the first that is registered is the last that is called
         for number in STOP_SIGNALS:
             if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 signal.signal(number, end)
+
+
+def _stay() -> None:
+    """While Python takes its modules apart it has no handlers: a second SIGTERM would replace the exit code."""
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        if signal.getsignal(number) is not signal.SIG_DFL:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def end(number: int, frame: FrameType | None) -> None:

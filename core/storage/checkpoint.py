@@ -89,7 +89,9 @@ class CheckpointStore:
             try:
                 verify_checkpoint(path, only, check)
                 return path
-            except DamagedError as error:
+            except (DamagedError, FileNotFoundError) as error:
+                if not path.exists():  # the run that writes here has pruned it meanwhile
+                    return self.newest_intact(only, check=check, set_aside=set_aside)
                 kept = _set_aside(path) if set_aside else path
                 log.warning("%s; it stays as %s, and the one before it is used", error, kept.name)
         if paths or any(self.root.glob("*.damaged*")):

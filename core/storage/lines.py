@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,17 +97,26 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [line for _, line in _whole_lines(path)]
 
 
-def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """The text of each whole line, without its end, and what it says."""
+def curve(lines: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of the lines in which `name` is a finite number: a config may change, and people edit."""
+    found = [(line["step"], line[name]) for line in lines if is_number(line.get(name))]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def is_number(value: Any) -> bool:
+    """Whether the value of a line is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """The text of each whole line, without its end, and what it says, one at a time: records may be long."""
     texts = path.read_bytes().removesuffix(b"\n").split(b"\n") if path.exists() else []
-    whole = []
     for number, text in enumerate(texts, start=1):
         line = _parse(text)
         if line is not None:
-            whole.append((text, line))
+            yield text, line
         elif number < len(texts):
             log.warning("%s: line %d cannot be read and is left out: %r", path, number, text[:40])
-    return whole
 
 
 def _parse(text: bytes) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import IO, Any, TypeVar
 
 import yaml
 
@@ -28,6 +28,7 @@ from core.schema import changed_keys, strict
 from core.storage.atomic import remove, write_atomic, writing
 from core.storage.checkpoint import CheckpointStore, read_checkpoint
 from core.storage.json_files import read_mapping
+from core.storage.lines import is_number
 from core.storage.yaml_files import read_yaml
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ class RunDirectory:
         if not re.fullmatch(r"[\w.+-]+", name) or name.strip(".") == "":
             raise ValueError(f"name is {name!r}; a run's name has letters, digits and . _ + - only")
         path = Path(runs_dir) / domain / name
+        if "\0" in runs_dir or runs_dir.encode(errors="ignore").decode() != runs_dir:  # safetensors writes no such file
+            raise ValueError(f"runs_dir is {runs_dir!r}; it must be the name of a folder in UTF-8")
         probe = path / f".writable.{uuid.uuid4().hex[:8]}.tmp"
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -145,9 +148,14 @@ class RunDirectory:
                 del _HELD[path]
 
     def _check_kinds(self) -> None:
-        """Raises ValueError for a file where a folder has to be, and the other way round."""
+        """Raises ValueError for a file where a folder has to be, and the other way round.
+
+        Or for a link to what is not there now: a disk that is not mounted would be a run that lost all that it had.
+        """
         for names, fits, kind in ((FOLDERS, Path.is_dir, "folder"), (FILES, Path.is_file, "file")):
             for path in (self.path / name for name in names):
+                if path.is_symlink() and not path.exists():
+                    raise ValueError(f"{path} is a link to {path.readlink()}, which is not there; is its disk mounted?")
                 if path.exists() and not fits(path):
                     raise ValueError(f"{path} is no {kind}; move it away, or choose another name=...")
 
@@ -156,24 +164,32 @@ class RunDirectory:
 
         Somebody may have removed `.lock`, or moved the folder: then another process can get a lock of its own.
         """
-        try:
-            found = _identity((self.path / ".lock").stat())
-        except OSError:
-            found = None
-        if _HELD and found not in _HELD.values():
-            there = "another process's lock lies there" if found else "the folder or its .lock was moved or removed"
+        if not self.is_held():
+            moved = "the folder or its .lock was moved or removed"
+            there = "another process's lock lies there" if self._found() else moved
             raise LostFolderError(
                 f"{self.path} does not belong to this process any more, {there}. It writes nothing more; the same "
                 "command goes on from the last checkpoint"
             )
 
+    def is_held(self) -> bool:
+        """Whether `check_held` would let this process write."""
+        return not _HELD or self._found() in _HELD.values()
+
+    def _found(self) -> tuple[int, int] | None:
+        """Device and inode of the lock that lies here now."""
+        try:
+            return _identity((self.path / ".lock").stat())
+        except OSError:
+            return None
+
     def is_locked(self) -> bool:
         """Whether a process writes here now."""
         file = self.path / ".lock"
-        if self.path.resolve() in _HELD or not file.exists():
+        if self.path.resolve() in _HELD or not file.is_file():  # nor a pipe, which would be waited for
             return self.path.resolve() in _HELD
-        with file.open("a") as opened:
-            return not _lock(opened)
+        with file.open("rb") as opened:  # of somebody else's run, which may be read only
+            return not _lock(opened, shared=True)
 
     def clean(self) -> None:
         """Remove the half-written files of a process that was killed; the folder must be locked."""
@@ -228,8 +244,11 @@ class RunDirectory:
         if not self.summary_file.exists():
             return None
         summary = read_mapping(self.summary_file)
-        if type(summary.get("steps")) is not int:
+        if type(summary.get("steps")) is not int or summary["steps"] < 1:
             raise ValueError(f"{self.summary_file} is damaged: steps is {summary.get('steps')!r}")
+        for key in ("train_seconds", "wall_seconds"):
+            if not is_number(summary.get(key, 0)):
+                raise ValueError(f"{self.summary_file} is damaged: {key} is {summary[key]!r}")
         return summary
 
     def shown(self) -> str:
@@ -253,12 +272,17 @@ def _is_tree(values: Any, depth: int = 0) -> bool:
     return all(isinstance(key, str) and _is_tree(value, depth + 1) for key, value in values.items())
 
 
-def _lock(file: TextIO, after: float = 0.0) -> bool:
+def _lock(file: IO, after: float = 0.0, *, shared: bool = False) -> bool:
+    """Whether the lock could be had; OSError naming the file where its disk has no locks."""
     time.sleep(after)
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
+    except OSError as error:
+        raise OSError(
+            f"{file.name} cannot be locked ({error.strerror}); runs_dir has to be on a disk that can"
+        ) from error
     return True
 
 

@@ -99,9 +99,9 @@ class RunRecords:
         return {name: each.facts() for name, each in lines.items()}
 
     def close(self) -> None:
-        """Flush what is buffered and draw the loss curve."""
+        """Flush what is buffered and draw the loss curve, but not into a folder that was taken from this process."""
         if self.tracker is not None:
-            self.tracker.close()
+            self.tracker.close(draw=self.run.is_held())
 
 
 def tell_losses(folder: Path, noted: Mapping[str, Any] | None, step: int) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core.storage.atomic import write_atomic, writing
-from core.storage.lines import JsonLines, read_lines
+from core.storage.lines import JsonLines, curve, read_lines
 
 METRICS, SPEED, EVALUATIONS = "metrics.jsonl", "speed.jsonl", "evaluations.jsonl"
 SESSIONS = "sessions.jsonl"
@@ -99,17 +99,18 @@ class Tracker:
         if self.events is not None:
             self.events.flush()
 
-    def close(self) -> None:
+    def close(self, draw: bool = True) -> None:
         """Flush the events, end the W&B run and draw the loss curve."""
         if self.events is not None:
             self.events.close()
         if self.wandb is not None:
             self.wandb.close()
-        curve = self.folder / "loss_curve.png"
+        picture = self.folder / "loss_curve.png"
         try:
-            draw_curves(self.folder / METRICS, curve)
+            if draw:
+                draw_curves(self.folder / METRICS, picture)
         except OSError as error:  # what is drawn stands in metrics.jsonl, and what ended the run is to be heard
-            log.warning("%s could not be written: %s", curve, error.strerror or error)
+            log.warning("%s could not be written: %s", picture, error.strerror or error)
 
 
 class Events:
@@ -215,14 +216,13 @@ def draw_curves(metrics: Path, target: Path) -> None:
     lines = read_lines(metrics)
     if not lines:
         return
-    pairs = [name for name in lines[0] if name.startswith("similarity/")]
+    pairs = [name for name in dict.fromkeys(key for line in lines for key in line) if name.startswith("similarity/")]
     figure = Figure(figsize=(7, 5 if pairs else 3), layout="constrained")
     axes = figure.subplots(2 if pairs else 1, 1, sharex=True, squeeze=False)[:, 0]
-    steps = [line["step"] for line in lines]
-    axes[0].plot(steps, [line["flow_loss"] for line in lines])
+    axes[0].plot(*curve(lines, "flow_loss"))
     axes[0].set_ylabel("flow loss")
     for pair in pairs:
-        axes[1].plot(steps, [line[pair] for line in lines], label=pair.removeprefix("similarity/"))
+        axes[1].plot(*curve(lines, pair), label=pair.removeprefix("similarity/"))
         axes[1].set_ylabel("cosine of the pair")
         axes[1].legend()
     axes[-1].set_xlabel("optimizer step")

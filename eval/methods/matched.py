@@ -17,7 +17,7 @@ import numpy as np
 
 from core.commands.entry import Entry
 from core.schema import changed_keys, free_keys
-from core.storage.lines import read_lines
+from core.storage.lines import is_number, read_lines
 from core.storage.run_folder import RunDirectory
 from core.train.tracking import EVALUATIONS, METRICS
 from eval.measure.record import FOLDER as RECORDS
@@ -116,7 +116,7 @@ class MatchedRuns:
         losses = {}
         for method in self.methods:
             lines = read_lines(self.path(method, seed) / METRICS)
-            if not lines or lines[0]["step"] != 1 or LOSS not in lines[0]:
+            if not lines or lines[0]["step"] != 1 or not is_number(lines[0].get(LOSS)):
                 log.info("step 1 is not in %s: matched by config only (log_every=1 records it)", METRICS)
                 return
             losses[method] = lines[0][LOSS]
@@ -196,7 +196,7 @@ def _lines(path: Path) -> Curves:
     found: Curves = {}
     for line in read_lines(path / EVALUATIONS):
         for name, value in line.items():
-            if name not in COUNTS:
+            if name not in COUNTS and is_number(value):
                 found.setdefault(name, {})[line["step"]] = value
     return found
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from core.storage.json_files import read_mapping
-from core.storage.lines import read_lines
+from core.storage.lines import is_number, read_lines
 from core.storage.run_folder import RunDirectory
 from core.train.tracking import EVALUATIONS, METRICS
 from eval.measure.record import FOLDER, Record, read_records
@@ -34,7 +34,7 @@ class Group:
         common = sorted(set.intersection(*(set(lines) for lines in runs)))
         lines = [[run[step] for step in common] for run in runs]
         names = [name for name in (lines[0][-1] if common else {}) if name not in COUNTS]
-        shared = [name for name in names if all(_is_number(line.get(name)) for run in lines for line in run)]
+        shared = [name for name in names if all(is_number(line.get(name)) for run in lines for line in run)]
         return {name: (common, np.array([[line[name] for line in run] for run in lines])) for name in shared}
 
     def training(self, points: int) -> dict[str, tuple[list[float], np.ndarray]]:
@@ -51,7 +51,7 @@ class Group:
         parts = np.array_split(np.arange(length), min(points, length))
         found = {}
         for name in names:
-            if all(name in line for lines in runs for line in lines):
+            if all(is_number(line.get(name)) for lines in runs for line in lines):
                 values = np.array([[line[name] for line in lines] for lines in runs])
                 steps = np.array([line["step"] for line in runs[0]])
                 means = np.stack([values[:, part].mean(1) for part in parts], axis=1)
@@ -88,10 +88,6 @@ class Material:
     def _add_records(self, path: Path) -> None:
         if any((path / FOLDER).glob("evaluation_*.json")):
             self.records += read_records([path])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def gather(paths: Sequence[str]) -> Material:

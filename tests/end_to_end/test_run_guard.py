@@ -7,8 +7,11 @@ import shutil
 import pytest
 import torch
 
+from core.commands.train import closing_lines
 from core.step import TrainingLoss
 from core.storage.lines import read_lines
+from core.storage.run_folder import RunDirectory
+from core.train.tracking import draw_curves
 from core.train.trainer import Trainer
 from tests.end_to_end.commands import call, is_one_line_error, newest, one_line_error, same_run, steps_of
 from tests.end_to_end.image_runs import RUN
@@ -209,6 +212,26 @@ def test_a_run_whose_folder_is_taken_stops_and_writes_no_more(train, whole, tmp_
     if where == RUN:
         assert train().code == 0
         same_run(tmp_path / RUN, whole)
+
+
+def test_a_run_goes_on_with_other_pairs_and_with_lines_that_somebody_edited(train, tmp_path, monkeypatch):
+    monkeypatch.setattr("core.train.tracking.draw_curves", draw_curves)  # of which other tests are spared
+    args = ("backbone.depth=3", "trainer.checkpoint_every=2")
+    assert train(*args, "trainer.steps=2").code == 0
+    lines = (tmp_path / RUN / "metrics.jsonl").read_text().splitlines()
+    (tmp_path / RUN / "metrics.jsonl").write_text(f'{lines[0]}\n{{"step": 2, "flow_loss": "by hand"}}\n')
+    outcome = train(*args, "trainer.steps=4", "alignment.pairs=[[2,3]]", "allow_changes=[trainer.steps,alignment]")
+    assert outcome.code == 0, outcome
+    assert "metrics.jsonl: some of the 2 lines up to step 2 are lost or changed" in outcome.err
+    assert [line["step"] for line in read_lines(tmp_path / RUN / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
+def test_the_next_command_is_of_the_domain_wherever_a_link_leads(tmp_path):
+    (tmp_path / "scratch" / "a").mkdir(parents=True)
+    (tmp_path / "image").symlink_to("scratch")
+    summary = {"images_per_second": 1.0, "wall_seconds": 1.0, "parameters": 1, "steps": 1, "device": "cpu"}
+    lines = closing_lines(RunDirectory(tmp_path / "image" / "a"), summary, "image", ".png", "num=1")
+    assert any("python -m image.sample " in line for line in lines), lines
 
 
 # --- files of another kind, and configs that do not fit

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from core.commands.overrides import override
+from core.train.tracking import METRICS
 from eval.compare import ENTRY as COMPARE
 from eval.measure.record import Provenance, write_records
 from eval.pages.charts import Line, line_chart, ticks
@@ -190,6 +191,16 @@ def test_single_run_and_records(compared: Path, tmp_path: Path):
     page = Page((tmp_path / "out" / "index.html").read_text())
     assert page.open == [] and page.texts("h2")[:2] == ["Results of the runs", "Evaluations"]
     assert not any("polygon" in tag for tag, _ in page.tags)  # one seed: no band
+
+
+def test_lines_that_somebody_edited_are_no_curves(compared: Path, tmp_path: Path):
+    """A record that holds words where numbers were costs its own curve."""
+    run = shutil.copytree(compared / "image" / "layersync-seed1", tmp_path / "alone")
+    lines = (run / METRICS).read_text().splitlines()
+    (run / METRICS).write_text("\n".join([json.dumps({**json.loads(lines[0]), "flow_loss": "2.5"}), *lines[1:]]))
+    ENTRY.run([str(run), f"out={tmp_path / 'out'}"])
+    words = Page((tmp_path / "out" / "index.html").read_text()).words
+    assert any("similarity" in each for _, each in words) and not any("flow_loss" in each for _, each in words)
 
 
 def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture):

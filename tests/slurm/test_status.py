@@ -50,6 +50,22 @@ def test_status_asks_slurm_once_for_all_runs_and_shows_how_far_they_are(schedule
     assert launch("status", "sweep.yaml").out.splitlines()[1].split() == [FIRST, "done", "100_0", "9", "-", "2.5", "-"]
 
 
+def test_words_where_numbers_were_are_shown_as_unknown(scheduler, weights):
+    weights(grid={"alignment.weight": [0.1, 0.3]}, metric="frechet_distance")
+    launch("sweep.yaml")
+    scheduler.say({"100_0": "COMPLETED", "100_1": "RUNNING"})
+    finish(FIRST)
+    summary = FOLDER / "image" / FIRST / "summary.json"
+    summary.write_text(json.dumps({**json.loads(summary.read_text()), "frechet_distance": "2.5"}))
+    running = FOLDER / "image" / SECOND
+    running.mkdir(parents=True)
+    (running / "metrics.jsonl").write_text('{"step": 20, "loss": "by hand"}\n')
+    (running / "speed.jsonl").write_text('{"step": 20, "images_per_second": "fast"}\n')
+    (running / "config.yaml").write_text("trainer: {steps: 1220, batch_size: 10}\n")
+    rows = [row.split() for row in launch("status", "sweep.yaml").out.splitlines()[1:]]
+    assert rows == [[FIRST, "done", "100_0", "9", *"---"], [SECOND, "running", "100_1", "20", *"---"]]
+
+
 def test_status_names_what_a_failed_run_said_last(scheduler, weights, tmp_path):
     """The run's own error, in whichever process, before what follows from it; without one the last line."""
     weights(grid={"alignment.weight": [0.1, 0.3, 0.5, 0.7]}, resources={"tasks_per_node": 2})

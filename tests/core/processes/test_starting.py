@@ -51,6 +51,21 @@ def test_a_signal_in_the_imports_ends_a_command_with_its_code(number, module):
     assert err == ("interrupted\n" if number == signal.SIGINT else "stopped before it began\n")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc says which signals are handled")
+@every_row("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_second_signal_while_python_ends_does_not_change_the_code(number, tmp_path):
+    """A module that is taken apart sends it: Python's own handlers are gone by then."""
+    text = (
+        "import sys; sys.argv[:] = ['-m']\n"
+        "import os; from core.processes.starting import answer_signals\n"
+        f"class Late:\n    def __del__(self, kill=os.kill, me=os.getpid()): kill(me, {int(number)})\n"
+        "answer_signals(); late = Late()\n"
+        f"sys.exit({CODES[number]})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", text], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == CODES[number]
+
+
 @every_row("number", STOP_SIGNALS)
 def test_a_signal_in_the_set_up_ends_a_command_with_its_code(number, tmp_path, monkeypatch):
     before = [signal.getsignal(each) for each in STOP_SIGNALS]

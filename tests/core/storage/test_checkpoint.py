@@ -177,6 +177,23 @@ def test_a_folder_or_file_that_is_no_checkpoint_is_named(tmp_path):
         refused(path, path, "not a complete checkpoint")
 
 
+@every_row("moment", ["read_mapping", "sha256_file"])
+def test_one_that_its_run_prunes_while_it_is_looked_at_is_no_damage(tmp_path, monkeypatch, caplog, moment):
+    store = CheckpointStore(tmp_path / moment, keep=1)
+    store.save(5, {"model": state()}, {})
+    read = getattr(core.storage.checkpoint, moment)
+
+    def slowly(file):
+        if file.parent.name == "step_00000005" and file.exists():
+            store.save(10, {"model": state()}, {})
+        return read(file)
+
+    monkeypatch.setattr(core.storage.checkpoint, moment, slowly)
+    assert store.newest_intact().name == "step_00000010"
+    assert caplog.text == ""
+    monkeypatch.undo()
+
+
 def test_the_newest_intact_one_is_found_and_damaged_ones_are_set_aside(tmp_path, caplog):
     assert CheckpointStore(tmp_path / "none").newest_intact() is None
     store = CheckpointStore(tmp_path, keep=3)

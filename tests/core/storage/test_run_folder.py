@@ -2,11 +2,13 @@
 
 import copy
 import dataclasses
+import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,6 +70,13 @@ def test_a_name_that_is_no_folder_name_is_refused(tmp_path, name):
     with pytest.raises(ValueError, match="a run's name has letters, digits and"):
         RunDirectory.create(str(tmp_path), "image", name)
     assert list(tmp_path.iterdir()) == []
+
+
+@every_row("name", ["a\udcff", "a\0b"])
+def test_a_place_whose_name_no_library_writes_is_refused_before_it_is_made(tmp_path, name):
+    with pytest.raises(ValueError, match=r"^runs_dir is .*in UTF-8"):
+        RunDirectory.create(str(tmp_path / name), "image", "a")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_place_that_cannot_be_written_is_named_with_its_key(tmp_path):
@@ -279,6 +288,42 @@ def test_a_folder_in_a_files_place_is_told_and_the_other_way_round(tmp_path, nam
         pass
 
 
+@every_row("name", [".lock", "metrics.jsonl", "config.yaml", "checkpoints", "ema_snapshots"])
+def test_a_link_to_a_disk_that_is_not_there_is_told_and_stays(tmp_path, name):
+    run = RunDirectory.create(str(tmp_path / name), "image", "a")
+    (run.path / name).symlink_to(tmp_path / "scratch")
+    with pytest.raises(ValueError, match=f"{name} is a link to {tmp_path}/scratch, which is not there"), run.locked():
+        pass
+    assert (run.path / name).is_symlink() and not (tmp_path / "scratch").exists()
+
+
+def test_whether_a_run_is_written_is_asked_without_writing(run, monkeypatch):
+    opened, real = [], Path.open
+    monkeypatch.setattr(Path, "open", lambda path, mode: opened.append(mode) or real(path, mode))
+    (run.path / ".lock").touch()
+    hold = LOCK.replace("fcntl.lockf(open(sys.argv[1], 'a')", "g = open(sys.argv[1], 'a'); fcntl.lockf(g")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", f"{hold}; print('held', flush=True); input()", run.path / ".lock"]
+    with subprocess.Popen(command, **pipes) as holder:
+        assert holder.stdout.readline() == "held\n"
+        assert run.is_locked()
+        holder.kill()
+    assert not run.is_locked()
+    assert opened == ["rb", "rb"]  # of a run of somebody else's
+    (run.path / ".lock").unlink()
+    os.mkfifo(run.path / ".lock")
+    assert not run.is_locked()
+
+
+def test_a_disk_without_locks_is_named(run, monkeypatch):
+    def none(*args):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.lockf", none)
+    with pytest.raises(OSError, match=r"\.lock cannot be locked \(No locks available\); runs_dir"), run.locked():
+        pass
+
+
 # --- damage
 
 DAMAGES = [
@@ -332,7 +377,13 @@ def test_where_the_config_is_lost_that_of_the_newest_checkpoint_binds(run, caplo
         run.compare(changed(seed=1), FREE)
 
 
-@every_row("content", [b"", b"[]", b"null", b"{}", b'{"steps": "10"}', b'{"steps": 1', b"[" * 100_000, b"\xff"])
+@every_row(
+    "content",
+    [
+        *(b"", b"[]", b"null", b"{}", b'{"steps": "10"}', b'{"steps": 1', b"[" * 100_000, b"\xff", b'{"steps": 0}'),
+        *(b'{"steps": 1, "train_seconds": "4"}', b'{"steps": 1, "wall_seconds": NaN}'),
+    ],
+)
 def test_a_summary_that_is_damaged_is_named(run, content):
     run.summary_file.write_bytes(content)
     with pytest.raises(ValueError, match=rf"^{run.summary_file} is damaged: "):

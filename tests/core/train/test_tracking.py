@@ -9,7 +9,7 @@ import threading
 import pytest
 from PIL import Image
 
-from core.storage.lines import read_lines
+from core.storage.lines import curve, read_lines
 from core.train import tracking
 from core.train.tracking import METRICS, SPEED, Events, Tracker, TrackingConfig, draw_curves
 from tests.rows import every_row
@@ -136,6 +136,18 @@ def test_the_curve_is_a_picture_of_the_lines(tmp_path, pairs):
         assert (picture.height > 500) is bool(pairs)
     draw_curves(tmp_path / "nothing.jsonl", tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+def test_the_curve_takes_the_numbers_that_are_there(tmp_path):
+    """Other pairs are aligned since some step, and somebody has edited the lines."""
+    lines = [{"step": 1, "flow_loss": 3.0, "similarity/1->2": 0.5}, {"step": 2, "note": "by hand"}]
+    lines += [{"step": 3, "flow_loss": "3", "similarity/2->3": 0.5}, {"step": 4, "flow_loss": 1, "similarity/2->3": 1}]
+    (tmp_path / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert curve(read_lines(tmp_path / METRICS), "flow_loss") == ([1, 4], [3.0, 1])
+    assert curve(read_lines(tmp_path / METRICS), "similarity/2->3") == ([3, 4], [0.5, 1])
+    draw_curves(tmp_path / METRICS, tmp_path / "curve.png")
+    with Image.open(tmp_path / "curve.png") as picture:
+        assert picture.height > 500
 
 
 @pytest.mark.filterwarnings("error")  # pytest's word for what a thread prints
