@@ -47,12 +47,13 @@ class RunDirectory:
     path: Path
 
     @classmethod
-    def create(cls, runs_dir: str, domain: str, name: str) -> RunDirectory:
+    def create(cls, runs_dir: Path | str, domain: str, name: str) -> RunDirectory:
         """Make the folder, or find it; raises ValueError for a bad name, OSError where nothing can be written."""
         if not re.fullmatch(r"[\w.+-]+", name) or name.strip(".") == "":
             raise ValueError(f"name is {name!r}; a run's name has letters, digits and . _ + - only")
         path = Path(runs_dir) / domain / name
-        if "\0" in runs_dir or runs_dir.encode(errors="ignore").decode() != runs_dir:  # safetensors writes no such file
+        text = str(runs_dir)
+        if "\0" in text or text.encode(errors="ignore").decode() != text:  # safetensors writes no such file
             raise ValueError(f"runs_dir is {runs_dir!r}; it must be the name of a folder in UTF-8")
         probe = path / f".writable.{uuid.uuid4().hex[:8]}.tmp"
         try:
