@@ -106,6 +106,14 @@ def test_layersync_needs_torch_alone():
     assert imported and not offences, offences
 
 
+def test_packages_of_commands_answer_signals_before_they_import_anything_else():
+    """A signal in the seconds in which PyTorch is imported has its exit code only then."""
+    heads = {name: parse(ROOT / name / "__init__.py").body for name in (*DOMAINS, "eval") if (ROOT / name).is_dir()}
+    wanted = ["from core.processes.starting import answer_signals", "answer_signals()"]
+    offences = [name for name, body in heads.items() if [ast.unparse(node) for node in body[1:3]] != wanted]
+    assert len(heads) >= 3 and not offences, offences
+
+
 def test_core_imports_little():
     """Importing core needs torch, numpy, einops, safetensors and tqdm; hydra and YAML in the files named above."""
     offences = []
