@@ -37,7 +37,7 @@ MakeEmbedder = Callable[[int], nn.Module]  # width -> condition (B, ...) to (B, 
 class SiTConfig:
     """A SiT by published size (S, B, L, XL) or, with size null, by depth, hidden_size and num_heads.
 
-    patch_size is that of every axis, or a list with that of each. learn_sigma doubles the output channels and throws half
+    patch_size is that of every axis, or a list of each. learn_sigma doubles the output channels and throws half
     away, as in the published checkpoints; it adds (numbers of a patch) C (width + 1) parameters and must match the
     checkpoint that is loaded. null_label keeps the row of
     the unconditional pass, needed for guidance. qk_norm, swiglu and rope are newer recipes, which
@@ -98,7 +98,7 @@ class SiTConfig:
 class Recipe:
     """Everything about a SiT but the latents and the condition.
 
-    learned_frames: the code of frames, over three axes, is trained and begins at zero: at first all frames are one image.
+    learned_frames: over three axes, the code of frames is trained and begins at zero, so that frames are alike at first.
     """
 
     depth: int
@@ -250,7 +250,7 @@ def patch_of(patch_size: int | Sequence[int], size: tuple[int, ...]) -> tuple[in
     patch = (patch_size,) * len(size) if isinstance(patch_size, int) else tuple(patch_size)
     if len(patch) != len(size):
         raise ValueError(
-            f"backbone.patch_size is {patch_size}; needed: a number, or {len(size)}, one for each axis of latents {size}"
+            f"backbone.patch_size is {patch_size}; needed: a number, or {len(size)}, one an axis of latents {size}"
         )
     if any(side % each for side, each in zip(size, patch, strict=True)):
         raise ValueError(f"latent size {size} does not divide by backbone.patch_size {patch_size}")
