@@ -188,7 +188,9 @@ class SiT(nn.Module):
         heads = [each[:, :count].detach().cpu().float() for each in (own, theirs)]
         if heads[0].shape != heads[1].shape or not torch.allclose(*heads, atol=0.01):  # it was trained
             return state
-        log.warning("%s is of %d frames, the backbone of %d: their code is made anew", source, theirs.shape[1], own.shape[1])
+        log.warning(
+            "%s is of %d frames, the backbone of %d: their code is made anew", source, theirs.shape[1], own.shape[1]
+        )
         return {**state, "temp_embed": own}
 
     def expand(self, values: Tensor, x: Tensor) -> Tensor:

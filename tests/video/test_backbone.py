@@ -164,7 +164,11 @@ def test_a_patch_is_of_frames_rows_and_columns(config, values, patch):
     [
         (SiTConfig, [1, 2], r"backbone.patch_size is \[1, 2\]; needed: a number, or \[frames, rows, columns\]"),
         (SiTConfig, [1, 0, 2], r"backbone.patch_size is \[1, 0, 2\]; it must be at least 1"),
-        (LatteConfig, [2, 2, 2], r"backbone.patch_size is \[2, 2, 2\]; a patch of latte is a number P or \[1, rows, columns\]"),
+        (
+            LatteConfig,
+            [2, 2, 2],
+            r"backbone.patch_size is \[2, 2, 2\]; a patch of latte is a number P or \[1, rows, columns\]",
+        ),
         (LatteConfig, [2, 2], r"backbone.patch_size is \[2, 2\]; a patch of latte is"),
         (LatteConfig, 0, r"backbone.patch_size is 0; it must be at least 1"),
     ],

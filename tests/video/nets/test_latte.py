@@ -28,7 +28,9 @@ def golden():
 def build(config, frames, **options):
     """A Latte of the sizes in the golden file, without weights."""
     sizes = config["model"]
-    own = {name: sizes[name] for name in ("depth", "hidden_size", "num_heads", "patch_size", "learn_sigma", "mlp_ratio")}
+    own = {
+        name: sizes[name] for name in ("depth", "hidden_size", "num_heads", "patch_size", "learn_sigma", "mlp_ratio")
+    }
     classes = LabelConditioning(LabelConfig(), sizes["num_classes"])
     condition = options.pop("conditioning", classes)
     shape = (sizes["in_channels"], frames, sizes["input_size"], sizes["input_size"])
