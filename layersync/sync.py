@@ -167,8 +167,8 @@ class LayerSync:
         if weak.ndim < 4:
             raise ValueError(
                 f"neighbour_frames is {self.neighbour_frames}, but the tokens of pair {label} are {tuple(weak.shape)}, "
-                "without an axis of frames; needed: (B, F, N, D), by token_dim=(1, 2) where a block returns that, or by "
-                "tokens=lambda x: x.unflatten(1, (frames, -1))"
+                "without an axis of frames; needed: (B, F, N, D), by token_dim=(1, 2) where a block returns that, or "
+                "by tokens=lambda x: x.unflatten(1, (frames, -1))"
             )
         strong = strong.detach() if self.stop_gradient else strong
         return neighbour_cosine(weak, strong, self.neighbour_frames, self.neighbour_decay, self.cosine)

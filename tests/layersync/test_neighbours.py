@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
+from torch.nn.functional import cosine_similarity
 
 from layersync import TIME_WEIGHTS, LayerSync
 from tests.core.stand_in import transformer
@@ -15,7 +15,7 @@ FRAMED = {"token_dim": (1, 2)}
 
 
 def by_hand(weak, strong, reach, decay, real=None, weigh=None):
-    """-mean over samples of the mean over real tokens of the cosine and of those with neighbours; without the weight."""
+    """-mean over samples of the mean over real tokens of the cosine and of those with neighbours, of weight 1."""
     batch, frames, places, _ = weak.shape
     real = torch.ones(batch, frames, places, dtype=torch.bool) if real is None else real
     losses = []
@@ -25,10 +25,10 @@ def by_hand(weak, strong, reach, decay, real=None, weigh=None):
             for n in range(places):
                 if not real[b, f, n]:
                     continue
-                term = F.cosine_similarity(weak[b, f, n], strong[b, f, n], dim=0)
+                term = cosine_similarity(weak[b, f, n], strong[b, f, n], dim=0)
                 for k in range(frames):
                     if 0 < abs(k - f) <= reach and real[b, k, n]:
-                        near = F.cosine_similarity(weak[b, f, n], strong[b, k, n], dim=0)
+                        near = cosine_similarity(weak[b, f, n], strong[b, k, n], dim=0)
                         term = term + math.exp(-abs(k - f) / decay) * near
                 terms.append(term * (1.0 if weigh is None else weigh[b]))
         losses.append(-torch.stack(terms).mean())
@@ -41,7 +41,7 @@ def test_it_is_the_sum_written_out(reach, decay):
     options = {"neighbour_frames": reach, "neighbour_decay": decay, **FRAMED}
     terms = played([(1, 2)], weak, strong, weight=0.5, **options).terms()
     close(terms.loss, 0.5 * by_hand(weak, strong, reach, decay))
-    close(terms.similarity["1->2"], F.cosine_similarity(weak, strong, dim=-1).mean())
+    close(terms.similarity["1->2"], cosine_similarity(weak, strong, dim=-1).mean())
     close(-(terms.similarity["1->2"] + terms.values["neighbours/1->2"]), terms.loss / 0.5)
 
 

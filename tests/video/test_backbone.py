@@ -99,7 +99,7 @@ def test_every_frame_sees_every_other_and_knows_its_number(kind):
 @every_row("kind", list(BACKBONES))
 def test_patches_and_expand_are_of_the_tokens_that_blocks_hand_over(kind):
     model = build(kind)
-    x, t, y = inputs(1)
+    x, _, _ = inputs(1)
     assert (model.num_tokens, model.frame_tokens, model.token_size, model.grid) == (36, 6, 12, (6, 2, 3))
     numbers = torch.arange(36.0)[None]
     assert torch.equal(model.patches(model.expand(numbers, x).expand_as(x))[..., 0], numbers)

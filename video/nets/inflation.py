@@ -1,6 +1,6 @@
 """Weights of an image SiT spread over the frames of a video network, so that a still clip is what the image model sees.
 
-At first the network's output for a clip whose frames are one image, noise included, is the image model's for each frame:
+At first the network's output for a clip whose frames are one image, noise included, is for each the image model's:
 
     patches          the image's kernel over each frame of a patch, divided by their number; the last layer's rows for
                      each of them
@@ -53,8 +53,12 @@ def inflate(backbone: SiT, image: State, source: str) -> None:
     if isinstance(backbone, Latte):
         state = _in_space_blocks(state, own, source)
     state[FRAMES] = torch.zeros_like(own[FRAMES])
-    load_into(backbone, _positions(_conditions(state, own, source), own, source), source)
+    state, conditions = _conditions(state, own)
+    state, positions = _positions(state, own)
+    load_into(backbone, state, source)
     check_finite_weights(backbone, source)
+    for difference in (*conditions, *positions):
+        log.warning("%s: %s", source, difference)
 
 
 def _over_frames(name: str, value: Tensor, frames: int, own: Tensor) -> Tensor:
@@ -76,29 +80,26 @@ def _in_space_blocks(state: State, own: State, source: str) -> State:
     return {name: value for name, value in own.items() if _number(name) % 2 == 1} | moved
 
 
-def _conditions(state: State, own: State, source: str) -> State:
-    """The embedder of conditions of the image model where it fits, else the network's own."""
+def _conditions(state: State, own: State) -> tuple[State, list[str]]:
+    """The embedder of conditions of the image model where it fits, else the network's own; and what is to be told."""
     theirs, ours = ({name: x for name, x in each.items() if name.startswith("y_embedder.")} for each in (state, own))
     if {name: x.shape for name, x in theirs.items()} == {name: x.shape for name, x in ours.items()}:
-        return state
+        return state, []
     rest = {name: value for name, value in state.items() if name not in theirs}
-    table = theirs.get(LABELS)
-    if table is not None and LABELS in ours and table.shape[1:] == ours[LABELS].shape[1:]:
-        counts = len(table), len(ours[LABELS])
-        log.warning("%s has %d labels, the network %d: each begins as their mean", source, *counts)
-        return rest | {LABELS: table.mean(0).expand_as(ours[LABELS])}
-    log.warning("%s has other conditions than the network, whose embedder of them begins anew", source)
-    return rest | ours
+    table, needed = theirs.get(LABELS), ours.get(LABELS)
+    if table is None or needed is None or table.shape[1:] != needed.shape[1:]:
+        return rest | ours, ["its conditions are others than the network's, whose embedder begins anew"]
+    told = f"it has {len(table)} labels, the network {len(needed)}: each begins as their mean"
+    return rest | {LABELS: table.mean(0).expand_as(needed)}, [told]
 
 
-def _positions(state: State, own: State, source: str) -> State:
-    """The image model's table of positions where it has the same grid, else the network's own."""
-    theirs = state.get(PLACES)
-    if theirs is None or theirs.shape == own[PLACES].shape or theirs.shape[-1] != own[PLACES].shape[-1]:
-        return state
-    counts = theirs.shape[-2], own[PLACES].shape[-2]
-    log.warning("%s has the positions of %d tokens, a frame has %d: they are made anew", source, *counts)
-    return {**state, PLACES: own[PLACES]}
+def _positions(state: State, own: State) -> tuple[State, list[str]]:
+    """The image model's table of positions where it has as many, else the network's own; and what is to be told."""
+    theirs, needed = state.get(PLACES), own[PLACES]
+    if theirs is None or theirs.shape == needed.shape or theirs.shape[-1] != needed.shape[-1]:
+        return state, []
+    told = f"it has {theirs.shape[-2]} tokens, a frame of the network {needed.shape[-2]}: their positions are made anew"
+    return {**state, PLACES: needed}, [told]
 
 
 def _depth(state: State) -> int:

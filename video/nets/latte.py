@@ -1,8 +1,8 @@
-"""Latte (arXiv 2401.03048): a SiT whose blocks attend in turn over the places of a frame and over the frames of a place.
+"""Latte (arXiv 2401.03048): a SiT whose blocks attend in turn over the places of a frame and the frames of a place.
 
-Even blocks, counted from 0, attend over space, odd ones over time; all else works token by token. Names and numerics are
-those of the published weights, whose latents (F, C, Y, X) are ours (C, F, Y, X) transposed. The code of frames is added
-behind the first block.
+Even blocks, counted from 0, attend over space, odd ones over time; all else works token by token. Names and numerics
+are those of the published weights, whose latents (F, C, Y, X) are ours (C, F, Y, X) transposed. The code of frames is
+added behind the first block.
 
 Every block takes and returns (B, F, N, D), so that whoever listens to the blocks sees one layout; only attention folds.
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.nets.layers import AdaLNZeroBlock, Attention, BlockOptions, rotary_table
 from core.nets.sit import MakeEmbedder, PatchEmbed, Recipe, SiT
