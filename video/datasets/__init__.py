@@ -1,1 +1,1 @@
-"""Where clips come from: moving digits, folders of files and of frames, and the format that all of them are brought to."""
+"""Where clips come from: moving digits, and the format that all clips are brought to."""
