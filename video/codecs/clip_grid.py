@@ -69,6 +69,7 @@ def check_range(media: Tensor) -> Tensor:
     if bad.any():
         row = int(bad.nonzero()[0])
         raise MediaError(
-            f"its pixels lie in [{low[row]:g}, {high[row]:g}]; needed: finite numbers in [-1, 1], where black is -1", row
+            f"its pixels lie in [{low[row]:g}, {high[row]:g}]; needed: finite numbers in [-1, 1] (black is -1)",
+            row,
         )
     return media
