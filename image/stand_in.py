@@ -15,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812, the customary name
 from torch import Tensor, nn
 
 from core.draws import StepRandom
+from eval.measure.inception import as_channels_first
 from eval.measure.stand_in import (
     Classifier,
     ClassifierOptions,
@@ -23,7 +24,6 @@ from eval.measure.stand_in import (
     StandInExtractor,
 )
 from image.datasets.digits import DigitsConfig
-from image.extractors import as_channels_first
 
 
 @dataclass(frozen=True)
