@@ -126,7 +126,7 @@ class Measurement:
             samples, provenance, chunks = self.make_samples(extractors)
         else:
             samples = samples or self.world.first_on_main(self.planned_samples)
-            provenance = self.given_provenance()
+            provenance = self.given_provenance(samples)
         records: list[Record] = []
         for name, extractor in extractors.items():
             records += self.records(metrics[name], extractor, samples, provenance)
@@ -184,7 +184,9 @@ class Measurement:
         chunks = Chunks(output_folder(self.config), identity, conditions, command.batch_size, form)
         self.fill(chunks, generator, command.seed)
         name = command.run or command.architecture
-        return evaluation.generated_samples(chunks, name), self.provenance(protocol, name, str(source)), chunks
+        samples = evaluation.generated_samples(chunks, name)
+        protocol |= evaluation.sample_entries(samples)
+        return samples, self.provenance(protocol, name, str(source)), chunks
 
     def fill(self, chunks: Chunks, generator: Generator, seed: int) -> None:
         """Make the chunks that are missing, with a bar."""
@@ -195,12 +197,13 @@ class Measurement:
             for made in chunks.make(generator, seed, missing, self.world, self.stop):
                 bar.update(made)
 
-    def given_provenance(self) -> Provenance:
+    def given_provenance(self, samples: Media) -> Provenance:
         """What is known of the making of given samples."""
         written = written_protocol(self.config)
         protocol = written.get("protocol", UNKNOWN)
         if self.config.num is not None and protocol is not UNKNOWN:
             protocol = {**protocol, "num": self.config.num}
+        protocol = {**protocol, **self.evaluation.sample_entries(samples)}
         run = written.get("run") or self.config.samples
         return self.provenance(protocol, run, written.get("checkpoint") or "")
 
@@ -228,7 +231,7 @@ class Measurement:
         """What the metrics need of the reference, taken once for all seeds that draw the same of it."""
         if not compared(metrics):
             return self.reference.statistics(metrics, extractor, self.extraction)
-        key = extractor.name, self.world.on_main(lambda: json_sha256(self.reference.facts()))
+        key = extractor.name, self.world.on_main(lambda: json_sha256(self.reference.identity()))
         if key not in self.known_statistics:
             self.known_statistics[key] = self.reference.statistics(metrics, extractor, self.extraction)
         return self.known_statistics[key]

@@ -168,6 +168,10 @@ class Evaluation(ABC):
         """The samples that were made, in chunks that are all there."""
         return ChunkMedia(chunks, name, self.table.unit)
 
+    def sample_entries(self, samples: Media) -> dict[str, Any]:
+        """What the protocol says of samples, made or given, beside what made them."""
+        return {}
+
     def size_of(self, samples: Media) -> Size:
         """What of given samples the reference's media must agree with; None: nothing."""
         return None
