@@ -98,7 +98,7 @@ class SiTConfig:
 class Recipe:
     """Everything about a SiT but the latents and the condition.
 
-    learned_frames: over three axes, the code of frames is trained and begins at zero, so that frames are alike at first.
+    learned_frames: over three axes, the code of frames is trained and begins at zero: frames are alike at first.
     """
 
     depth: int
