@@ -307,10 +307,9 @@ class Trainer:
         weight = len(losses.flow) / self.config.trainer.batch_size
         metrics = dict(zip(own, self.world.mean(list(own.values()), weight), strict=True))
         metrics |= {"gradient_norm": norm} if math.isfinite(norm) else {}
-        metrics |= {"lr": self.config.optimizer.lr_at(self.step - 1, self.config.trainer.steps)}
+        metrics |= {"lr": self.config.optimizer.lr_at(self.step - 1, self.config.trainer.steps)} | by_time
         if self.scaler.is_enabled():
             metrics |= {"loss_scale": self.scaler.get_scale(), "skipped_steps": self.skipped}
-        metrics |= by_time
         self.records.log(self.step, metrics, self.speed.values())
         self.progress.show(metrics)
 
