@@ -23,11 +23,11 @@ from core.draws import SampleRandom, StepRandom
 from core.flow.objective import FlowMatching, ObjectiveConfig
 from core.flow.path import Interpolant, Linear
 from core.flow.sampler import Sampler, SamplerConfig
+from core.latents.pixels import Pixels
 from core.processes.spread import Compile
 from core.step import TrainingLoss
 from core.train.optimizer import OptimizerConfig
 from image.backbone import SiT, SiTConfig
-from image.tokenizer import Pixels
 
 CPU = torch.device("cpu")
 # Flow loss: relative; similarity: absolute, it lies in [-1, 1]; gradients, samples: |a - b| / |b| of all of them.

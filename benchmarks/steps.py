@@ -21,12 +21,12 @@ from core.alignment.layersync import LayerSyncConfig
 from core.conditioning.labels import LabelConditioning, LabelConfig
 from core.draws import StepRandom
 from core.flow.objective import FlowMatching, ObjectiveConfig
+from core.latents.pixels import Pixels
 from core.precision import autocast
 from core.processes.spread import Compile
 from core.step import TrainingLoss
 from core.train.ema import EMA, EMAConfig
 from core.train.optimizer import Optimizer
-from image.tokenizer import Pixels
 
 OURS: dict[str, tuple[Compile, bool]] = {  # what is compiled, and whether LayerSync is on
     "eager": ("none", False),

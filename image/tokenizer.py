@@ -7,30 +7,21 @@ Letters: B batch, C image channels, Z latent channels, H height, W width in pixe
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from core.draws import Random
 from core.latents.diffusers_files import DiffusersModel
+from core.latents.pixels import PIXELS, PixelsConfig
 from core.latents.tokenizer import KLOptions, KLTokenizer, TokenizerConstants, weights_sha256
 from core.schema import FREE
 from image.codecs.autoencoder import KIND as CONV_KL
 from image.codecs.autoencoder import MAKE_COMMAND, latent_grid, load_autoencoder
 
-PIXELS, AUTOENCODER_KL = "pixels", "autoencoder_kl"
-
-
-@dataclass(frozen=True)
-class PixelsConfig:
-    """No tokenizer: the backbone sees pixels."""
-
-    def build(self, device: torch.device | str) -> Pixels:
-        """The identity."""
-        return Pixels()
+AUTOENCODER_KL = "autoencoder_kl"
 
 
 @dataclass(frozen=True)
@@ -90,30 +81,6 @@ class ConvKLConfig(KLOptions):
 
 TOKENIZERS: dict[str, type] = {PIXELS: PixelsConfig, AUTOENCODER_KL: AutoencoderKLConfig, CONV_KL: ConvKLConfig}
 TokenizerConfig = PixelsConfig | AutoencoderKLConfig | ConvKLConfig
-
-
-class Pixels:
-    """The identity on [-1, 1]."""
-
-    def latent_shape(self, media_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """(C, H, W), as it came."""
-        return tuple(media_shape)
-
-    def encode(self, media: Tensor, random: Random) -> Tensor:
-        """(B, C, H, W), as it came; nothing is drawn."""
-        return media
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """(B, C, H, W), clamped to [-1, 1]: what a backbone generates may lie outside."""
-        return latents.clamp(-1, 1)
-
-    def constants(self) -> dict[str, Any]:
-        """`TokenizerConstants` as a dict."""
-        return asdict(TokenizerConstants(PIXELS, path=None, scale=1.0, shift=0.0, downsample=1, sha256=None))
-
-    def to(self, device: torch.device | str) -> Pixels:
-        """Itself: it holds no tensor."""
-        return self
 
 
 class _DiffusersKL(nn.Module):

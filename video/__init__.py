@@ -1,4 +1,4 @@
-"""Video: data sets, tokenizers, backbones and measures of clips, and the commands `python -m video.train` and others."""
+"""Video: moving digits, folders of clips, CLEVRER and UCF-101 with SiT over frames, rows and columns."""
 
 from core.processes.starting import answer_signals
 

@@ -36,7 +36,8 @@ from core.latents.cache import (
     same_array,
     shard_file,
 )
-from core.processes.failures import LoaderError, is_dead_worker, undo_worker_wrapping
+from core.processes.failures import LoaderError, undo_worker_wrapping
+from core.processes.workers import LoaderWorkers
 from core.schema import changed_keys, plain
 from core.storage.arrays import map_array
 from core.storage.atomic import sha256_file, sync
@@ -156,15 +157,21 @@ def encode_shards(
     """
     spec = writer.spec
     batches = [rows for shard in shards for rows in _batches(spec.shard_rows(shard), batch_size)]
-    media = _read(source.read, batches, num_workers)
-    for shard in shards:
-        first, last = spec.shard_rows(shard)
-        moments = np.empty(spec.shard_shape(shard), dtype=spec.dtype)
-        for rows in _batches((first, last), batch_size):
-            stored = _stored(source.encode(next(media)), rows, source.name, spec)
-            moments[rows[0] - first : rows[-1] + 1 - first] = stored.numpy()
-            yield len(rows)
-        writer.write(shard, moments)
+    workers = LoaderWorkers()
+    media = _read(source.read, batches, num_workers, workers)
+    with workers.told(_killed):
+        for shard in shards:
+            first, last = spec.shard_rows(shard)
+            moments = np.empty(spec.shard_shape(shard), dtype=spec.dtype)
+            for rows in _batches((first, last), batch_size):
+                stored = _stored(source.encode(next(media)), rows, source.name, spec)
+                moments[rows[0] - first : rows[-1] + 1 - first] = stored.numpy()
+                yield len(rows)
+            writer.write(shard, moments)
+
+
+def _killed(error: Exception) -> LoaderError:
+    return LoaderError("a process that reads media was killed (memory?); the same command continues")
 
 
 def _batches(span: tuple[int, int], size: int) -> list[list[int]]:
@@ -182,16 +189,18 @@ class _Rows(TorchDataset):
         return self._read(row)
 
 
-def _read(read: Callable[[int], Tensor], batches: list[list[int]], num_workers: int) -> Iterator[Tensor]:
+def _read(
+    read: Callable[[int], Tensor], batches: list[list[int]], num_workers: int, workers: LoaderWorkers
+) -> Iterator[Tensor]:
     """Media (B, ...) of each batch in order, read ahead by worker processes."""
     loader = DataLoader(_Rows(read), batch_sampler=batches, collate_fn=torch.stack, num_workers=num_workers)
     try:
-        yield from loader
+        yield from workers.read(loader)
     except Exception as error:
-        if is_dead_worker(error):
-            raise LoaderError("a process that reads media was killed (memory?); the same command continues") from error
         original = undo_worker_wrapping(error)
-        raise original from (error if original is not error else None)
+        if original is error:
+            raise
+        raise original from error
 
 
 def _stored(moments: Tensor, rows: list[int], name: Callable[[int], str], spec: CacheSpec) -> Tensor:

@@ -23,9 +23,10 @@ from core.draws import StepRandom, seeded_weights
 from core.generate import Generator, make_generator
 from core.nets.layers import TRAINING_FACTOR
 from core.precision import DTYPES, allow_tf32
-from core.processes.failures import NonFiniteError, is_dead_worker, is_out_of_memory
+from core.processes.failures import NonFiniteError, is_out_of_memory
 from core.processes.signals import StopRequest
 from core.processes.spread import average_gradients, gathered, gradients_stay, spread
+from core.processes.workers import LoaderWorkers
 from core.processes.world import PeerError, World, part
 from core.step import Losses, TrainingLoss
 from core.storage.atomic import write_atomic
@@ -54,6 +55,7 @@ class Trainer:
     ):
         self.started = time.perf_counter() if started is None else started
         self.config, self.domain, self.run, self.world = config, domain, run, world
+        self.workers = LoaderWorkers()
         config.trainer.check_parts(world.size)
         allow_tf32(config.trainer.tf32)
         self.model = domain.backbone.to(world.device)
@@ -196,19 +198,15 @@ class Trainer:
         rows = self.world.rows(config.batch_size)
         positions = StepPositions(self.step, config.steps, config.batch_size, rows)
         pin = self.world.device.type == "cuda"
-        return step_batches(self.domain.dataset, self.config.seed, positions, config.num_workers, pin)
+        return step_batches(self.domain.dataset, self.config.seed, positions, config.num_workers, pin, self.workers)
 
     def _steps(self) -> None:
         """Make the steps that are left, or those until a stop."""
-        try:
+        with self.workers.told(lambda error: dead_worker(error, self.step, self.config.trainer.num_workers)):
             for batch in self._timed(self._batches()):
                 self._one_step(batch)
                 if self.stopping:
                     break
-        except RuntimeError as error:
-            if is_dead_worker(error):  # PyTorch raises it wherever the main process happens to be
-                raise dead_worker(error, self.step, self.config.trainer.num_workers) from error
-            raise
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches; the time to get one is a wait, the time between two a step."""

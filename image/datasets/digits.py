@@ -8,17 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from core.draws import fold_seed
+from core.data.digits import SIDE, check_split, read_digits
 from image.datasets.images import ImageDataset
-
-SPLITS = ("train", "heldout", "all")
-
-
-HELDOUT_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -31,8 +24,7 @@ class DigitsConfig:
     split: Literal["train", "heldout", "all"] = "train"
 
     def __post_init__(self):
-        if self.split not in SPLITS:
-            raise ValueError(f"data.split is {self.split!r}; allowed: {list(SPLITS)}")
+        check_split(self.split)
 
     def build(self) -> DigitsDataset:
         """The digits of the split."""
@@ -41,30 +33,24 @@ class DigitsConfig:
     @property
     def media_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image, known without the data."""
-        return 1, 8, 8
+        return 1, SIDE, SIDE
 
     @property
     def transform(self) -> dict[str, Any]:
         """What decides the pixels of a given image."""
-        return {"crop": "none", "channels": 1, "size": 8, "flip": False}
+        return {"crop": "none", "channels": 1, "size": SIDE, "flip": False}
 
 
 class DigitsDataset(ImageDataset):
     """Digits of 8x8 pixels, all of a split in memory: `images` (n, 1, 8, 8) in [-1, 1] and `labels` (n,).
 
-    No flip: a mirrored digit is no digit. The same people wrote both splits, so `heldout` measures new images, not new
-    hands.
+    No flip: a mirrored digit is no digit.
     """
 
     def __init__(self, config: DigitsConfig):
-        from sklearn.datasets import load_digits  # a second to import, and of no use to the other data sets
-
-        digits = load_digits()
-        rows = _digit_rows(digits.target, config.split)
-        self._split = config.split
-        self.images = torch.from_numpy(digits.images[rows]).float()[:, None] / 8 - 1  # 0..16 -> [-1, 1]
-        labels = torch.from_numpy(digits.target[rows]).long()
-        super().__init__(config.media_shape, [str(name) for name in digits.target_names], labels, flip=False)
+        digits = read_digits(config.split)
+        self._split, self.images = config.split, digits.images[:, None]
+        super().__init__(config.media_shape, digits.names, digits.labels, flip=False)
 
     def pixels(self, index: int, mirror: bool = False) -> Tensor:
         """Image `index`, a (1, 8, 8) copy."""
@@ -73,12 +59,3 @@ class DigitsDataset(ImageDataset):
     def name(self, index: int) -> str:
         """The row of the split."""
         return f"digit {index} of {self._split}"
-
-
-def _digit_rows(labels: np.ndarray, split: str) -> np.ndarray:
-    """Rows of a split in ascending order; which rows are held out depends on hashes, not on a library's generator."""
-    heldout = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        rows = sorted(np.flatnonzero(labels == label).tolist(), key=lambda row: fold_seed("digits heldout", row))
-        heldout[rows[: round(HELDOUT_SHARE * len(rows))]] = True
-    return np.flatnonzero({"train": ~heldout, "heldout": heldout, "all": np.full_like(heldout, True)}[split])

@@ -19,11 +19,11 @@ from core.conditioning.labels import LabelConditioning, LabelConfig
 from core.contracts import Domain
 from core.flow.objective import ObjectiveConfig
 from core.flow.sampler import SamplerConfig
+from core.latents.pixels import Pixels
 from core.processes.world import World
 from core.train.config import RunConfig, TrainerConfig
 from core.train.ema import EMA, EMAConfig
 from core.train.trainer import Trainer
-from image.tokenizer import Pixels
 
 CPU = torch.device("cpu")
 WORK = Work(size="tiny", batch=3, precision="fp32", seed=0)

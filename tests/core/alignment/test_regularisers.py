@@ -18,10 +18,10 @@ from core.contracts import Batch
 from core.draws import StepRandom
 from core.flow.objective import FlowMatching, ObjectiveConfig
 from core.flow.path import Cosine, Interpolant, Linear
+from core.latents.pixels import Pixels
 from core.nets.layers import BlockOptions, LabelEmbedder
 from core.nets.sit import Recipe, SiT
 from core.step import TrainingLoss
-from image.tokenizer import Pixels
 from image.train import ENTRY as TRAIN
 from tests.golden_files import load_golden, with_prefix
 

@@ -1,0 +1,91 @@
+"""`python -m video.cache`: encode a data set once, so that a run with `data=latents` needs no encoder and no files."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from core.commands.cache import CacheOptions, Caching, run_cache
+from core.commands.entry import Entry
+from core.commands.overrides import override
+from core.conditioning.contract import assign_conditions
+from core.schema import choice, plain
+from core.storage.run_folder import RunDirectory
+from video.conditioning import CONDITIONINGS, ConditioningConfig, LabelConfig, NoneConfig
+from video.data import CACHE_KIND, CLIP_DATASETS, ClipsConfig
+from video.datasets.digits import DigitsConfig
+from video.tokenizer import TOKENIZERS, PixelsConfig, TokenizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoCacheConfig(CacheOptions):
+    """What `python -m video.cache` takes; the keys are explained in conf/cache.yaml."""
+
+    data: ClipsConfig = choice(CLIP_DATASETS, default_factory=DigitsConfig)
+    tokenizer: TokenizerConfig = choice(TOKENIZERS, default_factory=PixelsConfig)
+    conditioning: LabelConfig | NoneConfig = choice(CONDITIONINGS)
+
+    def __post_init__(self):
+        if isinstance(self.tokenizer, PixelsConfig):
+            kinds = ", ".join(sorted(set(TOKENIZERS) - {"pixels"}))
+            raise ValueError(
+                f"tokenizer is 'pixels', which encodes nothing: there is nothing to cache; allowed: {kinds}"
+            )
+        super().__post_init__()
+
+
+def main(config: VideoCacheConfig) -> None:
+    """Encode a data set once into a latent cache, for runs with data=latents.
+
+    The moments of each clip's posterior are kept with its condition; a run draws from them anew in each step. The same
+    command again continues a cache that was interrupted. torchrun --nproc-per-node=N -m video.cache ... divides the
+    work. verify=true reads a cache again.
+    """
+    run_cache(config, VideoCaching, print)
+
+
+class VideoCaching(Caching):
+    """Clips with their conditions."""
+
+    kind, unit = CACHE_KIND, "clip"
+    config: VideoCacheConfig
+
+    def __init__(self, config: VideoCacheConfig, device: torch.device):
+        data, tokenizer = config.data, config.tokenizer.build(device)
+        dataset = data.build()
+        assign_conditions(dataset, config.conditioning, CONDITIONINGS, device)
+        super().__init__(config, dataset, tokenizer, dataset.conditions.numpy(), data.transform)
+        self.notes = {"tokenizer_path": tokenizer.constants()["path"], "data_root": getattr(data, "root", None)}
+
+    def read(self, row: int) -> Tensor:
+        """A clip (C, F, H, W) in [-1, 1]."""
+        return self.dataset.clip_at(row)
+
+    def use_command(self, root: Path) -> str:
+        """The command that trains on the cache; experiment, backbone and evaluation are the reader's choice."""
+        config, nodes = self.config, plain(self.config)
+        channels, _, height, width = config.data.media_shape
+        values = {"root": RunDirectory(root).shown(), "channels": channels, "size": [height, width]}
+        words = [override(f"data.{key}", value) for key, value in values.items()]
+        words.append(f"data.clip.frames={config.data.clip.frames}")
+        for node in ("tokenizer", "conditioning"):
+            words += [f"{node}={nodes[node]['name']}", *own_keys(node, getattr(config, node))]
+        if config.conditioning.drop == 0:
+            words.append("sampler.guidance_scale=1")  # there is no unconditional pass to guide with
+        return f"python -m video.train data=latents {' '.join(map(shlex.quote, words))} evaluation=none"
+
+
+def own_keys(node: str, config: TokenizerConfig | ConditioningConfig) -> list[str]:
+    """Overrides for what is not as by default in a node of the config."""
+    changed = [each.name for each in fields(config) if getattr(config, each.name) != each.default]
+    return [override(f"{node}.{name}", plain(config)[name]) for name in changed]
+
+
+ENTRY = Entry(main, "video.conf", "cache", VideoCacheConfig)
+
+if __name__ == "__main__":
+    ENTRY.run()

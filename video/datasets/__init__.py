@@ -1,0 +1,1 @@
+"""Where clips come from: moving digits, and the format that all clips are brought to."""

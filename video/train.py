@@ -1,0 +1,123 @@
+"""`python -m video.train`: train a SiT with LayerSync on video, sample it and measure it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from core.commands.entry import Entry
+from core.commands.train import closing_lines, run_training
+from core.conditioning.contract import assign_conditions, check_cached_conditions
+from core.contracts import Domain, Tokenizer
+from core.draws import seeded_weights
+from core.latents.tokenizer import FromMoments
+from core.schema import choice
+from core.storage.run_folder import RunDirectory
+from core.train.config import RunConfig
+from video.backbone import BACKBONES, BackboneConfig
+from video.conditioning import CONDITIONINGS, LabelConfig, NoneConfig
+from video.data import DATASETS, LatentsConfig
+from video.datasets.clips import FrameMasks
+from video.datasets.digits import DigitsConfig
+from video.preview import VideoPreview
+from video.stand_in import EVALUATIONS, DigitsEvaluationConfig, NoEvaluationConfig
+from video.tokenizer import TOKENIZERS, PixelsConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoConfig(RunConfig):
+    """A run on video."""
+
+    data: object = choice(DATASETS)
+    tokenizer: object = choice(TOKENIZERS)
+    backbone: BackboneConfig = choice(BACKBONES)
+    conditioning: LabelConfig | NoneConfig = choice(CONDITIONINGS)
+    evaluation: DigitsEvaluationConfig | NoEvaluationConfig = choice(EVALUATIONS, free=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.data, LatentsConfig) and isinstance(self.tokenizer, PixelsConfig):
+            kinds = ", ".join(sorted(set(TOKENIZERS) - {"pixels"}))
+            raise ValueError(f"data is 'latents' but tokenizer is 'pixels'; allowed there: {kinds}, as in the cache")
+        self.check_model(self.backbone, self.conditioning.drop)
+        if isinstance(self.evaluation, DigitsEvaluationConfig):
+            if not isinstance(self.data, DigitsConfig):
+                data = next(name for name, schema in DATASETS.items() if type(self.data) is schema)
+                raise ValueError(f"evaluation is 'digits' but data is {data!r}; allowed there: none")
+            if not isinstance(self.conditioning, LabelConfig):
+                raise ValueError("evaluation is 'digits', which needs conditioning=labels; allowed otherwise: none")
+
+
+def build_domain(config: VideoConfig, device: torch.device, *, evaluate: bool) -> Domain:
+    """The components of a video run; the backbone's first weights are a function of the seed."""
+    tokenizer, dataset = open_data(config, device)
+    conditioning = config.conditioning.build(dataset.class_names, device)
+    latent_shape = tuple(tokenizer.latent_shape(dataset.media_shape))
+    with seeded_weights(config.seed, "weights"):
+        backbone = config.backbone.build(latent_shape, conditioning)
+    return Domain(
+        name="video",
+        unit="clip",
+        dataset=dataset,
+        tokenizer=tokenizer,
+        backbone=backbone,
+        conditioning=conditioning,
+        preview=VideoPreview(dataset.class_names, config.data.fps),
+        evaluator=config.evaluation.build(config.cache, device, config.data) if evaluate else None,
+    )
+
+
+def open_data(config: VideoConfig, device: torch.device) -> tuple[Tokenizer, Any]:
+    """The tokenizer, and the data set with the conditions that are asked for."""
+    data, tokenizer = config.data, config.tokenizer.build(device)
+    dataset = data.build(frame_masks(config, tuple(tokenizer.latent_shape(data.media_shape))))
+    if isinstance(data, LatentsConfig):
+        check_cached_conditions(dataset, config.conditioning)
+        return FromMoments(tokenizer, dataset.spec.tokenizer, data.root), dataset
+    assign_conditions(dataset, config.conditioning, CONDITIONINGS, device)
+    return tokenizer, dataset
+
+
+def frame_masks(config: VideoConfig, latent_shape: tuple[int, ...]) -> FrameMasks:
+    """Which tokens of latents (Z, T, Y, X) are real where only the first frames of a clip are."""
+    frames, *sides = patches(config.backbone.patch_size)
+    tokens = math.prod(side // patch for side, patch in zip(latent_shape[2:], sides, strict=True))
+    stride, first = config.tokenizer.frame_stride, config.tokenizer.first
+    return FrameMasks(config.data.clip.frames, stride, first, frames, tokens)
+
+
+def patches(patch_size: int | list[int] | tuple[int, ...]) -> tuple[int, ...]:
+    """A patch's frames, rows and columns."""
+    return (patch_size,) * 3 if isinstance(patch_size, int) else tuple(patch_size)
+
+
+def main(config: VideoConfig) -> None:
+    """Train a SiT with LayerSync on video, then sample and measure it.
+
+    Without arguments: handwritten digits that move and bounce, some minutes on two CPU cores. The same command again
+    continues a run that was interrupted, or says that it is complete. experiment=NAME selects a row of the paper.
+    torchrun --nproc-per-node=N -m video.train ... runs it on N GPUs, or N CPU processes.
+    """
+    run_training(config, "video", build_domain, report, show=print)
+
+
+def report(run: RunDirectory, summary: dict) -> str:
+    """What a run prints at its end: numbers, places, next commands."""
+    lines = []
+    if "frechet_distance" in summary:
+        lines += [
+            f"FVD (digits)      {summary['frechet_distance']:.2f}   (held-out clips: {summary['frechet_floor']:.2f}; "
+            f"{summary['num_samples']} samples, EMA weights, features of a small classifier of digit and direction)",
+            f"class accuracy    {100 * summary['class_accuracy']:.1f} %   (samples that the classifier takes for what "
+            f"was asked for; of held-out clips it gets {100 * summary['classifier_accuracy']:.1f} % right)",
+        ]
+    return "\n".join([*lines, *closing_lines(run, summary, "clip", ".png", "num=8")])
+
+
+ENTRY = Entry(main, "video.conf", "train", VideoConfig)
+
+if __name__ == "__main__":
+    ENTRY.run()
