@@ -21,6 +21,7 @@ from core.contracts import Batch, Domain, Requests
 from core.data.stream import StepPositions, step_batches
 from core.draws import StepRandom, seeded_weights
 from core.generate import Generator, make_generator
+from core.latents.tokenizer import MediaError
 from core.nets.layers import TRAINING_FACTOR
 from core.precision import DTYPES, allow_tf32
 from core.processes.failures import NonFiniteError, is_out_of_memory
@@ -288,12 +289,22 @@ class Trainer:
             where = {"global_rows": config.batch_size, "first_row": first + begin}
             random = StepRandom(self.config.seed, self.step, world.device, **where)
             with gradients_stay(self.network) if end < last - first else contextlib.nullcontext():
-                losses = self.loss(batch[begin:end], random, self.step)
+                losses = self._loss(batch[begin:end], random)
                 share = (end - begin) * world.size / config.batch_size
                 self.scaler.scale(losses.total * share).backward()
             done.append(losses.detached())
         average_gradients(self.alignment.heads, world)
         return Losses.joined(done)
+
+    def _loss(self, batch: Batch, random: StepRandom) -> Losses:
+        """The loss of some rows; ValueError naming one whose media the tokenizer does not take."""
+        try:
+            return self.loss(batch, random, self.step)
+        except MediaError as error:
+            index = int(batch.index[error.row])
+            raise ValueError(
+                f"step {self.step + 1}: {self.domain.dataset.name(index)} (row {index}): {error}"
+            ) from error
 
     def _log(self, losses: Losses, norm: float) -> None:
         """Record the step: its numbers over the global batch, however many processes shared it."""
