@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -19,8 +18,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from core.schema import FREE
-from core.storage.pretrained import CONFIG
-from video.wan.files import FOLDERS, Expert, WanFiles
+from video.wan.files import Expert, WanFiles
 from video.wan.lora import LoRAConfig, add_adapters, fill, read_for
 from video.wan.texts import WanTexts
 
@@ -33,29 +31,18 @@ TIMESTEPS = 1000  # of pure noise
 class WanConfig:
     """A Wan transformer that is fine-tuned by LoRA.
 
-    path    directory of the pipeline, in diffusers' layout
-    expert  only: Wan 2.1, and 2.2 5B; high_noise or low_noise: the expert of Wan 2.2 that is trained, on its own times
-    dtype   of the frozen weights; norms, modulation and the embedding of times are float32 in both, adapters too
-    other_expert  of Wan 2.2, for samples: load the expert that is not trained too; else the trained one makes them alone
+    expert        only: Wan 2.1, and 2.2 5B; high_noise or low_noise: the expert of Wan 2.2 that is trained, on its times
+    dtype         of the frozen weights; norms, modulation, the embedding of times, and adapters are float32 in both
+    other_expert  of Wan 2.2, for samples: load the expert that is not trained too; else the trained one makes them all
     """
 
-    path: str = field(metadata=FREE)
     expert: Expert = "only"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     other_expert: bool = field(default=True, metadata=FREE)
     lora: LoRAConfig = field(default_factory=LoRAConfig)
 
-    @property
-    def num_blocks(self) -> int | None:
-        """Blocks that an alignment can name, from 1; None while the directory is not there."""
-        files = WanFiles(self.path)
-        if not (Path(files.folder) / FOLDERS[self.expert] / CONFIG).is_file():
-            return None
-        return int(files.transformer_config(self.expert)["num_layers"])
-
-    def build(self, latent_shape: tuple[int, ...], texts: WanTexts) -> WanBackbone:
+    def build(self, files: WanFiles, latent_shape: tuple[int, ...], texts: WanTexts) -> WanBackbone:
         """The network with its adapters for latents (Z, T, Y, X); ValueError for a directory that does not fit."""
-        files = WanFiles(self.path)
         time_range = files.time_range(self.expert)
         transformer = files.transformer(self.expert, self.dtype)
         add_adapters(transformer, self.lora)

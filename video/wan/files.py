@@ -38,7 +38,7 @@ class WanFiles:
     """A directory of Wan's; `key` is the config key that named it, for errors."""
 
     path: str
-    key: str = "backbone.path"
+    key: str = "model"
 
     @property
     def folder(self) -> Path:
@@ -102,6 +102,12 @@ class WanFiles:
         if config.get("image_dim") is not None:
             raise ValueError(f"{self.name}: {folder} is conditioned on images; what is trained is text to video")
         return config
+
+    def num_blocks(self, expert: Expert) -> int | None:
+        """Blocks that an alignment can name, from 1; None while the directory is not there."""
+        if not (self.folder / FOLDERS[expert] / CONFIG).is_file():
+            return None
+        return int(self.transformer_config(expert)["num_layers"])
 
     def transformer(self, expert: Expert, dtype: str) -> nn.Module:
         """A frozen WanTransformer3DModel; norms, tables of modulation and the embedding of times stay float32.

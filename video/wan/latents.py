@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from core.commands.cache import CacheOptions, Caching, fill_cache
 from core.latents.cache import LatentShards, StoredType
 from core.latents.tokenizer import KLTokenizer
-from core.processes.world import Place
 
 log = logging.getLogger(__name__)
 
@@ -86,28 +84,32 @@ class CachedClips(LatentShards):
         return self.clips.name(index)
 
 
-def cached_clips(
-    config: LatentFilesConfig, folder: Path, clips: Any, tokenizer: KLTokenizer, facts: dict[str, Any], place: Place
-) -> CachedClips:
-    """The latents of `clips`, whose `conditions` are set, from below `folder`; what is missing is encoded first.
+@dataclass(frozen=True)
+class Clips:
+    """What is encoded: a data set whose `conditions` are set, by what, and what decides the media of its files."""
 
-    facts  what decides the media of the clips, as JSON
-    place  which of several processes this is: each encodes its part
+    dataset: Any
+    tokenizer: KLTokenizer
+    transform: dict[str, Any]
+
+    def caching(self, options: CacheOptions) -> WanCaching:
+        """The writer of a cache."""
+        facts = {**self.transform, "files_sha256": names_sha256(self.dataset.name, len(self.dataset))}
+        return WanCaching(options, self.dataset, self.tokenizer, np.asarray(self.dataset.conditions), facts)
+
+
+def cached_clips(config: LatentFilesConfig, folder: Path, clips: Clips, part: tuple[int, int] = (0, 1)) -> Path:
+    """The cache of clips, below `folder`; what is missing of it is encoded first.
+
+    part  (k, W): this is process k of W that share the work
     """
-    options = config.options(folder, str(tokenizer.device))
-    transform = {**facts, "files_sha256": names_sha256(clips.name, len(clips))}
-    caching = WanCaching(options, clips, tokenizer, np.asarray(clips.conditions), transform)
-    root = folder / caching.spec().identity()[:16]
-    fill_cache(caching, root, place, log.info)
-    return root if config.only else CachedClips(root, clips)
+    device = str(clips.tokenizer.device)
+    root = folder / clips.caching(config.options(folder, device)).spec().identity()[:16]
+    fill_cache(clips.caching(config.options(root, device)), part, log.info)
+    return root
 
 
 def names_sha256(name: Callable[[int], str], count: int) -> str:
-    """Hex SHA-256 over the names of all clips, without the folders above their own."""
+    """Hex SHA-256 over the names of all clips, each with its own folder."""
     names = "\n".join("/".join(Path(name(row)).parts[-2:]) for row in range(count))
     return hashlib.sha256(names.encode(errors="surrogatepass")).hexdigest()
-
-
-def device_of(config: str) -> torch.device:
-    """The device that a config names."""
-    return torch.device(config)

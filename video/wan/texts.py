@@ -42,7 +42,6 @@ KEPT = 64  # texts whose tokens stay in memory
 class WanTextConfig:
     """Texts through the UMT5 of a Wan directory.
 
-    path        the directory
     prompts     what samples in training are asked for, in turn
     drop        share of the captions replaced by the empty text in training
     max_tokens  what is longer is cut, and told
@@ -51,7 +50,6 @@ class WanTextConfig:
     cache_dir   where tokens are kept
     """
 
-    path: str = field(metadata=FREE)
     prompts: list[str] = field(metadata=FREE)
     drop: float = 0.1
     max_tokens: int = 512
@@ -68,17 +66,17 @@ class WanTextConfig:
                 f"conditioning.max_tokens is {self.max_tokens} and batch_size {self.batch_size}; both must be 1 or more"
             )
 
-    def build(self, captions: Iterable[str], device: torch.device) -> WanTexts:
-        """The texts of a run, encoded on `device` where they are not in the cache yet."""
-        return WanTexts(self, captions, device)
+    def build(self, files: WanFiles, captions: Iterable[str], device: torch.device) -> WanTexts:
+        """The texts of a run, encoded on `device` by the encoder in `files` where they are not in the cache yet."""
+        return WanTexts(self, files, captions, device)
 
 
 class WanTexts:
     """The captions, prompts and the empty text of a run; fulfils `core.contracts.Conditioning`, conditions (B,) int64."""
 
-    def __init__(self, config: WanTextConfig, captions: Iterable[str], device: torch.device):
+    def __init__(self, config: WanTextConfig, wan: WanFiles, captions: Iterable[str], device: torch.device):
         self.config = config
-        self.encoder = UMT5(config)
+        self.encoder = UMT5(config, wan)
         self.files = SequenceFiles("umt5", self.encoder.made_by(), Path(config.cache_dir).expanduser())
         self.texts: dict[int, str] = {}
         self.empty = self._add([""])[0]
@@ -148,10 +146,9 @@ class TokenTable(nn.Module):
 class UMT5:
     """The text encoder of a Wan directory, read only when there is a text to encode."""
 
-    def __init__(self, config: WanTextConfig):
-        self.config = config
-        self.files = WanFiles(config.path, "conditioning.path")
-        self.folders = [self.files.part(name) for name in (ENCODER, TOKENIZER)]
+    def __init__(self, config: WanTextConfig, wan: WanFiles):
+        self.config, self.name = config, wan.name
+        self.folders = [wan.part(name) for name in (ENCODER, TOKENIZER)]
 
     def made_by(self) -> dict[str, Any]:
         """What tokens are a function of, besides their text."""
@@ -172,12 +169,11 @@ class UMT5:
     @torch.no_grad()
     def _tokens(self, texts: list[str], device: torch.device) -> Iterator[tuple[str, Tensor]]:
         transformers = extra("transformers", "the text encoder of Wan", "wan")
-        name = f"conditioning.path is {self.config.path!r}"
         tokenizer = self._tokenizer(transformers)
-        network = read_pretrained(transformers.UMT5EncoderModel, self.folders[0], name, dtype=DTYPES[self.config.dtype])
+        network = read_pretrained(transformers.UMT5EncoderModel, self.folders[0], self.name, dtype=DTYPES[self.config.dtype])
         network = network.eval().to(device)
         if len(tokenizer) > network.config.vocab_size:
-            raise ValueError(f"{name}: the tokenizer has {len(tokenizer)} tokens, UMT5 {network.config.vocab_size}")
+            raise ValueError(f"{self.name}: the tokenizer has {len(tokenizer)} tokens, UMT5 {network.config.vocab_size}")
         limit, size = self.config.max_tokens, self.config.batch_size
         long = sum(len(ids) > limit for ids in tokenizer(texts, verbose=False)["input_ids"])
         if long:
@@ -195,7 +191,7 @@ class UMT5:
         try:
             return transformers.AutoTokenizer.from_pretrained(str(folder), **LOCAL)
         except Exception as error:  # a missing or damaged file fails in ways that transformers does not name
-            raise ValueError(f"conditioning.path: there is no tokenizer in {folder} that is read: {error}") from error
+            raise ValueError(f"{self.name}: there is no tokenizer in {folder} that is read: {error}") from error
 
 
 def cleaned(text: str) -> str:
