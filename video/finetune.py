@@ -19,8 +19,8 @@ from core.processes.world import Place, pick_device
 from core.schema import FREE, choice
 from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
-from video.data import CLIP_DATASETS
-from video.tokenizer import TOKENIZERS
+from video.datasets.folder import FolderConfig
+from video.tokenizer import WanVAEConfig
 from video.wan.backbone import WanConfig
 from video.wan.files import WanFiles
 from video.wan.latents import CachedClips, Clips, LatentFilesConfig, cached_clips
@@ -54,8 +54,8 @@ class FinetuneConfig(RunConfig):
     """
 
     model: str = field(metadata=FREE)
-    data: object = choice(CLIP_DATASETS)
-    tokenizer: object = choice({"wan_vae": TOKENIZERS["wan_vae"]})
+    data: FolderConfig = choice({"folder": FolderConfig})
+    tokenizer: WanVAEConfig = choice({"wan_vae": WanVAEConfig})
     backbone: WanConfig
     conditioning: WanTextConfig
     objective: WanObjectiveConfig

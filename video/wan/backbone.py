@@ -160,6 +160,8 @@ class FullPrecision(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The module's output, in the type of its weights."""
+        if not torch.amp.is_autocast_available(x.device.type):  # the meta device
+            return self.module(x)
         with torch.autocast(x.device.type, enabled=False):
             return self.module(x)
 
