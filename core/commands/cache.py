@@ -153,14 +153,19 @@ def run_cache(
     if config.verify:
         show(verify(Path(config.out).expanduser(), place))
         return
-    caching = open_caching(config, pick_device(config.device, place.local_rank))
+    fill_cache(open_caching(config, pick_device(config.device, place.local_rank)), (place.rank, place.size), show)
+
+
+def fill_cache(caching: Caching, part: tuple[int, int], show: Callable[[str], None]) -> None:
+    """Encode what is missing of a cache; part (k, W): the shards k, k + W, ..."""
+    config = caching.config
     arrays = {"conditions": caching.conditions, "lengths": caching.lengths}
-    writer = LatentWriter(config.out, caching.spec(), arrays, caching.notes, (place.rank, place.size))
+    writer = LatentWriter(config.out, caching.spec(), arrays, caching.notes, part)
     shards, source = writer.missing(), Source(caching.read, caching.encode, caching.dataset.name)
     if shards:
         show(rehearse(caching, writer, source, shards[0]))
     rows = sum(last - first for first, last in map(writer.spec.shard_rows, shards))
-    started, progress = time.perf_counter(), Progress(rows, 0, "encoding", caching.unit, enabled=not place.rank)
+    started, progress = time.perf_counter(), Progress(rows, 0, "encoding", caching.unit, enabled=not part[0])
     with contextlib.closing(progress):
         for count in encode_shards(writer, shards, source, config.batch_size, workers(config.num_workers)):
             progress.bar.update(count)
