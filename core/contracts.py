@@ -122,9 +122,10 @@ class Requests(Rows):
 class Dataset(Protocol):
     """Map-style data whose augmentation comes from the generator that is handed in, never from global state.
 
-    Two more members are used where a data set has them:
+    More members are used where a data set has them:
 
     labels                (n,) integers, the class of each row, known without reading any media
+    heldout()             the rows that are kept out of training, as a data set, or None; for measurements
     items(indices, rngs)  what `item` gives for each index (B,) and its generator, stacked: (B, ...); for data that is
                           read faster a batch at a time
     """

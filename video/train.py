@@ -19,13 +19,14 @@ from core.schema import choice
 from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
 from video.backbone import BACKBONES, BackboneConfig
+from video.codecs.trained import check_tokenizer
 from video.conditioning import CONDITIONINGS, LabelConfig, NoneConfig
 from video.data import DATASETS, LatentsConfig
 from video.datasets.clips import FrameMasks
 from video.datasets.digits import DigitsConfig
 from video.preview import VideoPreview
 from video.stand_in import EVALUATIONS, DigitsEvaluationConfig, NoEvaluationConfig
-from video.tokenizer import TOKENIZERS, PixelsConfig
+from video.tokenizer import TOKENIZERS, ClipPixels, PixelsConfig, VideoTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,20 +76,21 @@ def build_domain(config: VideoConfig, device: torch.device, *, evaluate: bool) -
 def open_data(config: VideoConfig, device: torch.device) -> tuple[Tokenizer, Any]:
     """The tokenizer, and the data set with the conditions that are asked for."""
     data, tokenizer = config.data, config.tokenizer.build(device)
-    dataset = data.build(frame_masks(config, tuple(tokenizer.latent_shape(data.media_shape))))
+    dataset = data.build(frame_masks(config, tokenizer))
     if isinstance(data, LatentsConfig):
         check_cached_conditions(dataset, config.conditioning)
         return FromMoments(tokenizer, dataset.spec.tokenizer, data.root), dataset
     assign_conditions(dataset, config.conditioning, CONDITIONINGS, device)
+    check_tokenizer(config.tokenizer, tokenizer, dataset, config.cache)
     return tokenizer, dataset
 
 
-def frame_masks(config: VideoConfig, latent_shape: tuple[int, ...]) -> FrameMasks:
+def frame_masks(config: VideoConfig, tokenizer: VideoTokenizer | ClipPixels) -> FrameMasks:
     """Which tokens of latents (Z, T, Y, X) are real where only the first frames of a clip are."""
+    latent_shape = tokenizer.latent_shape(config.data.media_shape)
     frames, *sides = config.backbone.patch
     tokens = math.prod(side // patch for side, patch in zip(latent_shape[2:], sides, strict=True))
-    stride, first = config.tokenizer.frame_stride, config.tokenizer.first
-    return FrameMasks(config.data.clip.frames, stride, first, frames, tokens)
+    return FrameMasks(config.data.clip.frames, tokenizer.frame_stride, tokenizer.first, frames, tokens)
 
 
 def main(config: VideoConfig) -> None:

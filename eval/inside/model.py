@@ -94,7 +94,7 @@ class TrainedModel:
 
     def flow(self) -> FlowMatching:
         """The run's objective."""
-        return FlowMatching(self.objective, self.domain.backbone.expand)
+        return self.objective.build(self.domain.backbone)
 
 
 @dataclass(frozen=True)
