@@ -10,21 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from core.commands.entry import Entry
 from core.commands.sample import ModelParts, Sampling, SamplingOptions, in_a_name
 from core.conditioning.labels import LabelConditioning, LabelConfig, by_name
-from core.data.pixels import to_uint8
 from core.generate import Generator
 from core.storage.atomic import reserve
 from core.storage.checkpoint import State
-from video.preview import VideoPreview, mp4
+from video.preview import MAX_CLIPS, VideoPreview, to_frames, write_mp4
 from video.train import ENTRY as TRAIN
 from video.train import VideoConfig
 
-MAX_SHOWN = 20  # samples in the contact sheet
 UINT8_RULE = "uint8: 127.5 x + 128, cut to 0..255, truncated"
 CLIPS = "mp4"
 
@@ -34,9 +31,11 @@ class VideoSampleConfig(SamplingOptions):
     """What to sample, from a run or from published weights; see `core.commands.sample.SamplingOptions`.
 
     labels  a class, or a list of classes to cycle through, by number or name; null for the config's own rule over all
+    gif     whether there is grid.gif too
     """
 
     labels: int | str | list[int | str] | None = None
+    gif: bool = False
 
 
 def main(config: VideoSampleConfig) -> None:
@@ -90,34 +89,32 @@ class VideoSampling(Sampling):
     def write(self, generator: Generator, batches: Iterable[Tensor], requests: Tensor, folder: Path) -> None:
         """Write grid.png and grid.mp4 of the first, mp4/000000.mp4 ..., and samples.npz, holding one batch in memory.
 
+        On request also grid.gif.
+
         The .npz has `arr_0` uint8 (num, F, H, W, C), which loses nothing, and the classes in `arr_1`.
         """
         fps, names = self.model_config.data.fps, getattr(generator.conditioning, "names", [])
         (folder / CLIPS).mkdir()
         pixels, shown, done = None, [], 0
         for media in batches:
-            rows = rearrange(to_uint8(media), "b c f h w -> b f h w c").numpy()
+            rows = to_frames(media)
             if pixels is None:
                 shape = (len(requests), *rows.shape[1:])
                 pixels = np.lib.format.open_memmap(folder / "pixels.npy", "w+", dtype=np.uint8, shape=shape)
                 reserve(folder / "pixels.npy")
             pixels[done : done + len(rows)] = rows
             for i, clip in enumerate(rows):
-                (folder / CLIPS / f"{done + i:06d}.mp4").write_bytes(mp4(in_colour(clip), fps))
-            shown += list(media[: MAX_SHOWN - done]) if done < MAX_SHOWN else []
+                write_mp4(clip, folder / CLIPS / f"{done + i:06d}.mp4", fps)
+            shown += list(rows[: MAX_CLIPS - done]) if done < MAX_CLIPS else []
             done += len(rows)
-        VideoPreview(names, fps).save(torch.stack(shown), requests[: len(shown)], folder / "grid")
+        preview = VideoPreview(names, fps, self.config.gif)
+        preview.save_frames(np.stack(shown), requests[: len(shown)], folder / "grid")
         labels = {"arr_1": requests.numpy()} if isinstance(generator.conditioning, LabelConditioning) else {}
         np.savez(folder / "samples.npz", arr_0=pixels, **labels)
         (folder / "pixels.npy").unlink()
         if labels:
             titles = {f"{row:06d}.mp4": names[label] for row, label in enumerate(requests.tolist())}
             (folder / CLIPS / "conditions.json").write_text(json.dumps(titles, indent=1) + "\n")
-
-
-def in_colour(frames: np.ndarray) -> np.ndarray:
-    """Frames (F, H, W, C) uint8 as (F, H, W, 3)."""
-    return np.repeat(frames, 3 // frames.shape[-1], axis=-1)
 
 
 def unnamed(model: VideoConfig, state: State, source: Path) -> list[str]:
