@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from core.data.pixels import from_uint8
 from core.draws import StepRandom
+from eval.measure.inception import as_channels_first
 from eval.measure.stand_in import (
     Classifier,
     ClassifierOptions,
@@ -24,7 +25,6 @@ from eval.measure.stand_in import (
     StandInExtractor,
 )
 from image.datasets.digits import DigitsConfig
-from image.extractors import as_channels_first
 
 
 @dataclass(frozen=True)

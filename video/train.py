@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,6 +60,7 @@ def build_domain(config: VideoConfig, device: torch.device, *, evaluate: bool) -
     latent_shape = tuple(tokenizer.latent_shape(dataset.media_shape))
     with seeded_weights(config.seed, "weights"):
         backbone = config.backbone.build(latent_shape, conditioning)
+    config.backbone.begin(backbone, RunDirectory(Path(config.runs_dir) / "video" / config.name))
     return Domain(
         name="video",
         unit="clip",
@@ -86,14 +88,9 @@ def open_data(config: VideoConfig, device: torch.device) -> tuple[Tokenizer, Any
 def frame_masks(config: VideoConfig, tokenizer: VideoTokenizer | ClipPixels) -> FrameMasks:
     """Which tokens of latents (Z, T, Y, X) are real where only the first frames of a clip are."""
     latent_shape = tokenizer.latent_shape(config.data.media_shape)
-    frames, *sides = patches(config.backbone.patch_size)
+    frames, *sides = config.backbone.patch
     tokens = math.prod(side // patch for side, patch in zip(latent_shape[2:], sides, strict=True))
     return FrameMasks(config.data.clip.frames, tokenizer.frame_stride, tokenizer.first, frames, tokens)
-
-
-def patches(patch_size: int | list[int] | tuple[int, ...]) -> tuple[int, ...]:
-    """A patch's frames, rows and columns."""
-    return (patch_size,) * 3 if isinstance(patch_size, int) else tuple(patch_size)
 
 
 def main(config: VideoConfig) -> None:

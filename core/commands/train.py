@@ -95,7 +95,7 @@ def _claimed(config: RunConfig, domain: str, world: World) -> Iterator[RunDirect
             run = RunDirectory.create(config.runs_dir, domain, config.name)
             held.enter_context(run.locked())
             run.clean()
-            run.compare(plain(config), config.free_keys(), config.allow_changes)
+            run.compare(plain(config), config.free_keys(), config.allow_changes, type(config))
             return run
 
         yield world.on_main(claim)

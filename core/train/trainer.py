@@ -37,6 +37,7 @@ from core.train.config import RunConfig
 from core.train.diagnoses import attempt, dead_worker, out_of_memory, write_not_finite
 from core.train.ema import EMA
 from core.train.flops import matmul_peak, training_flops
+from core.train.loss_by_time import LossByTime
 from core.train.notes import RunNotes
 from core.train.optimizer import Optimizer
 from core.train.posthoc import save_snapshot
@@ -44,6 +45,7 @@ from core.train.progress import Progress
 from core.train.records import RunRecords
 from core.train.saved import ModelPart, Saved, StatePart, whole_groups
 from core.train.speed import Speedometer
+from core.train.tracking import BY_TIME, BY_TIME_EMA
 
 SMALLEST_SCALE = 2.0**-10  # a loss scale below it means that the gradient itself is not finite
 
@@ -75,6 +77,7 @@ class Trainer:
             teacher=self.teacher,
             needs=config.alignment.needs,
         )
+        self.by_time = LossByTime(config, domain.dataset, self.loss, world)
         self.optimizer = Optimizer(self.model, config.optimizer, self.alignment.heads)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.trainer.precision == "fp16")
         self.ema = EMA(self.model, config.ema, self.teacher.model if self.teacher is not None else None)
@@ -234,8 +237,9 @@ class Trainer:
         self.seconds += seconds
         self.speed.stepped(config.batch_size, seconds)
         self.progress.advance(config.batch_size)
-        if self.step % config.log_every == 0 or self.step == config.steps:
-            self._log(losses, norm)
+        by_time = self._loss_by_time()
+        if by_time or self.step % config.log_every == 0 or self.step == config.steps:
+            self._log(losses, norm, by_time)
         if self.ema.snapshot_due(self.step):
             self._snapshot()
         if config.preview_every and self.step % config.preview_every == 0:
@@ -306,7 +310,16 @@ class Trainer:
                 f"step {self.step + 1}: {self.domain.dataset.name(index)} (row {index}): {error}"
             ) from error
 
-    def _log(self, losses: Losses, norm: float) -> None:
+    def _loss_by_time(self) -> dict[str, float]:
+        """The loss by noise level of the weights and of their average, where it is asked for after this step."""
+        if not self.by_time.due(self.step):
+            return {}
+        with self.alignment.paused(), gathered(self.model):
+            values = self.by_time.measure(BY_TIME)
+        with self.averaged():
+            return values | self.by_time.measure(BY_TIME_EMA)
+
+    def _log(self, losses: Losses, norm: float, by_time: dict[str, float]) -> None:
         """Record the step: its numbers over the global batch, however many processes shared it."""
         own = {"flow_loss": float(losses.flow.mean()), "loss": float(losses.total)}
         own |= {f"similarity/{pair}": float(value) for pair, value in losses.similarity.items()}
@@ -314,7 +327,7 @@ class Trainer:
         weight = len(losses.flow) / self.config.trainer.batch_size
         metrics = dict(zip(own, self.world.mean(list(own.values()), weight), strict=True))
         metrics |= {"gradient_norm": norm} if math.isfinite(norm) else {}
-        metrics |= self.measured()
+        metrics |= self.measured() | by_time
         metrics |= {"lr": self.config.optimizer.lr_at(self.step - 1, self.config.trainer.steps)}
         if self.scaler.is_enabled():
             metrics |= {"loss_scale": self.scaler.get_scale(), "skipped_steps": self.skipped}
