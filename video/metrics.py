@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from eval.measure.stand_in import stand_in_metrics
 from eval.measure.table import Table
+from video.stand_in import ASPECTS
 
 TABLE = Table(
-    metrics=stand_in_metrics("digits", labels_from="run=..., or arr_1"),
-    defaults={"digits": ("frechet_distance", "class_accuracy")},
+    metrics=stand_in_metrics("digits", "run=..., or arr_1", ASPECTS),
+    defaults={"digits": ("frechet_distance", "class_accuracy", "digit_accuracy", "direction_accuracy")},
     unit="clip",
 )

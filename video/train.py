@@ -108,11 +108,17 @@ def report(run: RunDirectory, summary: dict) -> str:
     """What a run prints at its end: numbers, places, next commands."""
     lines = []
     if "frechet_distance" in summary:
+        percent = {name: f"{100 * value:.1f} %" for name, value in summary.items() if name.endswith("accuracy")}
         lines += [
-            f"FVD (digits)      {summary['frechet_distance']:.2f}   (held-out clips: {summary['frechet_floor']:.2f}; "
-            f"{summary['num_samples']} samples, EMA weights, features of a small classifier of digit and direction)",
-            f"class accuracy    {100 * summary['class_accuracy']:.1f} %   (samples that the classifier takes for what "
-            f"was asked for; of held-out clips it gets {100 * summary['classifier_accuracy']:.1f} % right)",
+            f"FVD (digits)      {summary['frechet_distance']:.2f}   (held-out clips: {summary['frechet_floor']:.2f}, with "
+            f"shuffled frames {summary['shuffled_frechet_distance']:.2f}; {summary['num_samples']} samples, EMA weights, "
+            "features of a small classifier of digit and direction)",
+            f"class accuracy    {percent['digit_accuracy']} digit, {percent['direction_accuracy']} direction, "
+            f"{percent['class_accuracy']} both   (samples that the classifier takes for what was asked for; of held-out "
+            f"clips {percent['classifier_digit_accuracy']}, {percent['classifier_direction_accuracy']}, "
+            f"{percent['classifier_accuracy']})",
+            f"motion counts     {percent['shuffled_digit_accuracy']} digit, {percent['shuffled_direction_accuracy']} "
+            "direction of held-out clips with shuffled frames",
         ]
     return "\n".join([*lines, *closing_lines(run, summary, "clip", ".png", "num=8")])
 
