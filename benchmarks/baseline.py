@@ -77,7 +77,7 @@ class PlainSiT(nn.Module):
     def unpatchify(self, patches: Tensor) -> Tensor:
         """(B, N, P P C) -> (B, C, Y, X)."""
         rows, columns = self.sit.grid
-        p, channels = self.sit.patch_size, self.sit.out_channels
+        p, channels = self.sit.patch[0], self.sit.out_channels
         grid = patches.reshape(len(patches), rows, columns, p, p, channels)
         return torch.einsum("nyxpqc->ncypxq", grid).reshape(len(patches), channels, rows * p, columns * p)
 

@@ -21,6 +21,7 @@ from eval.published.store import (
     Recorded,
     add,
     locate,
+    locate_file,
     place,
     report,
     state,
@@ -29,7 +30,7 @@ from eval.published.store import (
     weights_root,
 )
 
-__all__ = ["find_entry", "locate", "verified", "weights_root"]
+__all__ = ["find_entry", "locate", "locate_file", "verified", "weights_root"]
 
 EXIT_DAMAGED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130  # as in core.commands.entry, whose import takes seconds
 DESCRIPTION = f"""\

@@ -15,11 +15,12 @@ from eval.measure.command import run_evaluation
 from eval.measure.evaluation import EvaluateConfig, Evaluation, run_behind
 from eval.measure.extractor import Extractor
 from eval.measure.generated import Form
+from eval.measure.inception import InceptionFeatures
 from eval.measure.media import Media, PlannedSamples
 from eval.measure.reference import Reference, Size
 from eval.weights import weights_root
 from image.datasets.digits import DigitsConfig
-from image.extractors import DinoFeatures, InceptionFeatures, WeightsSource
+from image.extractors import DinoFeatures, WeightsSource
 from image.media import DIGITS, open_images, open_reference, size_of
 from image.metrics import TABLE
 from image.sample import UINT8_RULE, ImageSampleConfig, ImageSampling
@@ -114,7 +115,9 @@ class ImageEvaluation(Evaluation):
         places = (self.config.inception, self.config.dinov2)
         paths = (None if place is None else Path(place).expanduser() for place in places)
         weights = WeightsSource(weights_root(self.config.weights_dir), *paths)
-        return DinoFeatures(weights, device) if name == "dinov2" else InceptionFeatures(name, weights, device)
+        if name == "dinov2":
+            return DinoFeatures(weights, device)
+        return InceptionFeatures(name, weights.inception, weights.root, device)
 
     def open_reference(self) -> Reference:
         """What the config key `reference` names, or digits."""

@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812, the customary name
 from torch import Tensor, nn
 
+from core.data.pixels import from_uint8
 from core.draws import StepRandom
+from eval.measure.inception import as_channels_first
 from eval.measure.stand_in import (
     Classifier,
     ClassifierOptions,
@@ -23,7 +25,6 @@ from eval.measure.stand_in import (
     StandInExtractor,
 )
 from image.datasets.digits import DigitsConfig
-from image.extractors import as_channels_first
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class DigitFeatures(StandInExtractor):
 
     def prepare(self, rows: Tensor) -> Tensor:
         """Floats as they are, uint8 images in [-1, 1]; ValueError for colours."""
-        return rows if rows.is_floating_point() else as_grey(rows).float() / 127.5 - 1
+        return rows if rows.is_floating_point() else from_uint8(as_grey(rows))
 
 
 def as_grey(images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The video data sets: moving digits that need no download, and cached latents.
+"""The video data sets: moving digits that need no download, folders, CLEVRER, UCF-101, and cached latents.
 
 Every data set gives clips of one format: (C, F, H, W) float32 in [-1, 1], and a mask of real tokens where the ends of
 some clips are padding. The format is known without the data: `media_shape`.
@@ -13,8 +13,11 @@ from typing import Literal
 
 from core.latents.cache import LatentShards
 from core.schema import FREE
+from video.datasets.clevrer import ClevrerConfig
 from video.datasets.clips import ClipConfig, FrameMasks
 from video.datasets.digits import DigitsConfig
+from video.datasets.folder import FolderConfig
+from video.datasets.ucf101 import Ucf101Config
 
 CACHE_KIND = "video"
 CACHE_COMMAND = "python -m video.cache"
@@ -67,6 +70,11 @@ class LatentsConfig:
         return cache
 
 
-CLIP_DATASETS: dict[str, type] = {"digits": DigitsConfig}
+CLIP_DATASETS: dict[str, type] = {
+    "digits": DigitsConfig,
+    "folder": FolderConfig,
+    "clevrer": ClevrerConfig,
+    "ucf101": Ucf101Config,
+}
 DATASETS: dict[str, type] = {**CLIP_DATASETS, "latents": LatentsConfig}
-ClipsConfig = DigitsConfig
+ClipsConfig = DigitsConfig | FolderConfig | ClevrerConfig | Ucf101Config

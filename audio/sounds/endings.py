@@ -16,28 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from audio.sounds.mpeg import count_frames, find_stream
+from core.data.endings import EBML, Content, matroska_is_cut, mp4_is_cut
 
 UNKNOWN = 0x7FFF0000  # sizes in RIFF from here on are those of streams whose end was not known
 OGG_TAIL = 2**17  # bytes from the end that hold the last page, which has 65,307 at most
 FIRST_PAGE, LAST_PAGE = 2, 4  # flags of Ogg
 CHAINED = "it is a chain of several streams, or its last page is damaged; streams are read from a file each"
-SEGMENT, VOID, EBML = b"\x18\x53\x80\x67", b"\xec", b"\x1a\x45\xdf\xa3"
-BOXES = (
-    b"free",
-    b"ftyp",
-    b"mdat",
-    b"meta",
-    b"mfra",
-    b"moof",
-    b"moov",
-    b"sidx",
-    b"skip",
-    b"styp",
-    b"udta",
-    b"uuid",
-    b"wide",
-)
-Content = mmap.mmap | bytes
 
 
 def is_cut_off(path: Path) -> bool:
@@ -55,11 +39,11 @@ def is_cut_off(path: Path) -> bool:
             if start[:4] == b"OggS":
                 return _ogg(content)
             if start[:4] == EBML:
-                return _matroska(content)
+                return matroska_is_cut(content)
             if start[:4] == b"fLaC":
                 return False  # its samples are counted
             if start[4:8] == b"ftyp":
-                return _mp4(content)
+                return mp4_is_cut(content)
             if len(start) > 1 and start[0] == 0xFF and start[1] & 0xF6 == 0xF0:
                 return _adts(content)
     stream = find_stream(path)
@@ -123,46 +107,6 @@ def _serials(content: Content) -> set[bytes]:
         found.add(content[place + 14 : place + 18])
         place += 27 + content[place + 26] + sum(content[place + 27 : place + 27 + content[place + 26]])
     return found
-
-
-def _matroska(content: Content) -> bool:
-    place = 0
-    while place < len(content):
-        name, start = _element_id(content, place)
-        size, start, known = _element_size(content, start)
-        if name == SEGMENT:
-            return known and start + size > len(content)
-        if name not in (EBML, VOID) or not known:
-            return False
-        place = start + size
-    return True
-
-
-def _element_id(content: Content, place: int) -> tuple[bytes, int]:
-    width = 9 - content[place].bit_length()
-    return content[place : place + width], place + width
-
-
-def _element_size(content: Content, place: int) -> tuple[int, int, bool]:
-    """The size of an element, where it begins, and whether the size is known."""
-    if place >= len(content):
-        return 0, place, False
-    width = 9 - content[place].bit_length()
-    most = (1 << 7 * width) - 1
-    size = int.from_bytes(content[place : place + width], "big") & most
-    return size, place + width, size != most
-
-
-def _mp4(content: Content) -> bool:
-    place = 0
-    while place + 8 <= len(content) and content[place + 4 : place + 8] in BOXES:
-        size = int.from_bytes(content[place : place + 4], "big")
-        if size == 1:
-            size = int.from_bytes(content[place + 8 : place + 16], "big")
-        if size < 8:  # 0: up to the end of the file
-            return False
-        place += size
-    return place > len(content)
 
 
 def _adts(content: Sequence[int]) -> bool:

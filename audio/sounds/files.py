@@ -23,7 +23,6 @@ import contextlib
 import logging
 import math
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +38,7 @@ from audio.sounds.endings import CHAINED, is_cut_off, wave_samples
 from audio.sounds.mpeg import Part, Stream, find_stream
 from audio.sounds.resampling import KAISER_BEST, resample
 from audio.sounds.sound import Sound
+from core.data.files import check_regular
 from core.data.index import NUM_LISTED, MediaKind
 
 log = logging.getLogger(__name__)
@@ -123,19 +123,11 @@ def probe(path: Path | str) -> AudioFacts:
     """
     path = Path(path)
     with _naming(path):
-        _check_file(path)
+        check_regular(path)
         stream = _frames_of_mpeg(path)
         facts = _probe_packets(path, stream) if _by_packets(path, stream) else _probe_soundfile(path, stream)
         whole = stream is not None and stream.there
         return replace(facts, cut_off=int(not whole and is_cut_off(path)))
-
-
-def _check_file(path: Path) -> None:
-    status = path.stat()  # an OSError says what is wrong better than a decoder
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is a pipe or a device, not a file")
-    if not status.st_size:
-        raise ValueError("it is empty (0 bytes)")
 
 
 def _probe_packets(path: Path, stream: Stream | None) -> AudioFacts:
@@ -233,7 +225,7 @@ def read(path: Path | str, start: int, frames: int) -> Sound:
     if start < 0 or frames < 1:
         raise ValueError(f"asked for {frames} samples of {path} from sample {start}; allowed: 1 or more, from 0 on")
     with _naming(path):
-        _check_file(path)
+        check_regular(path)
         stream = _frames_of_mpeg(path)
         by_packets = _by_packets(path, stream)
         samples, rate = read_stream(path, start, frames) if by_packets else _read_soundfile(path, stream, start, frames)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,6 +117,15 @@ def class_folders(root: Path) -> list[str]:
         raise ValueError(f"{root} holds links that lead nowhere: {', '.join(lost)}; each could be a class")
     folders = [entry for entry in visible if _is_folder(entry)]
     return sorted(entry.name for entry in folders if not (entry.is_symlink() and _holds_itself(entry.path)))
+
+
+def check_regular(path: Path) -> None:
+    """Raises ValueError, without the path, for a folder, a pipe, a device and an empty file; OSError for no file."""
+    status = path.stat()  # an OSError says what is wrong better than a decoder
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is a pipe or a device, not a file")
+    if not status.st_size:
+        raise ValueError("it is empty (0 bytes)")
 
 
 def packed_paths(paths: list[Path], root: Path) -> list[bytes]:

@@ -38,6 +38,7 @@ class MediaKind:
     facts     dataclass of integers: what is known of a file; ValueError for numbers that no file has
     probe     path -> its facts, without decoding it; ValueError, naming the file, for a broken one
     others    endings of other files of this medium, which are not read: how many there are is told
+    find      root -> sorted paths of what is an item there, where that is more than the files of these endings
     """
 
     name: str
@@ -45,6 +46,7 @@ class MediaKind:
     facts: type
     probe: Callable[[Path], Any]
     others: tuple[str, ...] = ()
+    find: Callable[[Path], list[Path]] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Index:
 
 def find_media(root: Path, kind: MediaKind) -> list[str]:
     """Sorted paths below `root` of the files of a kind, links followed, hidden ones left out; ValueError for none."""
-    found = [str(path.relative_to(root)) for path in files_under(root, kind.suffixes, kind.others)]
+    paths = kind.find(root) if kind.find else files_under(root, kind.suffixes, kind.others)
+    found = [str(path.relative_to(root)) for path in paths]
     if not found:
         raise ValueError(f"data.root is {str(root)!r}: no {kind.name} file there ({', '.join(kind.suffixes)})")
     return found

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,11 @@ DECODE_ERRORS = (
 def to_uint8(media: Tensor) -> Tensor:
     """Media in [-1, 1] as uint8: clamp(127.5 x + 128, 0, 255), truncated: the rule of published SiT and ADM numbers."""
     return (127.5 * media.float() + 128.0).clamp(0, 255).to(torch.uint8)
+
+
+def from_uint8(pixels: np.ndarray | Tensor) -> Tensor:
+    """Bytes as float32 in [-1, 1], x / 127.5 - 1; `to_uint8` gives the same bytes back."""
+    return torch.as_tensor(pixels).float() / 127.5 - 1
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from core.contracts import Batch, Dataset, stack
 from core.draws import numpy_rng
 from core.processes.failures import undo_worker_wrapping
 from core.processes.signals import WorkerShield
+from core.processes.workers import LoaderWorkers
 
 MOST_WORKERS = 1024  # processes that read media for one process; more would only take the machine's memory
 
@@ -132,8 +133,18 @@ def _conditions_sha256(dataset: Dataset) -> dict[str, str]:
     return {"conditions_sha256": hashlib.sha256(np.ascontiguousarray(conditions)).hexdigest()}
 
 
-def step_batches(dataset: Dataset, seed: int, positions: StepPositions, num_workers: int, pin: bool) -> Iterator[Batch]:
-    """Batches of the steps in `positions`, in order; an error of the data set comes as it was, from a worker too."""
+def step_batches(
+    dataset: Dataset,
+    seed: int,
+    positions: StepPositions,
+    num_workers: int,
+    pin: bool,
+    workers: LoaderWorkers | None = None,
+) -> Iterator[Batch]:
+    """Batches of the steps in `positions`, in order; an error of the data set comes as it was, from a worker too.
+
+    workers  watches the processes that read, for who wants to tell that one of them was killed
+    """
     shield = WorkerShield() if num_workers else None
     loader = DataLoader(
         SampleStream(dataset, seed),
@@ -146,7 +157,7 @@ def step_batches(dataset: Dataset, seed: int, positions: StepPositions, num_work
         worker_init_fn=shield,
     )
     try:
-        yield from loader
+        yield from (workers or LoaderWorkers()).read(loader)
     except Exception as error:
         original = undo_worker_wrapping(error)
         if original is error:

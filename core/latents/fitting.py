@@ -22,10 +22,11 @@ from einops import rearrange
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from core.contracts import Dataset
+from core.contracts import Batch, Dataset
 from core.data.stream import StepPositions, check_workers, step_batches
 from core.draws import StepRandom, numpy_rng
-from core.processes.failures import NonFiniteError
+from core.processes.failures import LoaderError, NonFiniteError
+from core.processes.workers import LoaderWorkers
 
 HELDOUT_SHARE = 0.2  # at most, of data that has no held-out split
 MEASURED_ITEMS = 10_000  # at most, for the latents' mean and standard deviation
@@ -126,11 +127,23 @@ def fit(network: nn.Module, train: Dataset, config: TokenizerTraining) -> float:
     gradient is not finite, before it reaches the weights.
     """
     device = next(network.parameters()).device
+    positions = StepPositions(0, config.steps, config.batch_size, (0, config.batch_size))
+    workers = LoaderWorkers()
+    batches = step_batches(train, config.seed, positions, config.num_workers, device.type == "cuda", workers)
+    started = time.perf_counter()
+    with workers.told(_killed):
+        _fit(network, batches, config)
+    return time.perf_counter() - started
+
+
+def _killed(error: Exception) -> LoaderError:
+    return LoaderError("a process that reads media was killed; if memory ran out, turn down num_workers")
+
+
+def _fit(network: nn.Module, batches: Iterator[Batch], config: TokenizerTraining) -> None:
+    device = next(network.parameters()).device
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_lr_factor, steps=config.steps))
-    positions = StepPositions(0, config.steps, config.batch_size, (0, config.batch_size))
-    batches = step_batches(train, config.seed, positions, config.num_workers, pin=device.type == "cuda")
-    started = time.perf_counter()
     for step, batch in enumerate(bar := tqdm(batches, unit="step", disable=None)):
         loss = network.loss(batch.media.to(device, non_blocking=True), StepRandom(config.seed, step, device))
         optimizer.zero_grad()
@@ -144,7 +157,6 @@ def fit(network: nn.Module, train: Dataset, config: TokenizerTraining) -> float:
         schedule.step()
         if step % STEPS_PER_DISPLAY == 0:
             bar.set_postfix(loss=f"{loss.total.item():.4f}", kl=f"{loss.kl.item():.1f}", refresh=False)
-    return time.perf_counter() - started
 
 
 def _lr_factor(step: int, steps: int) -> float:

@@ -45,14 +45,19 @@ def sincos_grid(width: int, grid: Sequence[int]) -> Tensor:
 
 
 def rotary_table(head_width: int, grid: Sequence[int]) -> Tensor:
-    """Rotation angles (N, K/2) of a 1-, 2- or 3-D grid (RoPE, arXiv 2104.09864); axes share the K/2 pairs evenly."""
-    pairs = head_width // 2
-    if head_width % (2 * len(grid)):
-        raise ValueError(f"head width {head_width} cannot be shared by {len(grid)} axes of rotary positions")
-    share = pairs // len(grid)
-    rates = 1.0 / 10000 ** (torch.arange(share, dtype=torch.float64) / share)
-    axes = torch.meshgrid(*[torch.arange(size, dtype=torch.float64) for size in grid], indexing="ij")
-    return torch.cat([axis.flatten()[:, None] * rates for axis in axes], dim=1).float()
+    """Rotation angles (N, K/2) of a 1-, 2- or 3-D grid (RoPE, arXiv 2104.09864).
+
+    Axes share the K/2 pairs evenly; of three the first, of frames, has what is left over.
+    """
+    pairs, axes = head_width // 2, len(grid)
+    share = pairs // axes
+    if head_width % 2 or share == 0 or (axes == 2 and pairs % 2):
+        raise ValueError(f"head width {head_width} cannot be shared by {axes} axes of rotary positions")
+    shares = [pairs - share * (axes - 1), *[share] * (axes - 1)]
+    places = torch.meshgrid(*[torch.arange(size, dtype=torch.float64) for size in grid], indexing="ij")
+    rates = [1.0 / 10000 ** (torch.arange(each, dtype=torch.float64) / each) for each in shares]
+    angles = [place.flatten()[:, None] * rate for place, rate in zip(places, rates, strict=True)]
+    return torch.cat(angles, dim=1).float()
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
@@ -115,8 +120,8 @@ class SwiGLU(nn.Module):
 
 
 def per_token(c: Tensor) -> Tensor:
-    """A conditioning (B, D) as (B, 1, D); one for each token (B, N, D) as it is."""
-    return c if c.ndim == 3 else c[:, None]
+    """A conditioning (B, D) as (B, 1, D); one with axes of tokens, (B, N, D) or (B, F, N, D), as it is."""
+    return c if c.ndim > 2 else c[:, None]
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

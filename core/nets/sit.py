@@ -1,15 +1,17 @@
 """SiT (arXiv 2401.08740) over a grid of one, two or three axes, with the names and numerics of the published weights.
 
 The condition is a component: an `embedder` that makes a vector of it. Audio and motion have a grid of frames, images of
-rows and columns, video of frames, rows and columns.
+rows and columns, video of frames, rows and columns. Over three axes the positions of a frame are those of an image
+model, and each frame adds a code of its number.
 
-Letters: B batch, C channels, *grid latent axes, P patch, N tokens (last axis fastest), D width.
+Letters: B batch, C channels, *grid latent axes, P patch, N tokens (last axis fastest), F frames of tokens, D width.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from core.nets.layers import AdaLNZeroBlock, BlockOptions, FinalLayer, TimestepEmbedder, rotary_table, sincos_grid
 
+log = logging.getLogger(__name__)
 SIZES = {  # depth, width, heads
     "S": (12, 384, 6),
     "B": (12, 768, 12),
@@ -36,13 +39,14 @@ MakeEmbedder = Callable[[int], nn.Module]  # width -> condition (B, ...) to (B, 
 class SiTConfig:
     """A SiT by published size (S, B, L, XL) or, with size null, by depth, hidden_size and num_heads.
 
-    learn_sigma doubles the output channels and throws half away, as in the published checkpoints; it adds
-    patch_size^axes C (width + 1) parameters and must match the checkpoint that is loaded. null_label keeps the row of
+    patch_size is that of every axis, or a list of each. learn_sigma doubles the output channels and throws half
+    away, as in the published checkpoints; it adds (numbers of a patch) C (width + 1) parameters and must match the
+    checkpoint that is loaded. null_label keeps the row of
     the unconditional pass, needed for guidance. qk_norm, swiglu and rope are newer recipes, which
     published weights do not have.
     """
 
-    patch_size: int = 2
+    patch_size: int | list[int] = 2
     size: str | None = None
     depth: int | None = None
     hidden_size: int | None = None
@@ -56,7 +60,7 @@ class SiTConfig:
 
     def __post_init__(self) -> None:
         free = (self.depth, self.hidden_size, self.num_heads)
-        if self.patch_size < 1:
+        if min([self.patch_size] if isinstance(self.patch_size, int) else [*self.patch_size, len(self.patch_size)]) < 1:
             raise ValueError(f"backbone.patch_size is {self.patch_size}; it must be at least 1")
         if self.size is None and None in free:
             raise ValueError("backbone.size is null: give backbone.depth, backbone.hidden_size and backbone.num_heads")
@@ -94,13 +98,17 @@ class SiTConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything about a SiT but the latents and the condition."""
+    """Everything about a SiT but the latents and the condition.
+
+    learned_frames: over three axes, the code of frames is trained and begins at zero: frames are alike at first.
+    """
 
     depth: int
-    patch_size: int
+    patch_size: int | Sequence[int]
     block: BlockOptions
     learn_sigma: bool = False
     rope: bool = False
+    learned_frames: bool = False
 
 
 class SiT(nn.Module):
@@ -110,31 +118,50 @@ class SiT(nn.Module):
     recipe        `SiTConfig.recipe`; learn_sigma: 2 C output channels of which the first C are returned
     embedder      makes the module that turns conditions into vectors
 
-    On a grid of one axis, x may be shorter than `latent_shape` says: its tokens have the first positions.
+    The axis of frames is the only axis, or the first of three. Along it x may be shorter than `latent_shape` says: its
+    tokens have the first positions. `frame_tokens` is the number of tokens of a frame, None on a grid of two axes.
     """
 
     def __init__(self, latent_shape: tuple[int, ...], recipe: Recipe, embedder: MakeEmbedder):
         super().__init__()
         channels, *size = latent_shape
-        width, patch = recipe.block.width, recipe.patch_size
-        if any(side % patch for side in size):
-            raise ValueError(f"latent size {tuple(size)} does not divide by backbone.patch_size {patch}")
-        self.input_size, self.patch_size, self.in_channels = tuple(size), patch, channels
-        self.grid = tuple(side // patch for side in size)
+        width, patch = recipe.block.width, patch_of(recipe.patch_size, tuple(size))
+        self.input_size, self.patch, self.in_channels = tuple(size), patch, channels
+        self.grid = tuple(side // of_patch for side, of_patch in zip(size, patch, strict=True))
         self.num_tokens, self.width = math.prod(self.grid), width
-        self.token_size = channels * patch ** len(size)
+        self.frame_tokens = None if len(size) == 2 else math.prod(self.grid[1:])
+        self.token_size = channels * math.prod(patch)
         self.out_channels = channels * (2 if recipe.learn_sigma else 1)
-        self.x_embedder = PatchEmbed(channels, width, patch, len(size))
+        self.x_embedder = self.make_patch_embed(recipe)
         self.t_embedder = TimestepEmbedder(width)
         self.y_embedder = embedder(width)
-        self.register_buffer("pos_embed", sincos_grid(width, self.grid)[None])
-        angles = rotary_table(width // recipe.block.num_heads, self.grid) if recipe.rope else None
-        self.register_buffer("angles", angles, persistent=False)
-        self.blocks = nn.ModuleList(AdaLNZeroBlock(recipe.block) for _ in range(recipe.depth))
-        self.final_layer = FinalLayer(width, patch ** len(size) * self.out_channels)
+        self._place(recipe)
+        self.blocks = nn.ModuleList(self.make_block(number, recipe.block) for number in range(recipe.depth))
+        self.final_layer = FinalLayer(width, math.prod(patch) * self.out_channels)
         self.checkpoint_blocks = False
         self._layout = _Layout.of(len(size))
         self.initialize()
+
+    def make_patch_embed(self, recipe: Recipe) -> nn.Module:
+        """What makes tokens (B, N, D) of latents."""
+        return PatchEmbed(self.in_channels, self.width, self.patch)
+
+    def make_block(self, number: int, options: BlockOptions) -> nn.Module:
+        """The block that is `number`, from 0."""
+        return AdaLNZeroBlock(options)
+
+    def _place(self, recipe: Recipe) -> None:
+        """The codes of positions: `pos_embed`, and over three axes `temp_embed` (1, F, D); the angles of `rope`."""
+        inside = self.grid[1:] if len(self.grid) == 3 else self.grid
+        self.register_buffer("pos_embed", sincos_grid(self.width, inside)[None])
+        if inside != self.grid:
+            code = sincos_grid(self.width, self.grid[:1])[None]
+            if recipe.learned_frames:
+                self.temp_embed = nn.Parameter(torch.zeros_like(code))
+            else:
+                self.register_buffer("temp_embed", code)
+        angles = rotary_table(self.width // recipe.block.num_heads, self.grid) if recipe.rope else None
+        self.register_buffer("angles", angles, persistent=False)
 
     def initialize(self) -> None:
         """DiT's initialisation: Xavier for linear maps, 0.02 for embeddings, zero for every gate and for the output."""
@@ -152,6 +179,20 @@ class SiT(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
+    def fitted_state(self, state: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
+        """Saved weights in which a fixed code of another number of frames is this network's own, which is told."""
+        own, theirs = getattr(self, "temp_embed", None), state.get("temp_embed")
+        if own is None or theirs is None or own.shape == theirs.shape or isinstance(own, nn.Parameter):
+            return state
+        count = min(own.shape[1], theirs.shape[1])
+        heads = [each[:, :count].detach().cpu().float() for each in (own, theirs)]
+        if heads[0].shape != heads[1].shape or not torch.allclose(*heads, atol=0.01):  # it was trained
+            return state
+        log.warning(
+            "%s is of %d frames, the backbone of %d: their code is made anew", source, theirs.shape[1], own.shape[1]
+        )
+        return {**state, "temp_embed": own}
+
     def expand(self, values: Tensor, x: Tensor) -> Tensor:
         """Values (B,) as (B, 1, ...); values (B, N) on the latent numbers of their patches, (B, 1, *grid)."""
         if values.ndim == 1:
@@ -163,7 +204,7 @@ class SiT(nn.Module):
         return [*self.blocks, self.final_layer]
 
     def patches(self, x: Tensor) -> Tensor:
-        """x (B, C, *grid) -> the numbers of each token's patch (B, N, P^axes C), as the last layer orders them."""
+        """x (B, C, *grid) -> the numbers of each token's patch (B, N, P ... P C), as the last layer orders them."""
         return rearrange(
             x, self._layout.patch, **{name: side for name, side in self._sizes(x).items() if name[0] == "p"}
         )
@@ -177,25 +218,36 @@ class SiT(nn.Module):
         self._check(tuple(x.shape[1:]))
         tokens = self.x_embedder(x)
         count = tokens.shape[1]
-        tokens = tokens + self.pos_embed[:, :count]
+        tokens = tokens + self._positions(count)
         angles = None if self.angles is None else self.angles[:count]
-        c = self.t_embedder(t)
-        label = self.y_embedder(condition)
-        c = c + (label if c.ndim == 2 else label[:, None])
+        c = self.embed_condition(t, condition)
         for block in self.blocks:
             tokens = self._run(block, tokens, c, angles, mask)
         return rearrange(self.final_layer(tokens, c), self._layout.unpatch, **self._sizes(x))
 
+    def embed_condition(self, t: Tensor, condition: Tensor) -> Tensor:
+        """Time and condition as one vector (B, D), or one for each token (B, N, D) where t is (B, N)."""
+        c, label = self.t_embedder(t), self.y_embedder(condition)
+        return c + (label if c.ndim == 2 else label[:, None])
+
+    def _positions(self, count: int) -> Tensor:
+        """The code (1, count, D) of the first tokens."""
+        if len(self.grid) < 3:
+            return self.pos_embed[:, :count]
+        frames = self.temp_embed[:, : count // self.frame_tokens]
+        return (frames[:, :, None] + self.pos_embed[:, None]).flatten(1, 2)
+
     def _check(self, found: tuple[int, ...]) -> None:
         wanted = (self.in_channels, *self.input_size)
-        shorter = len(wanted) == len(found) == 2 and found[0] == wanted[0] and 0 < found[1] < wanted[1]
-        if found != wanted and not (shorter and found[1] % self.patch_size == 0):
+        same = len(wanted) == len(found) and (found[0], *found[2:]) == (wanted[0], *wanted[2:])
+        shorter = same and self.frame_tokens is not None and 0 < found[1] < wanted[1]
+        if found != wanted and not (shorter and found[1] % self.patch[0] == 0):
             raise ValueError(f"the backbone was built for latents {wanted}, got {found}")
 
     def _sizes(self, x: Tensor) -> dict[str, int]:
         """Patches and numbers of a patch along each axis of x, by the layout's names."""
-        sides = {f"g{axis}": side // self.patch_size for axis, side in enumerate(x.shape[2:])}
-        return sides | {f"p{axis}": self.patch_size for axis in range(len(sides))}
+        sides = {f"g{axis}": x.shape[2 + axis] // patch for axis, patch in enumerate(self.patch)}
+        return sides | {f"p{axis}": patch for axis, patch in enumerate(self.patch)}
 
     def _run(self, block: nn.Module, tokens: Tensor, c: Tensor, angles: Tensor | None, mask: Tensor | None) -> Tensor:
         run: Callable[..., Tensor] = block
@@ -220,12 +272,24 @@ class _Layout:
         return cls(f"b ({grid}) -> b 1 {sides}", f"{tokens} -> {latents}", f"{latents} -> {tokens}")
 
 
-class PatchEmbed(nn.Module):
-    """Patches of P numbers along each axis as tokens, a strided convolution."""
+def patch_of(patch_size: int | Sequence[int], size: tuple[int, ...]) -> tuple[int, ...]:
+    """The patch along each axis of latents of `size`, which it divides; raises ValueError, naming the config key."""
+    patch = (patch_size,) * len(size) if isinstance(patch_size, int) else tuple(patch_size)
+    if len(patch) != len(size):
+        raise ValueError(
+            f"backbone.patch_size is {patch_size}; needed: a number, or {len(size)}, one an axis of latents {size}"
+        )
+    if any(side % each for side, each in zip(size, patch, strict=True)):
+        raise ValueError(f"latent size {size} does not divide by backbone.patch_size {patch_size}")
+    return patch
 
-    def __init__(self, in_channels: int, width: int, patch_size: int, axes: int):
+
+class PatchEmbed(nn.Module):
+    """Patches as tokens, a strided convolution; `patch` is their size along each axis."""
+
+    def __init__(self, in_channels: int, width: int, patch: tuple[int, ...]):
         super().__init__()
-        self.proj = CONVOLUTIONS[axes](in_channels, width, patch_size, stride=patch_size)
+        self.proj = CONVOLUTIONS[len(patch)](in_channels, width, patch, stride=patch)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *grid) -> (B, N, D)."""

@@ -9,6 +9,7 @@ import datetime
 import functools
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from eval.measure.metrics import Metric, ReferenceStatistics
 from eval.measure.record import Provenance, Record, hardware, table, write_records
 from eval.measure.reference import save_statistics
 from eval.measure.table import compared, compute_metrics
+from eval.statistics.estimate import over_seeds
 
 NO_REFERENCE = {"name": "none", "kind": "none", "sha256": None, "num_samples": None}
 UNKNOWN = {"source": "unknown: samples given"}  # the protocol of samples whose making nobody wrote down
@@ -53,8 +55,9 @@ def run_evaluation(config: EvaluateConfig, evaluation: Evaluation, show: Show) -
 class Measurement:
     """One call of the command, in one of the processes of its job; what every step needs.
 
-    metrics    requested, by extractor
-    reference  opened, before the samples are
+    metrics           requested, by extractor
+    reference         opened, before the samples are
+    known_statistics  of references that were measured, by extractor and facts
     """
 
     def __init__(self, config: EvaluateConfig, evaluation: Evaluation, world: World, stop: Callable[[], bool]):
@@ -65,6 +68,7 @@ class Measurement:
         self.metrics = world.first_on_main(evaluation.requested_metrics)
         self.reference = world.first_on_main(evaluation.open_reference)
         self.extraction = FeatureExtraction(world, config.feature_batch_size, evaluation.table.unit, stop)
+        self.known_statistics: dict[Any, ReferenceStatistics | None] = {}
 
     def run(self, show: Show) -> None:
         """Save the statistics of the reference, or measure samples."""
@@ -86,7 +90,7 @@ class Measurement:
             show(f"statistics of {len(media)} {units} in the features of {names}: {path}")
 
     def measure(self, show: Show) -> None:
-        """Make or open the samples, measure them, write the records and show them."""
+        """Make or open the samples, measure them, write the records and show them; with each of several seeds."""
         config, world = self.config, self.world
         samples = world.first_on_main(self.planned_samples)
         metrics = self.available_metrics(samples)
@@ -94,17 +98,39 @@ class Measurement:
         extractors = self.extractors(metrics)
         for name, extractor in extractors.items():
             world.on_main(functools.partial(self.reference.check_features, compared(metrics[name]), extractor))
+        rounds = {seed: self.with_seed(seed) for seed in config.seeds or ()} or {config.seed: self}
+        records, kept = {}, []
+        for seed, each in rounds.items():
+            records[seed], chunks = each.measured(metrics, extractors, samples if each is self else None)
+            kept += [] if chunks is None else [chunks]
+        world.on_main(lambda: self.finish(joined_records(records, made=config.makes_samples), show))
+        for chunks in () if config.keep_samples else kept:
+            world.on_main(chunks.remove)
+
+    def with_seed(self, seed: int) -> Measurement:
+        """The same measurement with another seed: other samples, and other pieces of media where a seed draws them."""
+        config = replace(self.config, seed=seed, seeds=None)
+        other = Measurement(config, type(self.evaluation)(config), self.world, self.stop)
+        other.known_statistics = self.known_statistics
+        return other
+
+    def measured(
+        self, metrics: Metrics, extractors: dict[str, Extractor], samples: Media | None
+    ) -> tuple[list[Record], Chunks | None]:
+        """The records of one seed, and the chunks of samples that were made for them.
+
+        samples: given ones, where they are open.
+        """
         chunks = None
-        if config.makes_samples:
+        if self.config.makes_samples:
             samples, provenance, chunks = self.make_samples(extractors)
         else:
-            provenance = self.given_provenance()
+            samples = samples or self.world.first_on_main(self.planned_samples)
+            provenance = self.given_provenance(samples)
         records: list[Record] = []
         for name, extractor in extractors.items():
             records += self.records(metrics[name], extractor, samples, provenance)
-        world.on_main(lambda: self.finish(records, show))
-        if chunks is not None and not config.keep_samples:
-            world.on_main(chunks.remove)
+        return records, chunks
 
     def planned_samples(self) -> Media:
         """The given samples, all of them or the first `num`; or what is known of those that are to be made."""
@@ -158,7 +184,9 @@ class Measurement:
         chunks = Chunks(output_folder(self.config), identity, conditions, command.batch_size, form)
         self.fill(chunks, generator, command.seed)
         name = command.run or command.architecture
-        return evaluation.generated_samples(chunks, name), self.provenance(protocol, name, str(source)), chunks
+        samples = evaluation.generated_samples(chunks, name)
+        protocol |= evaluation.sample_entries(samples)
+        return samples, self.provenance(protocol, name, str(source)), chunks
 
     def fill(self, chunks: Chunks, generator: Generator, seed: int) -> None:
         """Make the chunks that are missing, with a bar."""
@@ -169,12 +197,13 @@ class Measurement:
             for made in chunks.make(generator, seed, missing, self.world, self.stop):
                 bar.update(made)
 
-    def given_provenance(self) -> Provenance:
+    def given_provenance(self, samples: Media) -> Provenance:
         """What is known of the making of given samples."""
         written = written_protocol(self.config)
         protocol = written.get("protocol", UNKNOWN)
         if self.config.num is not None and protocol is not UNKNOWN:
             protocol = {**protocol, "num": self.config.num}
+        protocol = {**protocol, **self.evaluation.sample_entries(samples)}
         run = written.get("run") or self.config.samples
         return self.provenance(protocol, run, written.get("checkpoint") or "")
 
@@ -195,8 +224,17 @@ class Measurement:
     ) -> list[Record]:
         """The records of one extractor's metrics."""
         features = self.extraction.extract_features(samples, extractor)
-        statistics = self.reference.statistics(metrics, extractor, self.extraction)
+        statistics = self.reference_statistics(metrics, extractor)
         return self.world.on_main(lambda: self.computed_records(metrics, features, statistics, provenance))
+
+    def reference_statistics(self, metrics: list[Metric], extractor: Extractor) -> ReferenceStatistics | None:
+        """What the metrics need of the reference, taken once for all seeds that draw the same of it."""
+        if not compared(metrics):
+            return self.reference.statistics(metrics, extractor, self.extraction)
+        key = extractor.name, self.world.on_main(lambda: json_sha256(self.reference.identity()))
+        if key not in self.known_statistics:
+            self.known_statistics[key] = self.reference.statistics(metrics, extractor, self.extraction)
+        return self.known_statistics[key]
 
     def computed_records(
         self,
@@ -216,4 +254,25 @@ class Measurement:
         """Write the records and show the numbers."""
         file = write_records(output_folder(self.config), records)
         show(table(records, allow_differences=True).removesuffix("\n"))
+        for record in records:
+            if self.config.seeds is not None:
+                show(f"{record.metric:<17} {record.value:.6g}, {record.interval.kind}")
         show(f"record            {RunDirectory(file).shown()}")
+
+
+def joined_records(by_seed: dict[int | None, list[Record]], made: bool) -> list[Record]:
+    """One record of each metric: that of the only seed, or the mean over several.
+
+    made: whether the seeds made the samples; otherwise the samples' protocol is that of who made them.
+    """
+    first, *others = by_seed.values()
+    if not others:
+        return first
+    found = []
+    for place, record in enumerate(first):
+        values = {seed: records[place].value for seed, records in by_seed.items()}
+        estimate = over_seeds(values, record.num_samples, record.parameters)
+        changed = {"value": estimate.value, "interval": estimate.interval, "parameters": dict(estimate.parameters)}
+        protocol = {**record.protocol, "seed": list(by_seed)} if made else record.protocol
+        found.append(replace(record, **changed, protocol=protocol))
+    return found

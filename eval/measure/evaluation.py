@@ -44,6 +44,7 @@ class EvaluateConfig:
     features: str | None = None
     num: int | None = None
     seed: int | None = None
+    seeds: list[int] | None = None
     checkpoint: str | None = None
     weights: str = "ema"
     batch_size: int | None = None
@@ -65,10 +66,22 @@ class EvaluateConfig:
         if sum(value is not None for value in given.values()) > 1:
             raise ValueError(f"{', '.join(f'{key} is {value!r}' for key, value in given.items())}; give one of them")
         check_sampler(self.sampler)
+        self._check_seeds()
         for key in ("num", "batch_size", "feature_batch_size"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{key} is {value}; it must be at least 1")
+
+    def _check_seeds(self) -> None:
+        seeds = self.seeds
+        if seeds is None:
+            return
+        if self.seed is not None:
+            raise ValueError(f"seed is {self.seed} and seeds are {seeds}; give one of them")
+        if len(set(seeds)) < 2 or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+            raise ValueError(f"seeds are {seeds}; needed: 2 or more different whole numbers, 0 or above")
+        if self.save_reference is not None:
+            raise ValueError(f"seeds are {seeds} and save_reference is given; one file holds what one seed draws")
 
     @property
     def makes_samples(self) -> bool:
@@ -154,6 +167,10 @@ class Evaluation(ABC):
     def generated_samples(self, chunks: Chunks, name: str) -> Media:
         """The samples that were made, in chunks that are all there."""
         return ChunkMedia(chunks, name, self.table.unit)
+
+    def sample_entries(self, samples: Media) -> dict[str, Any]:
+        """What the protocol says of samples, made or given, beside what made them."""
+        return {}
 
     def size_of(self, samples: Media) -> Size:
         """What of given samples the reference's media must agree with; None: nothing."""

@@ -112,8 +112,13 @@ class Metric(ABC):
 
 @dataclass(frozen=True)
 class FrechetDistance(Metric):
-    """The Fréchet distance to the reference: FID, sFID, FAD, FD-DINOv2."""
+    """The Fréchet distance to the reference: FID, sFID, FAD, FD-DINOv2, FVD.
 
+    covariance  divided by n - 1 (unbiased), or by n (biased), as FVD's code has it; None: unbiased, and not written
+                into the record, where the field knows nothing else
+    """
+
+    covariance: Literal["unbiased", "biased"] | None = None
     needs = "moments"
 
     def compute(self, samples: ExtractedFeatures, reference: ReferenceStatistics) -> Estimate:
@@ -124,7 +129,9 @@ class FrechetDistance(Metric):
             log.warning(
                 "%s of %d samples with %d features: its bias is large below %d", self.name, count, width, width + 1
             )
-        return Estimate(frechet_distance(moments(rows), self.reference_moments(samples, reference)), count)
+        own, other = moments(rows), self.reference_moments(samples, reference)
+        value = frechet_distance(own, other, biased=self.covariance == "biased")
+        return Estimate(value, count, parameters={} if self.covariance is None else {"covariance": self.covariance})
 
 
 @dataclass(frozen=True)

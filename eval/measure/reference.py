@@ -46,6 +46,10 @@ class Reference:
         """A record's entries for it: name, kind, sha256, num_samples."""
         raise NotImplementedError
 
+    def identity(self) -> dict[str, Any]:
+        """Its facts, and which draw of them it is where a seed draws its media."""
+        return self.facts()
+
     def media_for(self, extractor: Extractor) -> Media | None:
         """Its media in the form that the extractor takes."""
         return self.media

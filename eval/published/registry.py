@@ -210,6 +210,20 @@ REGISTRY: tuple[WeightsEntry, ...] = (
         origin="https://github.com/songweige/TATS",
     ),
     WeightsEntry(
+        name="videomae-g-ssv2",
+        title="VideoMAE v2 ViT-g, fine-tuned on Something-Something v2, as published",
+        kind="file",
+        files=(
+            WeightsFile(
+                "vit_g_hybrid_pt_1200e_ssv2_ft.pth",
+                f"{HUB}/OpenGVLab/InternVideoMAE_models/resolve/main/mae-g/vit_g_hybrid_pt_1200e_ssv2_ft.pth",
+            ),
+        ),
+        licence="not stated for this file; the code of VideoMAE v2 is MIT",
+        used_by="FVD in features of VideoMAE, as cd-fvd defines it",
+        origin=f"{HUB}/OpenGVLab/InternVideoMAE_models",
+    ),
+    WeightsEntry(
         name="t2m-evaluators",
         title="Text-to-motion evaluators of HumanML3D, with the normalisation they were trained on",
         kind="directory",

@@ -73,6 +73,21 @@ def verified(name: str, root: Path | str | None = None) -> dict[str, str]:
     return hashes
 
 
+def locate_file(name: str, given: Path | None, root: Path | str | None, key: str) -> tuple[Path, str]:
+    """The file of a one-file entry, or the one `given` in its place, and its SHA-256.
+
+    Raises ValueError as `verified` does, and, naming the config `key`, for a given file that is not there.
+    """
+    if given is None:
+        (sha256,) = verified(name, root).values()
+        return locate(name, root), sha256
+    if not given.is_file():
+        raise ValueError(f"config key '{key}': there is no file {given}")
+    from core.storage.atomic import sha256_file
+
+    return given, sha256_file(given)
+
+
 def target(entry: WeightsEntry, root: Path) -> Path:
     """The path that a reader is given: the file, or the folder."""
     return place(entry, entry.files[0], root) if entry.kind == "file" else root / entry.name

@@ -93,3 +93,16 @@ def plus_minus_std(values: Sequence[float], num_samples: int, parts: str, parame
     mean, std = float(np.mean(values)), float(np.std(values))
     kind = f"± standard deviation over {len(values)} {parts}"
     return Estimate(mean, num_samples, Interval(mean - std, mean + std, kind), parameters)
+
+
+def over_seeds(values: Mapping[int, float], num_samples: int, parameters: Mapping[str, Any]) -> Estimate:
+    """Mean of one measurement with several seeds, ± the sample standard deviation; the interval's kind has each value.
+
+    How many seeds there are is one of the parameters, which ones is not. Raises ValueError for fewer than 2.
+    """
+    if len(values) < 2:
+        raise ValueError(f"seeds are {list(values)}; a deviation needs 2 at least")
+    mean, std = float(np.mean(list(values.values()))), float(np.std(list(values.values()), ddof=1))
+    each = ", ".join(f"{value:.6g} ({seed})" for seed, value in values.items())
+    interval = Interval(mean - std, mean + std, f"± sample standard deviation over {len(values)} seeds: {each}")
+    return Estimate(mean, num_samples, interval, {**parameters, "seeds": len(values)})

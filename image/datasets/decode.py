@@ -12,12 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
 from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from core.data.pixels import opened_image
+from core.data.pixels import from_uint8, opened_image
 
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 LONG = 16  # an image so many times as long as wide is not enlarged as a whole
@@ -166,5 +165,5 @@ def _weighted(pixels: np.ndarray, places: np.ndarray, weights: np.ndarray) -> np
 
 def to_media(image: Image.Image) -> Tensor:
     """An image of mode "L" or "RGB" -> (C, H, W) float32 in [-1, 1]."""
-    array = np.atleast_3d(np.asarray(image, dtype=np.float32)) / np.float32(127.5) - 1
-    return torch.from_numpy(np.ascontiguousarray(rearrange(array, "h w c -> c h w")))
+    pixels = rearrange(np.atleast_3d(np.asarray(image)), "h w c -> c h w")
+    return from_uint8(np.ascontiguousarray(pixels))

@@ -1,5 +1,6 @@
 """What ends a run in its middle: one line that says what to do, the last good state saved, and the same end later."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -102,6 +103,24 @@ def test_a_worker_may_die_while_the_main_process_does_something_else(train, whol
     monkeypatch.setattr(Trainer, where, interrupted)
     is_one_line_error(train("trainer.num_workers=2"), "step 11", "trainer.num_workers, now 2", code=1)
     assert steps_of(tmp_path / RUN)[-1] == 9, "step 10 is not recorded in full"
+    goes_on(train, whole, tmp_path, monkeypatch, workers=2)
+
+
+def test_a_killed_worker_is_told_where_the_error_of_pytorch_got_lost(train, whole, tmp_path, monkeypatch):
+    """C++ code that PyTorch's signal handler interrupts raises an error of its own, without a word of the worker."""
+    original = Trainer._log
+
+    def interrupted(self, *args):
+        if self.step == 10:
+            multiprocessing.active_children()[0].kill()
+            with contextlib.suppress(RuntimeError):
+                time.sleep(10)
+            raise ValueError("could not determine the shape of object type 'torch.storage.UntypedStorage'")
+        return original(self, *args)
+
+    monkeypatch.setattr(Trainer, "_log", interrupted)
+    parts = ["step 11: a worker process of the data loader died", "trainer.num_workers, now 2"]
+    is_one_line_error(train("trainer.num_workers=2"), *parts, code=1)
     goes_on(train, whole, tmp_path, monkeypatch, workers=2)
 
 

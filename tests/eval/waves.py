@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from core.storage.arrays import npz_keys
+from core.storage.provenance import json_sha256
 from eval.measure.command import run_evaluation
 from eval.measure.evaluation import EvaluateConfig, Evaluation
 from eval.measure.extractor import Extractor
@@ -19,12 +20,14 @@ WINDOW = 8
 
 
 class Waves(Media):
-    """Files in the order of their names; one that is called ...-k.npy is of class k."""
+    """Files in the order of their names, or what a seed draws of them; one that is called ...-k.npy is of class k."""
 
     kind, unit = "folder", "wave"
 
-    def __init__(self, folder):
+    def __init__(self, folder, drawn=None, seed=0):
         self.name, self.paths = folder.name, sorted(folder.glob("*.npy"))
+        if drawn is not None:
+            self.paths = list(np.random.default_rng(seed).choice(self.paths, drawn, replace=False))
         if not self.paths:
             raise ValueError(f"{folder} holds no wave")
         if all("-" in path.stem for path in self.paths):
@@ -38,7 +41,7 @@ class Waves(Media):
 
     @property
     def sha256(self):
-        return "0" * 64
+        return "0" * 64 if len(self.paths) > 9 else json_sha256([path.name for path in self.paths])
 
 
 class Windows(Extractor):
@@ -71,9 +74,10 @@ TABLE = Table(
 
 @dataclass(frozen=True, kw_only=True)
 class WavesConfig(EvaluateConfig):
-    """The reference is what `real` names, below `root`."""
+    """The reference is what `real` names, below `root`; of its waves, as many as are `drawn`."""
 
     real: str | None = None
+    drawn: int | None = None
     root: Path
 
 
@@ -97,7 +101,7 @@ class WavesEvaluation(Evaluation):
         path = self.config.root / self.config.real
         if path.suffix == ".npz" and FACTS in npz_keys(path):
             return StatisticsReference(path, "wave", "real")
-        return MediaReference(Waves(path), None)
+        return MediaReference(Waves(path, self.config.drawn, self.config.seed), None)
 
     def open_samples(self, path):
         return Waves(path)

@@ -16,9 +16,10 @@ import image.train
 from core.data.pixels import to_uint8
 from core.storage.provenance import json_sha256
 from core.storage.run_folder import RunDirectory
+from eval.measure.inception import InceptionFeatures
 from eval.measure.record import differences, read_records, table
 from eval.statistics.neighbours import Blocks, precision_recall
-from image.extractors import DinoFeatures, InceptionFeatures, WeightsSource
+from image.extractors import DinoFeatures, WeightsSource
 from image.media import open_images, open_reference
 from tests.core.processes.started import Launched
 from tests.end_to_end.image_runs import tiny
@@ -261,7 +262,7 @@ def test_a_reference_batch_of_adm_is_read_as_it_is(tmp_path, inception, dinov2):
     samples, (reference, arrays) = save_npz(tmp_path / "a.npz", rows), adm_reference(tmp_path / "adm.npz", theirs)
     common = [f"samples={samples}", f"reference={reference}", f"inception={inception}", "feature_batch_size=4"]
     found = measured(*common, "metrics=[fid,sfid,precision,recall]", out=tmp_path / "out")
-    extractor = InceptionFeatures("inception_adm", WeightsSource(inception=inception), CPU)
+    extractor = InceptionFeatures("inception_adm", inception, None, CPU)
     own, other = extractor(torch.from_numpy(rows)), extractor(torch.from_numpy(theirs))
     assert found["fid"].value == pytest.approx(frechet_to_diagonal(own["pool"], arrays["mu"], arrays["sigma"]))
     by_hand = frechet_to_diagonal(own["spatial"], arrays["mu_s"], arrays["sigma_s"])

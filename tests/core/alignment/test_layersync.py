@@ -46,12 +46,14 @@ def test_config_hands_every_option_on():
         "schedule": {"kind": "stop", "end_step": 7},
         "time_weight": "towards_data",
         "stop_gradient": False,
+        "neighbour_decay": 2.0,
     }
     sync = strict(LayerSyncConfig, node).build(transformer()).sync
     assert sync.pairs == [("blocks.0", "blocks.3"), ("blocks.1", "blocks.4")]
     assert (sync.weight, sync.stop_gradient) == (0.3, False)
     assert sync.schedule == WeightSchedule("stop", end_step=7)
     assert sync.time_weight is TIME_WEIGHTS["towards_data"]
+    assert (sync.neighbour_frames, sync.neighbour_decay) == (0, 2.0)
 
 
 def test_blocks_chooses_the_list_that_numbers_refer_to():
@@ -71,6 +73,8 @@ def test_blocks_chooses_the_list_that_numbers_refer_to():
             {"pairs": [[1, 2]], "weight": 0},
             r"^alignment\.weight is 0\.0; .*above 0 .*alignment=none is the baseline",
         ),
+        ({"pairs": [[1, 2]], "neighbour_frames": -1}, r"^alignment\.neighbour_frames is -1"),
+        ({"pairs": [[1, 2]], "neighbour_decay": 0}, r"^alignment\.neighbour_decay is 0\.0; it must be above 0"),
         ({"pairs": [[1, 2]], "schedule": {"kind": "linear"}}, r"alignment\.schedule\.kind"),
         ({"pairs": [[1, 2]], "schedule": {"kind": "warmup"}}, r"alignment\.schedule\.kind is 'warmup' but"),
     ],

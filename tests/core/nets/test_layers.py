@@ -96,6 +96,14 @@ def test_the_share_of_an_axis_turns_with_that_axis_only():
         torch.testing.assert_close(angles[frame, row, column], expected)
 
 
+def test_three_axes_share_any_head_width_frames_first():
+    """Heads of 64, as in three of the four published sizes, have 32 pairs."""
+    angles = rotary_table(64, (3, 2, 2)).reshape(3, 2, 2, 32)
+    assert (angles[2, 0, 0] > 0).tolist() == [True] * 12 + [False] * 20
+    assert (angles[0, 1, 0] > 0).nonzero().flatten().tolist() == list(range(12, 22))
+    assert (angles[0, 0, 1] > 0).nonzero().flatten().tolist() == list(range(22, 32))
+
+
 def test_rotation_keeps_lengths_and_turns_by_the_angle():
     x = normal(2, HEADS, 5, 8)
     turned = rotate(x, rotary_table(8, (5,)))

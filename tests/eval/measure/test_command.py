@@ -9,9 +9,10 @@ from core.processes.world import World
 from eval.measure.extractor import ExtractedFeatures, Extractor, FeatureExtraction, extract
 from eval.measure.media import ArrayMedia, FirstMedia
 from eval.measure.metrics import FrechetDistance, ReferenceStatistics
-from eval.measure.record import read_records
+from eval.measure.record import differences, read_records
 from eval.measure.reference import MediaReference, load_statistics, save_statistics
 from eval.measure.table import Table, compute_metrics
+from eval.statistics.frechet import Moments, frechet_distance, moments
 from eval.statistics.neighbours import precision_recall
 from tests.eval.waves import TABLE, Waves, Windows, measure_waves, save_waves, windows_of
 
@@ -91,9 +92,64 @@ def test_saved_statistics_give_the_same_number_and_errors_name_the_domains_key(r
         measured(root, real="damaged.npz")
 
 
+def test_several_seeds_make_one_record_of_their_mean_and_deviation(root):
+    keys = {"samples": str(root / "ours"), "real": "theirs", "metrics": ["distance"], "drawn": 7}
+    for seed in (3, 5, 8):
+        measure_waves(root, **keys, seed=seed, out=str(root / f"{seed}"))
+    values = [read_records([root / f"{seed}"])[0].value for seed in (3, 5, 8)]
+    assert len(set(values)) == 3
+    found, told = measured(root, metrics=["distance"], drawn=7, seeds=[3, 5, 8], out=str(root / "out"))
+    record, mean, std = found["distance"], np.mean(values), np.std(values, ddof=1)
+    assert record.value == pytest.approx(mean, rel=1e-12)
+    assert (record.interval.low, record.interval.high) == pytest.approx((mean - std, mean + std), rel=1e-9)
+    assert record.parameters == {"rows": 30, "seeds": 3}
+    for value, seed in zip(values, (3, 5, 8), strict=True):
+        assert f"{value:.6g} ({seed})" in record.interval.kind
+    assert any("± sample standard deviation over 3 seeds" in line for line in told)
+    one = read_records([root / "3"])[0]
+    assert differences(one, record)["parameters.seeds"] == (None, 3)  # a mean is not put beside one draw
+
+
+def test_what_no_seed_changes_is_measured_once(root, monkeypatch):
+    looked = []
+    monkeypatch.setattr(Windows, "__call__", counting(Windows.__call__, looked))
+    found, _ = measured(root, metrics=["distance"], seeds=[0, 1])
+    assert sum(looked) == 2 * 12 + 10  # the samples, which are opened with each seed, and the reference
+    assert found["distance"].interval.low == found["distance"].interval.high == found["distance"].value
+
+
+def counting(call, looked):
+    def counted(self, rows):
+        looked.append(len(rows))
+        return call(self, rows)
+
+    return counted
+
+
+def test_which_covariance_is_taken_stands_in_the_record(root):
+    ours, theirs = (windows_of(root / name).astype(np.float32) for name in ("ours", "theirs"))
+    samples = ExtractedFeatures(Windows(), Waves(root / "ours"), {"moves": ours})
+    reference = ReferenceStatistics({"moves": moments(theirs)})
+    found = {
+        kind: FrechetDistance("distance", ("windows",), covariance=kind).compute(samples, reference)
+        for kind in (None, "unbiased", "biased")
+    }
+    assert found[None].value == found["unbiased"].value != found["biased"].value
+    sides = [
+        Moments(x.mean(0), np.cov(x, rowvar=False, bias=True), None) for x in (ours.astype(float), theirs.astype(float))
+    ]
+    assert found["biased"].value == pytest.approx(frechet_distance(*sides), rel=1e-9)
+    assert [each.parameters for each in found.values()] == [*({}, {"covariance": "unbiased"}, {"covariance": "biased"})]
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        ({"seeds": [1]}, r"^seeds are \[1\]; needed: 2 or more different"),
+        ({"seeds": [1, 1]}, r"^seeds are \[1, 1\]; needed"),
+        ({"seeds": [1, -1]}, r"^seeds are \[1, -1\]; needed"),
+        ({"seeds": []}, r"^seeds are \[\]; needed"),
+        ({"seeds": [0, 1], "seed": 2}, r"^seed is 2 and seeds are \[0, 1\]; give one"),
         ({"real": None}, "^real is null; needed: a folder of waves$"),
         ({"samples": None}, "run, architecture and samples are null"),
         ({"features": "eyes"}, "features is 'eyes'; allowed: windows"),

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 
 from eval.statistics.frechet import (
@@ -256,6 +257,21 @@ def test_biased_covariances_divide_by_n():
     assert frechet_distance(few, few, biased=True) == pytest.approx(0, abs=1e-12)
     with pytest.raises(ValueError, match="do not say of how many samples"):
         frechet_distance(*sides, biased=True)
+
+
+def test_of_recorded_features_it_is_what_fvds_code_computes():
+    x, y = (TENSORS[f"frechet.full.{name}"].numpy().astype(np.float64) for name in "xy")
+
+    def raw(rows):  # a raw second moment minus the outer product of the mean, as StyleGAN-V accumulates them
+        mean = rows.sum(0) / len(rows)
+        return mean, rows.T @ rows / len(rows) - np.outer(mean, mean)
+
+    (mean_x, sigma_x), (mean_y, sigma_y) = raw(x), raw(y)
+    root = scipy.linalg.sqrtm(sigma_x @ sigma_y)
+    by_hand = np.real(np.square(mean_x - mean_y).sum() + np.trace(sigma_x + sigma_y - 2 * root))
+    assert frechet_distance(moments(x), moments(y), biased=True) == pytest.approx(by_hand, rel=1e-9)
+    recorded = TENSORS["frechet.full.value"].item()  # with n - 1
+    assert abs(by_hand - recorded) > 1e-3 * recorded
 
 
 # Files
