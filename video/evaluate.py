@@ -277,9 +277,7 @@ class VideoEvaluation(Evaluation):
             what = "a file" if path.exists() else "not there"
             raise ValueError(f"samples is {str(path)!r}, which is {what}; allowed: an .npz, or a folder of videos")
         with keys_of("samples"):
-            return FileClips(
-                path.name, self.files_config(path, real=False), ClipRule(self.config.clips, self.clip_seed)
-            )
+            return FileClips(path.name, self.files_config(path, real=False), ClipRule(self.config.clips, self.clip_seed))
 
     def open_reference(self) -> Reference:
         """What the config key `real` names."""
@@ -314,9 +312,7 @@ class VideoEvaluation(Evaluation):
             config.clip.stride or data.clip.stride,
         )
         changed = {"size": config.size, "fit": config.fit, "split": config.split}
-        return replace(
-            data, clip=clip, channels=3, **{key: value for key, value in changed.items() if value is not None}
-        )
+        return replace(data, clip=clip, channels=3, **{key: value for key, value in changed.items() if value is not None})
 
     # What the record says, and what is refused
 
@@ -328,11 +324,7 @@ class VideoEvaluation(Evaluation):
         trained = {} if model is None else {"model_fps": model.data.clip.fps, "model_stride": model.data.clip.stride}
         found: dict[str, Any] = {"clip": {"frames": self.frames, "stride": self.config.sample_stride, **trained}}
         if isinstance(clips, FileClips):
-            found |= {
-                "pixels": clips.frames_of,
-                "clips": clips.facts()["clips"],
-                "size": list(self.size_of(samples)[1:]),
-            }
+            found |= {"pixels": clips.frames_of, "clips": clips.facts()["clips"], "size": list(self.size_of(samples)[1:])}
         return found
 
     def size_of(self, samples: Media) -> Size:

@@ -108,17 +108,17 @@ def report(run: RunDirectory, summary: dict) -> str:
     lines = []
     if "frechet_distance" in summary:
         floor, shuffled = summary["frechet_floor"], summary["shuffled_frechet_distance"]
-        asked, real, order = (
+        asked, real, unordered = (
             ", ".join(f"{name} {100 * summary[f'{prefix}{name}_accuracy']:.1f} %" for name in ASPECTS)
             for prefix in ("", "classifier_", "shuffled_")
         )
         lines += [
-            f"FVD (digits)      {summary['frechet_distance']:.2f}   (held-out clips: {floor:.2f}, with shuffled frames: "
+            f"FVD (digits)      {summary['frechet_distance']:.2f}   (held-out clips: {floor:.2f}, with shuffled frames "
             f"{shuffled:.2f}; {summary['num_samples']} samples, EMA weights, features of a small classifier)",
-            f"as asked          {asked}   (samples that the classifier takes for what was asked for; both: "
-            f"{100 * summary['class_accuracy']:.1f} %)",
-            f"classifier        {real}   (of held-out clips, right; both: {100 * summary['classifier_accuracy']:.1f} %; "
-            f"with shuffled frames: {order})",
+            f"as asked          {asked}, both {100 * summary['class_accuracy']:.1f} %   (samples that the classifier takes "
+            "for what was asked for)",
+            f"classifier        {real}, both {100 * summary['classifier_accuracy']:.1f} %   (of held-out clips, right; with "
+            f"shuffled frames: {unordered})",
         ]
     return "\n".join([*lines, *closing_lines(run, summary, "clip", ".png", "num=8")])
 

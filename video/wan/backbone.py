@@ -75,9 +75,7 @@ class WanBackbone(nn.Module):
         config = transformer.config
         channels, *sides = latent_shape
         self.patch_size = tuple(config.patch_size)
-        if channels != config.in_channels or any(
-            side % patch for side, patch in zip(sides, self.patch_size, strict=True)
-        ):
+        if channels != config.in_channels or any(side % patch for side, patch in zip(sides, self.patch_size, strict=True)):
             raise ValueError(
                 f"latents {tuple(latent_shape)} (channels, frames, rows, columns) do not fit Wan's transformer: it takes "
                 f"{config.in_channels} channels in patches of {self.patch_size}; data.size must be a multiple of both"

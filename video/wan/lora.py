@@ -60,9 +60,7 @@ class LoRAConfig:
 
     def modules(self, num_blocks: int) -> list[str]:
         """The names of the adapted maps in diffusers' transformer."""
-        inner = [
-            f"{side}.{ATTENTION[name]}" for side in ("attn1", "attn2") for name in self.targets if name in ATTENTION
-        ]
+        inner = [f"{side}.{ATTENTION[name]}" for side in ("attn1", "attn2") for name in self.targets if name in ATTENTION]
         inner += [FEED_FORWARD[name] for name in self.targets if name in FEED_FORWARD]
         return [f"blocks.{number}.{name}" for number in range(num_blocks) for name in inner]
 
