@@ -80,7 +80,7 @@ class DigitFeatures(StandInExtractor):
 
     name, title, plural = "digits", "digit motion classifier", "clips"
     preprocessing = "grey clips of the run's size in [-1, 1]; uint8 as x / 127.5 - 1"
-    fit_rows, aspects = 64, ASPECTS
+    fit_rows, learning_rate, aspects = 64, 4e-3, ASPECTS
 
     def __init__(self, options: ClassifierOptions, data: DigitsConfig, cache: Path, device: torch.device):
         self.data, self.shape = data, data.media_shape

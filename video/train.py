@@ -112,13 +112,12 @@ def report(run: RunDirectory, summary: dict) -> str:
             ", ".join(f"{name} {100 * summary[f'{prefix}{name}_accuracy']:.1f} %" for name in ASPECTS)
             for prefix in ("", "classifier_", "shuffled_")
         )
+        both, of_real = (f"{100 * summary[key]:.1f} %" for key in ("class_accuracy", "classifier_accuracy"))
         lines += [
             f"FVD (digits)      {summary['frechet_distance']:.2f}   (held-out clips: {floor:.2f}, with shuffled frames "
             f"{shuffled:.2f}; {summary['num_samples']} samples, EMA weights, features of a small classifier)",
-            f"as asked          {asked}, both {100 * summary['class_accuracy']:.1f} %   (samples that the classifier takes "
-            "for what was asked for)",
-            f"classifier        {real}, both {100 * summary['classifier_accuracy']:.1f} %   (of held-out clips, right; with "
-            f"shuffled frames: {unordered})",
+            f"as asked          {asked}, both {both}   (samples that the classifier takes for what was asked for)",
+            f"classifier        {real}, both {of_real}   (of held-out clips, right; with shuffled frames {unordered})",
         ]
     return "\n".join([*lines, *closing_lines(run, summary, "clip", ".png", "num=8")])
 
