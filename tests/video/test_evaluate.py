@@ -18,7 +18,7 @@ from tests.video.evaluations import (
     train,
     video_files,
 )
-from tests.video.networks import save_detector, save_videomae
+from tests.video.encoders.networks import save_detector, save_videomae
 
 OPTIONS = {"rescale": True, "resize": True, "return_features": True}
 
