@@ -122,9 +122,10 @@ class Requests(Rows):
 class Dataset(Protocol):
     """Map-style data whose augmentation comes from the generator that is handed in, never from global state.
 
-    Two more members are used where a data set has them:
+    More members are used where a data set has them:
 
     labels                (n,) integers, the class of each row, known without reading any media
+    heldout()             the rows that are kept out of training, as a data set, or None; for measurements
     items(indices, rngs)  what `item` gives for each index (B,) and its generator, stacked: (B, ...); for data that is
                           read faster a batch at a time
     """
@@ -176,6 +177,11 @@ class Backbone(Protocol):
     `forward(x, t, condition, mask=None)`: x (B, *latent), t (B,) or (B, N), condition as made by `Conditioning`;
     returns a prediction of x's shape. A token has `width` features in the blocks and stands for `token_size` numbers of
     a latent.
+
+    Two more members are used where a backbone has them:
+
+    token_dim     the axes of a block's output that count tokens, where they are not (B, N, D): (1, 2) for (B, F, N, D)
+    frame_tokens  the number of tokens of a frame, frames being the slowest axis of N
     """
 
     blocks: nn.ModuleList

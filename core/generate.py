@@ -163,5 +163,5 @@ def make_generator(
 ) -> Generator:
     """The sampling side of a run's config: the given components under its sampler, path and prediction."""
     interpolant = Interpolant(build_path(config.objective.path), backbone.expand)
-    sampler = Sampler(config.sampler, interpolant, config.objective.prediction)
+    sampler = config.sampler.build(interpolant, config.objective.prediction)
     return Generator(backbone, sampler, tokenizer, conditioning, latent_shape, world)

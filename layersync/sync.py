@@ -25,7 +25,7 @@ from layersync.blocks import KINDS, Layer
 from layersync.hooks import LayerHooks
 from layersync.outputs import LayerOutput, describe, may_come_sequence_first
 from layersync.schedule import TIME_WEIGHTS, TimeWeight, WeightSchedule
-from layersync.tokens import hide_padding, masked_mean, token_cosine
+from layersync.tokens import hide_padding, masked_mean, neighbour_cosine, token_cosine
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,9 @@ class LayerSync:
     token_dim       the axis or axes that count tokens, where they are not (B, N, D): (2, 3) for (B, C, H, W), (1, 2)
                     for (B, F, N, D), 0 for (N, B, D)
     tokens          which of the tokens count: a slice of N, as slice(1, None) without a prefix, or a function
+    neighbour_frames  frames to each side whose strong tokens, at the same place, a frame's weak tokens learn from too
+                    (the form of CREPA, arXiv 2506.09229); tokens are then (B, F, N, D)
+    neighbour_decay  those k frames away count exp(-k / neighbour_decay)
 
     `output`, `token_dim` and `tokens` are for all layers, or a mapping from layer to each. Raises ValueError for no
     pair, weak not before strong, an unknown block (with the range), a weight that is no finite number above 0.
@@ -75,10 +78,14 @@ class LayerSync:
         output: int | str | Callable[[Any], Tensor] | Mapping[Layer, Any] | None = None,
         token_dim: int | tuple[int, ...] | Mapping[Layer, Any] | None = None,
         tokens: slice | Callable[[Tensor], Tensor] | Mapping[Layer, Any] | None = None,
+        neighbour_frames: int = 0,
+        neighbour_decay: float = 1.0,
     ):
         check_pairs(pairs)
         check_weight(weight)
+        check_neighbours(neighbour_frames, neighbour_decay)
         check_kinds(model, schedule, time_weight)
+        self.neighbour_frames, self.neighbour_decay = int(neighbour_frames), float(neighbour_decay)
         self.model, self.weight, self.stop_gradient = model, float(weight), stop_gradient
         self.schedule = schedule if schedule is not None else WeightSchedule()
         self.time_weight = TIME_WEIGHTS[time_weight] if isinstance(time_weight, str) else time_weight
@@ -134,7 +141,7 @@ class LayerSync:
         weight = self.weight * self._factor(step)
         tokens = self.hooks.take()
         self._check_layout(t, mask)
-        similarity, losses, order = {}, [], list(tokens)
+        similarity, values, losses, order = {}, {}, [], list(tokens)
         for label, (weak, strong) in zip(self.labels, self.pairs, strict=True):
             if order.index(weak) > order.index(strong):
                 raise RuntimeError(
@@ -144,11 +151,27 @@ class LayerSync:
             a, b = (hide_padding(tokens[name], mask) for name in (weak, strong))
             cosine = self.cosine(a, b.detach() if self.stop_gradient else b)
             similarity[label] = mean = masked_mean(cosine, mask)
+            if self.neighbour_frames:
+                near = self._near(a, b, label)
+                values[f"neighbours/{label}"] = masked_mean(near, mask).detach()
+                cosine = cosine + near
+                mean = masked_mean(cosine, mask)
             if self.time_weight is not None:
                 mean = masked_mean(cosine * self._over_time(t, cosine), mask)
             losses.append(-mean)
         similarity = {label: mean.detach().clamp(-1, 1) for label, mean in similarity.items()}
-        return AlignmentTerms(weight * torch.stack(losses).mean(), similarity)
+        return AlignmentTerms(weight * torch.stack(losses).mean(), similarity, values)
+
+    def _near(self, weak: Tensor, strong: Tensor, label: str) -> Tensor:
+        """The weighted cosines of each weak token with the strong ones of neighbouring frames, (B, F, N)."""
+        if weak.ndim < 4:
+            raise ValueError(
+                f"neighbour_frames is {self.neighbour_frames}, but the tokens of pair {label} are {tuple(weak.shape)}, "
+                "without an axis of frames; needed: (B, F, N, D), by token_dim=(1, 2) where a block returns that, or "
+                "by tokens=lambda x: x.unflatten(1, (frames, -1))"
+            )
+        strong = strong.detach() if self.stop_gradient else strong
+        return neighbour_cosine(weak, strong, self.neighbour_frames, self.neighbour_decay, self.cosine)
 
     def _factor(self, step: int | None) -> float:
         if step is None and self.schedule.kind != "constant":
@@ -239,6 +262,14 @@ def check_weight(weight: float, baseline: str = "for a baseline leave LayerSync 
         raise ValueError(f"weight is {weight!r} of type {type(weight).__name__}; needed: a number above 0")
     if not (math.isfinite(weight) and weight > 0):
         raise ValueError(f"weight is {weight}; it must be above 0 and finite ({baseline})")
+
+
+def check_neighbours(frames: int, decay: float) -> None:
+    """Raises ValueError for a number of frames below 0, and a decay that is not a finite number above 0."""
+    if isinstance(frames, bool) or not isinstance(frames, numbers.Integral) or frames < 0:
+        raise ValueError(f"neighbour_frames is {frames!r}; needed: a number of frames from 0")
+    if isinstance(decay, bool) or not isinstance(decay, numbers.Real) or not (math.isfinite(decay) and decay > 0):
+        raise ValueError(f"neighbour_decay is {decay!r}; it must be above 0 and finite")
 
 
 def check_kinds(model: Any, schedule: Any, time_weight: Any) -> None:

@@ -5,7 +5,11 @@ Letters: B batch, N tokens, F frames, D width.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F  # noqa: N812, the customary name
 from torch import Tensor
 
 
@@ -18,6 +22,29 @@ def token_cosine(a: Tensor, b: Tensor) -> Tensor:
         a, b = (x.float() if x.dtype.itemsize < 4 else x for x in (a, b))
         norms = [torch.linalg.vector_norm(x, dim=-1).clamp_min(1e-12) for x in (a, b)]
         return torch.linalg.vecdot(a, b) / (norms[0] * norms[1])
+
+
+def neighbour_cosine(
+    weak: Tensor,
+    strong: Tensor,
+    reach: int,
+    decay: float,
+    cosine: Callable[[Tensor, Tensor], Tensor] = token_cosine,
+) -> Tensor:
+    """Cosines of the tokens of a frame with those at the same place of the frames around it, summed: (B, F, N).
+
+    For weak and strong tokens (B, F, N, D) it is the sum over frames k, 1 to `reach` away from f, of
+    exp(-|k - f| / decay) cos(weak of f, strong of k). Frames beyond the ends add nothing, and neither does padding,
+    whose tokens are zero.
+    """
+    total = weak.new_zeros(weak.shape[:-1], dtype=torch.promote_types(weak.dtype, torch.float32))
+    rest = [0, 0] * (weak.ndim - 3)  # axes behind that of frames are not padded
+    for distance in range(1, min(reach, weak.shape[1] - 1) + 1):
+        factor = math.exp(-distance / decay)
+        after = cosine(weak[:, :-distance], strong[:, distance:])
+        before = cosine(weak[:, distance:], strong[:, :-distance])
+        total = total + factor * (F.pad(after, [*rest, 0, distance]) + F.pad(before, [*rest, distance, 0]))
+    return total
 
 
 def hide_padding(tokens: Tensor, mask: Tensor | None) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,13 +19,14 @@ from core.schema import choice
 from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
 from video.backbone import BACKBONES, BackboneConfig
+from video.codecs.trained import check_tokenizer
 from video.conditioning import CONDITIONINGS, LabelConfig, NoneConfig
 from video.data import DATASETS, LatentsConfig
 from video.datasets.clips import FrameMasks
 from video.datasets.digits import DigitsConfig
 from video.preview import VideoPreview
-from video.stand_in import EVALUATIONS, DigitsEvaluationConfig, NoEvaluationConfig
-from video.tokenizer import TOKENIZERS, PixelsConfig
+from video.stand_in import ASPECTS, EVALUATIONS, DigitsEvaluationConfig, NoEvaluationConfig
+from video.tokenizer import TOKENIZERS, ClipPixels, PixelsConfig, VideoTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,7 @@ def build_domain(config: VideoConfig, device: torch.device, *, evaluate: bool) -
     latent_shape = tuple(tokenizer.latent_shape(dataset.media_shape))
     with seeded_weights(config.seed, "weights"):
         backbone = config.backbone.build(latent_shape, conditioning)
+    config.backbone.begin(backbone, RunDirectory(Path(config.runs_dir) / "video" / config.name))
     return Domain(
         name="video",
         unit="clip",
@@ -73,25 +76,21 @@ def build_domain(config: VideoConfig, device: torch.device, *, evaluate: bool) -
 def open_data(config: VideoConfig, device: torch.device) -> tuple[Tokenizer, Any]:
     """The tokenizer, and the data set with the conditions that are asked for."""
     data, tokenizer = config.data, config.tokenizer.build(device)
-    dataset = data.build(frame_masks(config, tuple(tokenizer.latent_shape(data.media_shape))))
+    dataset = data.build(frame_masks(config, tokenizer))
     if isinstance(data, LatentsConfig):
         check_cached_conditions(dataset, config.conditioning)
         return FromMoments(tokenizer, dataset.spec.tokenizer, data.root), dataset
     assign_conditions(dataset, config.conditioning, CONDITIONINGS, device)
+    check_tokenizer(config.tokenizer, tokenizer, dataset, config.cache)
     return tokenizer, dataset
 
 
-def frame_masks(config: VideoConfig, latent_shape: tuple[int, ...]) -> FrameMasks:
+def frame_masks(config: VideoConfig, tokenizer: VideoTokenizer | ClipPixels) -> FrameMasks:
     """Which tokens of latents (Z, T, Y, X) are real where only the first frames of a clip are."""
-    frames, *sides = patches(config.backbone.patch_size)
+    latent_shape = tokenizer.latent_shape(config.data.media_shape)
+    frames, *sides = config.backbone.patch
     tokens = math.prod(side // patch for side, patch in zip(latent_shape[2:], sides, strict=True))
-    stride, first = config.tokenizer.frame_stride, config.tokenizer.first
-    return FrameMasks(config.data.clip.frames, stride, first, frames, tokens)
-
-
-def patches(patch_size: int | list[int] | tuple[int, ...]) -> tuple[int, ...]:
-    """A patch's frames, rows and columns."""
-    return (patch_size,) * 3 if isinstance(patch_size, int) else tuple(patch_size)
+    return FrameMasks(config.data.clip.frames, tokenizer.frame_stride, tokenizer.first, frames, tokens)
 
 
 def main(config: VideoConfig) -> None:
@@ -108,11 +107,17 @@ def report(run: RunDirectory, summary: dict) -> str:
     """What a run prints at its end: numbers, places, next commands."""
     lines = []
     if "frechet_distance" in summary:
+        floor, shuffled = summary["frechet_floor"], summary["shuffled_frechet_distance"]
+        asked, real, unordered = (
+            ", ".join(f"{name} {100 * summary[f'{prefix}{name}_accuracy']:.1f} %" for name in ASPECTS)
+            for prefix in ("", "classifier_", "shuffled_")
+        )
+        both, of_real = (f"{100 * summary[key]:.1f} %" for key in ("class_accuracy", "classifier_accuracy"))
         lines += [
-            f"FVD (digits)      {summary['frechet_distance']:.2f}   (held-out clips: {summary['frechet_floor']:.2f}; "
-            f"{summary['num_samples']} samples, EMA weights, features of a small classifier of digit and direction)",
-            f"class accuracy    {100 * summary['class_accuracy']:.1f} %   (samples that the classifier takes for what "
-            f"was asked for; of held-out clips it gets {100 * summary['classifier_accuracy']:.1f} % right)",
+            f"FVD (digits)      {summary['frechet_distance']:.2f}   (held-out clips: {floor:.2f}, with shuffled frames "
+            f"{shuffled:.2f}; {summary['num_samples']} samples, EMA weights, features of a small classifier)",
+            f"as asked          {asked}, both {both}   (samples that the classifier takes for what was asked for)",
+            f"classifier        {real}, both {of_real}   (of held-out clips, right; with shuffled frames {unordered})",
         ]
     return "\n".join([*lines, *closing_lines(run, summary, "clip", ".png", "num=8")])
 

@@ -8,6 +8,7 @@ Letters: n notes, C channels (1 or 2), L samples in time.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -120,7 +121,7 @@ class NotesDataset:
                 raise ValueError(
                     f"data.{key} is {getattr(config, key)}, but clips of {getattr(clip, key)} are asked for"
                 )
-        self.clip, self.media_shape = clip, clip.shape
+        self.config, self.clip, self.media_shape = config, clip, clip.shape
         self.class_names: list[str] = list(TIMBRES)
         self.tag_names: list[str] = []
         self.tag_sets = None
@@ -147,6 +148,12 @@ class NotesDataset:
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """`media` (C, L) float32 in (-1, 1) and `condition`; `rng` is not used."""
         return {"media": self.clip_at(index), "condition": self.conditions[index]}
+
+    def heldout(self) -> NotesDataset | None:
+        """The notes that the split "train" leaves out."""
+        if self.config.split != "train":
+            return None
+        return NotesDataset(dataclasses.replace(self.config, split="heldout"), self.clip)
 
     def describe(self, index: int) -> NoteFacts:
         """What note `index` is."""

@@ -22,6 +22,7 @@ from core.flow.path import Interpolant
 from layersync import sync
 from layersync.blocks import Layer
 from layersync.hooks import LayerHooks
+from layersync.outputs import LayerOutput
 from layersync.sync import AlignmentTerms
 
 if TYPE_CHECKING:
@@ -106,6 +107,17 @@ class Alignment:
         Matrix products of heads and second passes; what is element by element does not count.
         """
         return 0
+
+
+def listen(model: nn.Module, layers: Sequence[Layer], blocks: str | None = None) -> LayerHooks:
+    """Hooks on a backbone whose tokens are (B, N, D), in one row where its blocks hand over more axes (`token_dim`)."""
+    axes = getattr(model, "token_dim", None)
+    return LayerHooks(model, layers, blocks, LayerOutput(token_dim=axes, tokens=None if axes is None else _in_a_row))
+
+
+def _in_a_row(tokens: Tensor) -> Tensor:
+    """(B, ..., D) as (B, N, D)."""
+    return tokens.flatten(1, -2)
 
 
 class AlignmentConfig(Protocol):

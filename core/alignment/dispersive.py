@@ -16,11 +16,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from core.alignment.contract import Alignment, AlignmentTerms, Forward, Needs, check_weight
+from core.alignment.contract import Alignment, AlignmentTerms, Forward, Needs, check_weight, listen
 from core.alignment.gather import gather_rows
 from core.alignment.teacher import Teacher
 from layersync.blocks import Layer
-from layersync.hooks import LayerHooks
 from layersync.schedule import WeightSchedule
 from layersync.tokens import hide_padding
 
@@ -69,7 +68,7 @@ class Dispersive(Alignment):
     """The Dispersive loss of one layer's tokens."""
 
     def __init__(self, model: nn.Module, config: DispersiveConfig):
-        super().__init__(LayerHooks(model, [config.layer]))
+        super().__init__(listen(model, [config.layer]))
         self.config = config
 
     def terms(self, forward: Forward, teacher: Teacher | None) -> AlignmentTerms:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from core.alignment.contract import Alignment, Forward, Needs, check_pairs, check_weight, config_keys
 from core.alignment.teacher import Teacher
 from layersync.blocks import Layer
 from layersync.schedule import TIME_WEIGHTS, TimeWeight, WeightSchedule
-from layersync.sync import AlignmentTerms, LayerSync
+from layersync.sync import AlignmentTerms, LayerSync, check_neighbours
 
 
 @dataclass(frozen=True)
 class LayerSyncConfig:
-    """Options of LayerSync; `pairs` are (weak, strong) block numbers from 1, or module names."""
+    """Options of LayerSync; `pairs` are (weak, strong) block numbers from 1, or module names.
+
+    neighbour_frames  frames to each side whose strong tokens a frame's weak tokens learn from too, at the same place;
+                      0: none
+    neighbour_decay   those k frames away count exp(-k / neighbour_decay)
+    """
 
     layers_key: ClassVar[str] = "alignment.pairs"
     pairs: list[tuple[int | str, int | str]]
@@ -24,10 +31,14 @@ class LayerSyncConfig:
     schedule: WeightSchedule = field(default_factory=WeightSchedule)
     time_weight: TimeWeight = "uniform"
     stop_gradient: bool = True
+    neighbour_frames: int = 0
+    neighbour_decay: float = 1.0
 
     def __post_init__(self) -> None:
         check_pairs(self.pairs)
         check_weight(self.weight)
+        with config_keys():
+            check_neighbours(self.neighbour_frames, self.neighbour_decay)
 
     @property
     def layers(self) -> list[Layer]:
@@ -40,7 +51,7 @@ class LayerSyncConfig:
         return Needs()
 
     def build(self, model: nn.Module) -> LayerSyncAlignment:
-        """LayerSync installed on `model`."""
+        """LayerSync installed on `model`; ValueError where neighbours are asked for of tokens without frames."""
         with config_keys():
             sync = LayerSync(
                 model,
@@ -49,8 +60,28 @@ class LayerSyncConfig:
                 schedule=self.schedule,
                 time_weight=TIME_WEIGHTS[self.time_weight],
                 stop_gradient=self.stop_gradient,
+                neighbour_frames=self.neighbour_frames,
+                neighbour_decay=self.neighbour_decay,
+                token_dim=getattr(model, "token_dim", None),
+                tokens=self._in_frames(model),
             )
         return LayerSyncAlignment(sync)
+
+    def _in_frames(self, model: nn.Module) -> Callable[[Tensor], Tensor] | None:
+        """What gives tokens (B, N, D) an axis of frames, where neighbours are asked for and the backbone has none."""
+        if self.neighbour_frames == 0 or hasattr(model, "token_dim"):
+            return None
+        each = getattr(model, "frame_tokens", None)
+        if each is None:
+            raise ValueError(
+                f"neighbour_frames is {self.neighbour_frames}, but the backbone's tokens are not of frames; allowed: 0"
+            )
+        return partial(_by_frames, each=each)
+
+
+def _by_frames(tokens: Tensor, each: int) -> Tensor:
+    """Tokens (B, F N, D) as (B, F, N, D), `each` to a frame."""
+    return tokens.unflatten(1, (-1, each))
 
 
 class LayerSyncAlignment(Alignment):

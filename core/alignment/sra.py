@@ -23,12 +23,12 @@ from core.alignment.contract import (
     Needs,
     check_pairs,
     check_weight,
+    listen,
 )
 from core.alignment.teacher import Teacher
 from core.flow.path import Path
 from core.nets.layers import TRAINING_FACTOR
 from layersync.blocks import Layer
-from layersync.hooks import LayerHooks
 from layersync.schedule import WeightSchedule
 from layersync.tokens import hide_padding, masked_mean, token_cosine
 
@@ -94,7 +94,7 @@ class SRA(Alignment):
 
     def __init__(self, model: nn.Module, config: SRAConfig):
         heads = {f"pair{number}": Head(model.width) for number in range(len(config.pairs))}
-        super().__init__(LayerHooks(model, [student for student, _ in config.pairs]), heads)
+        super().__init__(listen(model, [student for student, _ in config.pairs]), heads)
         self.config, self.width = config, model.width
 
     def terms(self, forward: Forward, teacher: Teacher | None) -> AlignmentTerms:

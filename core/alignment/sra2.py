@@ -12,11 +12,10 @@ from typing import ClassVar
 import torch.nn.functional as F  # noqa: N812, the customary name
 from torch import nn
 
-from core.alignment.contract import Alignment, AlignmentTerms, Forward, Needs, check_weight
+from core.alignment.contract import Alignment, AlignmentTerms, Forward, Needs, check_weight, listen
 from core.alignment.teacher import Teacher
 from core.nets.layers import TRAINING_FACTOR
 from layersync.blocks import Layer
-from layersync.hooks import LayerHooks
 from layersync.schedule import WeightSchedule
 from layersync.tokens import hide_padding, masked_mean
 
@@ -63,7 +62,7 @@ class SRA2(Alignment):
     """One layer's tokens, a head, and the clean latent."""
 
     def __init__(self, model: nn.Module, config: SRA2Config):
-        super().__init__(LayerHooks(model, [config.layer]), {"patches": make_head(model.width, model.token_size)})
+        super().__init__(listen(model, [config.layer]), {"patches": make_head(model.width, model.token_size)})
         self.config, self.model = config, model
 
     def terms(self, forward: Forward, teacher: Teacher | None) -> AlignmentTerms:

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from core.alignment.contract import listen
 from core.contracts import Condition
 from core.precision import Precision, autocast
 from layersync.blocks import Layer, find_blocks
-from layersync.hooks import LayerHooks
 
 
 class Teacher:
@@ -31,7 +31,7 @@ class Teacher:
         self.model = copy.deepcopy(student).requires_grad_(False).eval()
         self.model.checkpoint_blocks = False  # there is no backward pass to recompute for
         _cut(self.model, layers)
-        self.hooks = LayerHooks(self.model, layers)
+        self.hooks = listen(self.model, layers)
         self.names = dict(zip(layers, self.hooks.names, strict=True))
         self.network, self.precision = self.model, precision
 

@@ -7,6 +7,7 @@ Letters: B batch, M mirrors, n rows.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from abc import ABC, abstractmethod
@@ -18,16 +19,17 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from core.contracts import Dataset
 from core.data.stream import check_workers, fingerprint
+from core.draws import StepRandom
 from core.latents.cache import CacheSpec, StoredType, array_facts, damaged_files, missing_shards, read_spec
-from core.latents.tokenizer import KLTokenizer, cache_constants
-from core.latents.writer import LatentWriter, Source, encode_shards
+from core.latents.tokenizer import FromMoments, KLTokenizer, cache_constants
+from core.latents.writer import LatentWriter, Source, encode_rows, encode_shards
 from core.processes.world import Place, pick_device
 from core.storage.provenance import json_sha256
 from core.storage.run_folder import RunDirectory
+from core.train.progress import Progress
 
 MAX_WORKERS = 8
 MAX_LISTED = 5  # damaged files in an error
@@ -151,16 +153,40 @@ def run_cache(
     if config.verify:
         show(verify(Path(config.out).expanduser(), place))
         return
-    caching = open_caching(config, pick_device(config.device, place.local_rank))
+    fill_cache(open_caching(config, pick_device(config.device, place.local_rank)), (place.rank, place.size), show)
+
+
+def fill_cache(caching: Caching, part: tuple[int, int], show: Callable[[str], None]) -> None:
+    """Encode what is missing of a cache; part (k, W): the shards k, k + W, ..."""
+    config = caching.config
     arrays = {"conditions": caching.conditions, "lengths": caching.lengths}
-    writer = LatentWriter(config.out, caching.spec(), arrays, caching.notes, (place.rank, place.size))
-    shards, started = writer.missing(), time.perf_counter()
+    writer = LatentWriter(config.out, caching.spec(), arrays, caching.notes, part)
+    shards, source = writer.missing(), Source(caching.read, caching.encode, caching.dataset.name)
+    if shards:
+        show(rehearse(caching, writer, source, shards[0]))
     rows = sum(last - first for first, last in map(writer.spec.shard_rows, shards))
-    source = Source(caching.read, caching.encode, caching.dataset.name)
-    with tqdm(total=rows, desc="encoding", unit=caching.unit, disable=True if place.rank else None) as bar:
+    started, progress = time.perf_counter(), Progress(rows, 0, "encoding", caching.unit, enabled=not part[0])
+    with contextlib.closing(progress):
         for count in encode_shards(writer, shards, source, config.batch_size, workers(config.num_workers)):
-            bar.update(count)
+            progress.bar.update(count)
     show(caching.report(writer, rows, time.perf_counter() - started))
+
+
+def rehearse(caching: Caching, writer: LatentWriter, source: Source, shard: int) -> str:
+    """The first row of a shard goes the whole way that all are to go, up to media again; what to say of it.
+
+    So what would fail at the end of hours, such as a full disk, fails in seconds, with what `encode_shards` raises.
+    ValueError for a row that is decoded to numbers that are not finite.
+    """
+    started, row = time.perf_counter(), writer.spec.shard_rows(shard)[0]
+    stored = encode_rows(source, source.read(row)[None], [row], writer.spec)
+    kept = torch.from_numpy(writer.rehearse(shard, stored.numpy()))
+    tokenizer = FromMoments(caching.tokenizer, writer.spec.tokenizer, writer.root)
+    latents = tokenizer.encode(kept[:, 0], StepRandom(0, 0, caching.tokenizer.device))
+    if not tokenizer.decode(latents).isfinite().all():
+        raise ValueError(f"{source.name(row)} (row {row}): the tokenizer decodes it to numbers that are not finite")
+    seconds = time.perf_counter() - started
+    return f"tried             1 {caching.unit} in {seconds:.1f} s: read, encoded, stored, read back, decoded"
 
 
 def workers(wanted: int | None) -> int:

@@ -31,12 +31,14 @@ def run_training(
     build: BuildDomain,
     report: Callable[[RunDirectory, dict[str, Any]], str],
     show: Callable[[str], None],
+    trainer: type[Trainer] = Trainer,
 ) -> None:
     """Train, sample and measure the run that `config` describes, or go on with it, or say that it is complete.
 
     domain  the first folder below runs_dir
     report  what is told of a complete run and its summary
     show    takes what a person is to read, in the main process
+    trainer the loop, or a kind of it
 
     Exits with 128 + the signal's number when a signal stopped it; its state is saved.
     """
@@ -53,14 +55,14 @@ def run_training(
                 raise ValueError(f"{run.summary_file} is damaged: {error!r}; without it the run ends again") from error
             return
         parts = world.first_on_main(lambda: build(config, world.device, evaluate=world.is_main))
-        trainer = Trainer(config, parts, run, world, started)
+        loop = trainer(config, parts, run, world, started)
         with StopRequest() as stop:
             done, summary = False, None
-            if trainer.fit(stop):
+            if loop.fit(stop):
                 with contextlib.suppress(StoppedError):
-                    summary, done = trainer.finish(stop), True
+                    summary, done = loop.finish(stop), True
         if not done:
-            where = f"after step {trainer.step} of {config.trainer.steps}"
+            where = f"after step {loop.step} of {config.trainer.steps}"
             print_line(f"stopped {where}; the same command continues {run.shown()}")
             raise SystemExit(stop.exit_code)
         print_line(report(run, summary))
@@ -93,7 +95,7 @@ def _claimed(config: RunConfig, domain: str, world: World) -> Iterator[RunDirect
             run = RunDirectory.create(config.runs_dir, domain, config.name)
             held.enter_context(run.locked())
             run.clean()
-            run.compare(plain(config), config.free_keys(), config.allow_changes)
+            run.compare(plain(config), config.free_keys(), config.allow_changes, type(config))
             return run
 
         yield world.on_main(claim)

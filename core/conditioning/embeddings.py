@@ -1,4 +1,8 @@
-"""Embeddings of texts, computed once and kept in files that know what made them. Letters: n texts, E their numbers."""
+"""Embeddings of texts, computed once and kept in files that know what made them.
+
+A vector for each of n texts is in one file, a sequence of tokens in a file of its own: those are large, and read one by
+one. Letters: n texts, L tokens of a text, E numbers of a vector.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -39,17 +44,47 @@ def cached_embeddings(
     key = json_sha256({**made_by, "texts": texts})
     file = None if cache is None else Path(cache) / f"{encoder}-{key[:32]}.safetensors"
     if file is not None and file.exists():
-        return _read(file, key, len(texts))
+        embedded = _read(file, key)
+        return _checked(embedded, len(embedded) == len(texts), file)
     embedded = embed(texts)
     if not embedded.isfinite().all():
         raise ValueError(f"the text encoder {encoder} gives NaN or infinity")
     if file is not None:
-        embedded = embedded.contiguous()
-        write_atomic(file, save({NAME: embedded}, metadata={"key": key, "sha256": _sha256(embedded)}))
+        _write(file, key, embedded)
     return embedded
 
 
-def _read(file: Path, key: str, count: int) -> Tensor:
+class SequenceFiles:
+    """Sequences (L, E) of texts, a file each; made_by: see `cached_embeddings`."""
+
+    def __init__(self, encoder: str, made_by: Mapping[str, Any], folder: Path):
+        self.encoder, self.made_by, self.folder = encoder, dict(made_by), Path(folder)
+
+    def missing(self, texts: Sequence[str]) -> list[str]:
+        """Those of the texts, each once, that have no file yet."""
+        return [text for text in dict.fromkeys(texts) if not self._file(text)[0].exists()]
+
+    def write(self, text: str, tokens: Tensor) -> None:
+        """Keep the tokens (L, E) of a text; ValueError for numbers that are not finite."""
+        if not tokens.isfinite().all():
+            raise ValueError(f"the text encoder {self.encoder} gives NaN or infinity for {text!r:.80}")
+        _write(*self._file(text), tokens.cpu())
+
+    def read(self, text: str) -> Tensor:
+        """The tokens (L, E) of a text, in the type that was written; ValueError for a damaged file."""
+        return _read(*self._file(text))
+
+    def _file(self, text: str) -> tuple[Path, str]:
+        key = json_sha256({**self.made_by, "text": text})
+        return self.folder / self.encoder / key[:2] / f"{key[:32]}.safetensors", key
+
+
+def _write(file: Path, key: str, embedded: Tensor) -> None:
+    embedded = embedded.contiguous()
+    write_atomic(file, save({NAME: embedded}, metadata={"key": key, "sha256": _sha256(embedded)}))
+
+
+def _read(file: Path, key: str) -> Tensor:
     try:
         if not file.is_file():
             raise OSError("it is no file")
@@ -57,11 +92,15 @@ def _read(file: Path, key: str, count: int) -> Tensor:
             notes, embedded = opened.metadata() or {}, opened.get_tensor(NAME)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"the cached embeddings {file} are damaged ({error}); {ADVICE}") from error
-    intact = notes.get("key") == key and embedded.ndim == 2 and len(embedded) == count
-    if not intact or notes.get("sha256") != _sha256(embedded):
+    same = notes.get("key") == key and notes.get("sha256") == _sha256(embedded)
+    return _checked(embedded, same and embedded.ndim == 2, file)
+
+
+def _checked(embedded: Tensor, intact: bool, file: Path) -> Tensor:
+    if not intact:
         raise ValueError(f"the cached embeddings {file} are not what was written; {ADVICE}")
     return embedded
 
 
 def _sha256(embedded: Tensor) -> str:
-    return hashlib.sha256(embedded.numpy().tobytes()).hexdigest()
+    return hashlib.sha256(embedded.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()

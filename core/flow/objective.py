@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from core.draws import Random
 from core.flow.path import CosineConfig, Interpolant, PathName, Prediction, broadcast_time, build_path, check_choice
+
+if TYPE_CHECKING:
+    from core.contracts import Backbone
 
 Weighting = Literal["none", "velocity", "likelihood"]
 TimeDistribution = Literal["uniform", "logit_normal", "shifted"]
@@ -57,6 +60,10 @@ class ObjectiveConfig:
             raise ValueError(
                 f"objective.weighting is {self.weighting!r}; allowed: none with objective.path {path.name}"
             )
+
+    def build(self, backbone: Backbone) -> FlowMatching:
+        """The objective over the latents of `backbone`."""
+        return FlowMatching(self, backbone.expand)
 
 
 @dataclass(frozen=True)

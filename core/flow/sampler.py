@@ -84,6 +84,10 @@ class SamplerConfig:
         if self.guidance_channels is not None and self.guidance_channels < 1:
             raise ValueError(f"sampler.guidance_channels is {self.guidance_channels}; it must be at least 1 or null")
 
+    def build(self, interpolant: Interpolant, prediction: Prediction) -> Sampler:
+        """The sampler on a path, of a network with that prediction."""
+        return Sampler(self, interpolant, prediction)
+
 
 def check_solver(config: SamplerConfig, path: Path) -> None:
     """Raises ValueError for a solver that cannot go along the path, or for more steps than the path has levels."""
@@ -192,7 +196,7 @@ class Sampler:
 
     def _solve(self, guided: Velocity, x: Tensor, draw: Callable[[], Tensor], callback: Callback | None) -> Tensor:
         """The ODE or SDE of a continuous path, from noise x (B, ...)."""
-        config, (t0, t1) = self.config, self.interval
+        config = self.config
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
             return self.interpolant.to_velocity(guided(x, t), x, t, self.prediction)
@@ -200,12 +204,16 @@ class Sampler:
         if config.solver == "dopri5":
             return dopri5(velocity, x, self.interval, atol=config.atol, rtol=config.rtol)
         last = config.solver in SDE_SOLVERS and config.last_step != "none"
-        times = torch.linspace(t0, t1, config.num_steps + 1 - last, device=x.device, dtype=x.dtype)
+        times = self.times(config.num_steps + 1 - last, x)
         if config.solver not in SDE_SOLVERS:
             return runge_kutta(velocity, x, times, config.solver, callback)
         solve = euler_maruyama if config.solver == "euler_maruyama" else heun_maruyama
         x = solve(velocity, x, times, self.sde, draw, callback)
         return self.sde.last_step(config.last_step, velocity, x, times[-1].expand(len(x)), config.last_step_size)
+
+    def times(self, count: int, x: Tensor) -> Tensor:
+        """The times (count,) that a solver with fixed steps goes through, like x: equally far from each other."""
+        return torch.linspace(*self.interval, count, device=x.device, dtype=x.dtype)
 
     def _guided_channels(self, shape: tuple[int, ...]) -> int | None:
         channels = self.config.guidance_channels

@@ -20,7 +20,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -168,6 +168,31 @@ def same_array(file: Path, facts: dict) -> bool:
         return False
 
 
+class TokenMasks(Protocol):
+    """Which tokens of a row are real.
+
+    frames  the largest length of a row
+    """
+
+    frames: int
+
+    def mask(self, length: int) -> Tensor | None:
+        """(N,) bool, true for the tokens that hold any of a row's `length` real frames; None where all do."""
+        ...
+
+
+@dataclass(frozen=True)
+class LastAxisMasks:
+    """Tokens of `patch` latent frames each, whose lengths are counted in latent frames."""
+
+    frames: int
+    patch: int
+
+    def mask(self, length: int) -> Tensor:
+        """(N,) bool, true for the tokens that hold any of the first `length` latent frames."""
+        return torch.arange(self.frames // self.patch) < -(-length // self.patch)
+
+
 class LatentShards:
     """The moments of a complete cache as a data set; fulfils `core.contracts.Dataset`.
 
@@ -179,11 +204,21 @@ class LatentShards:
 
     The constructor looks at names and sizes only. Shards are mapped when first read, in each process by itself; a
     process that reads them all keeps as many files open. Raises ValueError, naming the config key `data.root`, for a
-    folder that holds no cache, not all of one, or one of another `kind` of media; `make_command` makes one. `patch`:
-    latent frames of a token of the backbone, for the masks of a cache with lengths.
+    folder that holds no cache, not all of one, or one of another `kind` of media; `make_command` makes one. For the
+    masks of a cache with lengths: `masks`, or None where lengths are frames of the last axis of the latents, `patch` of
+    them in a token of the backbone.
     """
 
-    def __init__(self, root: Path | str, *, kind: str, make_command: str, flip: bool = False, patch: int = 1):
+    def __init__(
+        self,
+        root: Path | str,
+        *,
+        kind: str,
+        make_command: str,
+        flip: bool = False,
+        patch: int = 1,
+        masks: TokenMasks | None = None,
+    ):
         self.root = Path(root).expanduser()
         try:
             self.spec = read_spec(self.root)
@@ -206,15 +241,21 @@ class LatentShards:
         if is_class and count and not ((self.labels >= 0) & (self.labels < count)).all():
             raise ValueError(f"{self.root / CONDITIONS} is damaged: there are labels outside the {count} classes")
         self._shards: dict[int, np.ndarray] = {}
-        self._masks = None if self.spec.lengths is None else self._token_masks(patch)
+        self._masks = None
+        if self.spec.lengths is not None:
+            self._masks = self._token_masks(masks or LastAxisMasks(self.spec.latent_shape[-1], patch))
 
-    def _token_masks(self, patch: int) -> Tensor:
-        """(n, N) bool, true for the tokens that hold a real frame."""
-        lengths, frames = _numbers(self.root / LENGTHS).long(), self.spec.latent_shape[-1]
+    def _token_masks(self, masks: TokenMasks) -> Tensor | None:
+        """(n, N) bool, true for the tokens that hold a real frame; None where all do."""
+        lengths, frames = _numbers(self.root / LENGTHS).long(), masks.frames
         if lengths.shape != (len(self),) or not ((lengths >= 1) & (lengths <= frames)).all():
             raise ValueError(f"{self.root / LENGTHS} is damaged: needed are ({len(self)},) numbers from 1 to {frames}")
-        tokens = frames // patch
-        return torch.arange(tokens) < (-(-lengths // patch))[:, None]
+        kinds, rows = lengths.unique(return_inverse=True)
+        found = [masks.mask(length) for length in kinds.tolist()]
+        known = next((mask for mask in found if mask is not None), None)
+        if known is None:
+            return None
+        return torch.stack([torch.ones_like(known) if mask is None else mask for mask in found])[rows]
 
     def __len__(self) -> int:
         return self.spec.rows

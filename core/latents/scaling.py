@@ -30,10 +30,6 @@ from core.storage.run_folder import RunDirectory
 
 log = logging.getLogger(__name__)
 
-MEASURED_ITEMS = 256  # at most, for mean and deviation
-DECODED_ITEMS = 8  # of these, coded and decoded
-BATCH = 8
-
 
 @dataclass(frozen=True, kw_only=True)
 class Normalisation:
@@ -108,7 +104,13 @@ class ScalingMeasurement:
 
     The same look at the media tells whether the autoencoder is a trained one: random weights give latents too, and a
     run on them looks healthy until somebody looks at its samples.
+
+    measured_items  at most, for mean and deviation
+    decoded_items   of these, coded and decoded
+    batch           read at once
     """
+
+    measured_items, decoded_items, batch = 256, 8, 8
 
     def __init__(self, tokenizer: KLTokenizer, dataset: Any):
         self.tokenizer, self.dataset = tokenizer, dataset
@@ -150,14 +152,14 @@ class ScalingMeasurement:
 
     @torch.no_grad()
     def measure(self) -> MeasuredLatents:
-        """Latents of at most `MEASURED_ITEMS` items, their padding left out, and a few items decoded again."""
+        """Latents of at most `measured_items` items, their padding left out, and a few items decoded again."""
         statistics, correlations, count = LatentStatistics(), [], 0
         for rows, media in self._batches():
             mean, std = self.tokenizer.moments(media)
             for row, index in enumerate(rows):
                 own = (self.without_padding(index, moment[row : row + 1]) for moment in (mean, std))
                 statistics.add(*own)
-            if count < DECODED_ITEMS:
+            if count < self.decoded_items:
                 correlations.append(self.correlation(media, self.tokenizer.decode(mean).cpu()))
             count += len(media)
         means, stds = statistics.of_channels()
@@ -165,9 +167,9 @@ class ScalingMeasurement:
 
     def _batches(self) -> Iterator[tuple[list[int], Tensor]]:
         """Rows of the data set, which do not depend on a run's seed, and their media (B, *media)."""
-        order = numpy_rng("latent statistics").permutation(len(self.dataset))[:MEASURED_ITEMS]
-        for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH].tolist()
+        order = numpy_rng("latent statistics").permutation(len(self.dataset))[: self.measured_items]
+        for start in range(0, len(order), self.batch):
+            rows = order[start : start + self.batch].tolist()
             yield rows, torch.stack([self.media(index) for index in rows])
 
 

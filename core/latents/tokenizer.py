@@ -84,6 +84,14 @@ class TokenizerConstants:
     sha256: str | None
 
 
+class MediaError(ValueError):
+    """Media that a tokenizer does not take; `row` of the batch is one of them, which who has the data set can name."""
+
+    def __init__(self, message: str, row: int):
+        super().__init__(message)
+        self.row = row
+
+
 class KLNetwork(Protocol):
     """An `nn.Module` with a normal posterior over a latent grid."""
 

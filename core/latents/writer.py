@@ -36,6 +36,7 @@ from core.latents.cache import (
     same_array,
     shard_file,
 )
+from core.latents.tokenizer import MediaError
 from core.processes.failures import LoaderError, undo_worker_wrapping
 from core.processes.workers import LoaderWorkers
 from core.schema import changed_keys, plain
@@ -97,6 +98,17 @@ class LatentWriter:
         """The shards of this process that are not there yet."""
         return [shard for shard in missing_shards(self.root, self.spec) if shard in self.own]
 
+    def rehearse(self, shard: int, moments: np.ndarray) -> np.ndarray:
+        """Moments as they come back from a file where the shard will be, which is removed; OSError when that fails."""
+        with _locked_file(shard_file(self.root, shard)) as file:
+            try:
+                np.save(file, moments)
+                file.flush()
+                os.fsync(file.fileno())
+                return _read_back(Path(file.name), moments).copy()
+            finally:
+                Path(file.name).unlink(missing_ok=True)
+
     def write(self, shard: int, moments: np.ndarray) -> None:
         """Write a shard (rows, M, 2, *latent), read it back, then write its facts; OSError when that fails."""
         path = shard_file(self.root, shard)
@@ -104,8 +116,7 @@ class LatentWriter:
             np.save(file, moments)
             file.flush()
             written = Path(file.name)
-            if not np.array_equal(map_array(written).view(np.uint8), moments.view(np.uint8)):
-                raise OSError(f"{path} reads back differently from what was written: is the disk sound?")
+            _read_back(written, moments)
             facts = {"bytes": written.stat().st_size, "sha256": sha256_file(written), "cache": self.spec.identity()}
         with _whole_file(path.with_suffix(".json")) as file:
             file.write(json.dumps({"rows": len(moments), **facts}, indent=1).encode())
@@ -140,6 +151,14 @@ class LatentWriter:
                     temporary.unlink()
 
 
+def _read_back(file: Path, moments: np.ndarray) -> np.ndarray:
+    """What a file holds, mapped; OSError where that is not what was written."""
+    found = map_array(file)
+    if not np.array_equal(found.view(np.uint8), moments.view(np.uint8)):
+        raise OSError(f"{file} reads back differently from what was written: is the disk sound?")
+    return found
+
+
 def _at(values: Mapping[str, Any], key: str) -> str:
     for name in key.split("."):
         values = values.get(name) if isinstance(values, Mapping) else None
@@ -164,10 +183,20 @@ def encode_shards(
             first, last = spec.shard_rows(shard)
             moments = np.empty(spec.shard_shape(shard), dtype=spec.dtype)
             for rows in _batches((first, last), batch_size):
-                stored = _stored(source.encode(next(media)), rows, source.name, spec)
+                stored = encode_rows(source, next(media), rows, spec)
                 moments[rows[0] - first : rows[-1] + 1 - first] = stored.numpy()
                 yield len(rows)
             writer.write(shard, moments)
+
+
+def encode_rows(source: Source, media: Tensor, rows: Sequence[int], spec: CacheSpec) -> Tensor:
+    """The moments (B, M, 2, *latent) of `rows` in the stored type, on the CPU; ValueError naming a refused one."""
+    try:
+        moments = source.encode(media)
+    except MediaError as error:
+        row = rows[error.row]
+        raise ValueError(f"{source.name(row)} (row {row}): {error}") from error
+    return _stored(moments, rows, source.name, spec)
 
 
 def _killed(error: Exception) -> LoaderError:
@@ -203,7 +232,7 @@ def _read(
         raise original from error
 
 
-def _stored(moments: Tensor, rows: list[int], name: Callable[[int], str], spec: CacheSpec) -> Tensor:
+def _stored(moments: Tensor, rows: Sequence[int], name: Callable[[int], str], spec: CacheSpec) -> Tensor:
     """Moments (B, M, 2, *latent) in the stored type, on the CPU; ValueError naming the first row that does not fit."""
     stored = moments.to(getattr(torch, spec.dtype))
     bad = (~stored.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()

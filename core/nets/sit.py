@@ -9,8 +9,9 @@ Letters: B batch, C channels, *grid latent axes, P patch, N tokens (last axis fa
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from core.nets.layers import AdaLNZeroBlock, BlockOptions, FinalLayer, TimestepEmbedder, rotary_table, sincos_grid
 
+log = logging.getLogger(__name__)
 SIZES = {  # depth, width, heads
     "S": (12, 384, 6),
     "B": (12, 768, 12),
@@ -130,15 +132,23 @@ class SiT(nn.Module):
         self.frame_tokens = None if len(size) == 2 else math.prod(self.grid[1:])
         self.token_size = channels * math.prod(patch)
         self.out_channels = channels * (2 if recipe.learn_sigma else 1)
-        self.x_embedder = PatchEmbed(channels, width, patch)
+        self.x_embedder = self.make_patch_embed(recipe)
         self.t_embedder = TimestepEmbedder(width)
         self.y_embedder = embedder(width)
         self._place(recipe)
-        self.blocks = nn.ModuleList(AdaLNZeroBlock(recipe.block) for _ in range(recipe.depth))
+        self.blocks = nn.ModuleList(self.make_block(number, recipe.block) for number in range(recipe.depth))
         self.final_layer = FinalLayer(width, math.prod(patch) * self.out_channels)
         self.checkpoint_blocks = False
         self._layout = _Layout.of(len(size))
         self.initialize()
+
+    def make_patch_embed(self, recipe: Recipe) -> nn.Module:
+        """What makes tokens (B, N, D) of latents."""
+        return PatchEmbed(self.in_channels, self.width, self.patch)
+
+    def make_block(self, number: int, options: BlockOptions) -> nn.Module:
+        """The block that is `number`, from 0."""
+        return AdaLNZeroBlock(options)
 
     def _place(self, recipe: Recipe) -> None:
         """The codes of positions: `pos_embed`, and over three axes `temp_embed` (1, F, D); the angles of `rope`."""
@@ -169,6 +179,20 @@ class SiT(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
+    def fitted_state(self, state: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
+        """Saved weights in which a fixed code of another number of frames is this network's own, which is told."""
+        own, theirs = getattr(self, "temp_embed", None), state.get("temp_embed")
+        if own is None or theirs is None or own.shape == theirs.shape or isinstance(own, nn.Parameter):
+            return state
+        count = min(own.shape[1], theirs.shape[1])
+        heads = [each[:, :count].detach().cpu().float() for each in (own, theirs)]
+        if heads[0].shape != heads[1].shape or not torch.allclose(*heads, atol=0.01):  # it was trained
+            return state
+        log.warning(
+            "%s is of %d frames, the backbone of %d: their code is made anew", source, theirs.shape[1], own.shape[1]
+        )
+        return {**state, "temp_embed": own}
+
     def expand(self, values: Tensor, x: Tensor) -> Tensor:
         """Values (B,) as (B, 1, ...); values (B, N) on the latent numbers of their patches, (B, 1, *grid)."""
         if values.ndim == 1:
@@ -196,12 +220,15 @@ class SiT(nn.Module):
         count = tokens.shape[1]
         tokens = tokens + self._positions(count)
         angles = None if self.angles is None else self.angles[:count]
-        c = self.t_embedder(t)
-        label = self.y_embedder(condition)
-        c = c + (label if c.ndim == 2 else label[:, None])
+        c = self.embed_condition(t, condition)
         for block in self.blocks:
             tokens = self._run(block, tokens, c, angles, mask)
         return rearrange(self.final_layer(tokens, c), self._layout.unpatch, **self._sizes(x))
+
+    def embed_condition(self, t: Tensor, condition: Tensor) -> Tensor:
+        """Time and condition as one vector (B, D), or one for each token (B, N, D) where t is (B, N)."""
+        c, label = self.t_embedder(t), self.y_embedder(condition)
+        return c + (label if c.ndim == 2 else label[:, None])
 
     def _positions(self, count: int) -> Tensor:
         """The code (1, count, D) of the first tokens."""

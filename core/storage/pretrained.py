@@ -24,8 +24,10 @@ COMPUTED = ("position_ids", "token_type_ids", "relative_position_index")  # tabl
 FOREIGN = ("auto_map", "quantization_config", "transformers_weights")  # keys of a config that name code, or other files
 
 
-def read_pretrained(kind: Any, folder: Path, name: str, beside: tuple[str, ...] = ()) -> nn.Module:
-    """A network of transformers, float32, from a directory's config.json and safetensors.
+def read_pretrained(
+    kind: Any, folder: Path, name: str, beside: tuple[str, ...] = (), dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """A network of transformers, of type `dtype`, from a directory's config.json and safetensors.
 
     kind    a class with `from_pretrained`
     name    what it is for, at the beginning of an error
@@ -35,7 +37,7 @@ def read_pretrained(kind: Any, folder: Path, name: str, beside: tuple[str, ...] 
     random, others would be left out), and for a directory that names code to run.
     """
     check_directory(folder, name)
-    reading = {**LOCAL, "use_safetensors": True, "output_loading_info": True, "dtype": torch.float32}
+    reading = {**LOCAL, "use_safetensors": True, "output_loading_info": True, "dtype": dtype}
     told: list[str] = []
     try:
         with told_to(told, "transformers"):

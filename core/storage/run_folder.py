@@ -24,7 +24,7 @@ from typing import IO, Any, TypeVar
 import yaml
 
 from core.processes.failures import LostFolderError
-from core.schema import changed_keys, strict
+from core.schema import changed_keys, plain, strict
 from core.storage.atomic import remove, write_atomic, writing
 from core.storage.checkpoint import CheckpointStore, read_checkpoint
 from core.storage.json_files import read_mapping
@@ -198,10 +198,17 @@ class RunDirectory:
             for temporary in [*folder.glob(".*.tmp"), *folder.glob(".tmp*")]:  # ours, and those of safetensors
                 remove(temporary)
 
-    def compare(self, config: dict[str, Any], free: Sequence[str] = (), allowed: Sequence[str] = ()) -> list[str]:
+    def compare(
+        self,
+        config: dict[str, Any],
+        free: Sequence[str] = (),
+        allowed: Sequence[str] = (),
+        schema: type | None = None,
+    ) -> list[str]:
         """Check that a continued run has not changed what it computes; nothing is written.
 
-        `free` are keys (or groups of keys) that do not say what the run computes.
+        `free` are keys (or groups of keys) that do not say what the run computes. A key of `schema` that came after the
+        run was begun has its default there.
 
         Returns the keys, of those `allowed` to change (or groups of keys), that did. Raises ValueError naming the
         others. A run that left no checkpoint has computed nothing: its config, of a first try with a wrong value
@@ -211,7 +218,7 @@ class RunDirectory:
         before = self._config_before()
         if before is None:
             return []
-        changes = changed_keys(before, config)
+        changes = changed_keys(before if schema is None else _completed(before, schema), config)
         refused = [key for key in changes if not _is_in(key, [*free, *allowed])]
         if refused:
             differences = ", ".join(_change(key, before, config) for key in refused)
@@ -305,6 +312,14 @@ def _value(key: str, config: Any, missing: Any = None) -> Any:
             return missing
         config = config[name]
     return config
+
+
+def _completed(config: dict[str, Any], schema: type) -> dict[str, Any]:
+    """A config with the defaults of the keys that it lacks; as it is where it is none of `schema`."""
+    try:
+        return plain(strict(schema, config))
+    except ValueError:  # its differences are told, key by key
+        return config
 
 
 def _change(key: str, before: dict[str, Any], after: dict[str, Any]) -> str:

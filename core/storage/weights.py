@@ -197,10 +197,14 @@ def trained_state(model: nn.Module) -> State:
 def load_into(model: nn.Module, state: State, source: str) -> None:
     """Copy `state`, whole tensors, into the trained weights and buffers of `model`, which may be sharded.
 
+    A model's own `fitted_state(state, source)`, where it has one, fits what may differ, such as a table of positions.
+
     Raises ValueError that tells another architecture's checkpoint by its differences.
     """
     own = trained_state(model)
     state = _renamed(state, own)
+    if hasattr(model, "fitted_state"):
+        state = model.fitted_state(state, source)
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [
         f"{name} is {tuple(state[name].shape)}, the model has {tuple(own[name].shape)}"

@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from core.train.speed import Speedometer, in_words
+from core.train.tracking import BY_TIME
 
 
 class _Bar(tqdm):
@@ -27,7 +28,8 @@ class _Bar(tqdm):
 
 
 class Progress:
-    """One bar: step, time left, flow loss, similarity of each pair, samples a second, a long wait for data.
+    """One bar: step, time left, flow loss, similarity of each pair, the newest loss by noise level (from
+    noise to data), samples a second, a long wait for data.
 
     Rate and time left are of this session's last 50 steps. They come from `speed`, which the loop feeds before it calls
     `advance`; without one the bar measures from `advance` to `advance`. enabled=False shows nothing, for all but the
@@ -40,6 +42,7 @@ class Progress:
         self.unit, self.measures = unit, speed is None
         self.speed = Speedometer(unit, torch.device("cpu")) if speed is None else speed
         self.mark = time.perf_counter()
+        self.by_time = ""  # the newest loss by noise level, which few steps measure
         terminal = sys.stderr.isatty()
         self.bar = _Bar(
             seconds_left=self._seconds_left,
@@ -72,8 +75,11 @@ class Progress:
         """Put the newest numbers beside the bar; `rate` in samples a second, None is the moving one."""
         rate = self.speed.rate if rate is None else rate
         pairs = [f"{name.removeprefix('similarity/')} {v:.3f}" for name, v in metrics.items() if "similarity/" in name]
+        levels = [f"{value:.3f}" for name, value in metrics.items() if name.startswith(f"{BY_TIME}/")]
+        self.by_time = f"by t {' '.join(levels)}" if levels else self.by_time
         texts = [f"flow {metrics['flow_loss']:.4f}"]
         texts += [f"similarity {' '.join(pairs)}"] if pairs else []
+        texts += [self.by_time] if self.by_time else []
         texts += [f"{rate:.0f} {self.unit}/s" if rate >= 10 else f"{rate:.2g} {self.unit}/s"]
         texts += [f"data wait {self.speed.data_wait:.0%}".replace("%", " %")] if self.speed.data_wait > 0.1 else []
         self.bar.set_postfix_str(", ".join(texts), refresh=False)

@@ -21,7 +21,30 @@ from core.storage.lines import JsonLines, curve, read_lines
 METRICS, SPEED, EVALUATIONS = "metrics.jsonl", "speed.jsonl", "evaluations.jsonl"
 SESSIONS = "sessions.jsonl"
 WANDB_ID = "wandb_id.txt"
+BY_TIME, BY_TIME_EMA = "loss_by_time", "loss_by_time_ema"  # of the weights, and of their average: names before a /
+MOST_BINS = 50
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LossByTimeConfig:
+    """The flow loss in equal bins of t, of fixed rows, noise and times (`core.train.loss_by_time`).
+
+    bins     how many, from noise (t = 0) to data (t = 1)
+    every    optimizer steps between two measurements; the last step is always measured
+    samples  rows of data; each is in every bin once
+    """
+
+    bins: int = 5
+    every: int = 1000
+    samples: int = 64
+
+    def __post_init__(self) -> None:
+        for name, most in (("bins", MOST_BINS), ("every", None), ("samples", None)):
+            value = getattr(self, name)
+            if value < 1 or (most is not None and value > most):
+                limit = "" if most is None else f", and {most} at most"
+                raise ValueError(f"tracking.loss_by_time.{name} is {value}; it must be at least 1{limit}")
 
 
 @dataclass(frozen=True)
@@ -30,11 +53,13 @@ class TrackingConfig:
 
     tensorboard: auto writes events where TensorBoard is installed, on insists, off does not. wandb_project: the W&B
     project that the run is logged to, null is none; wandb_entity: its team or user, null is the account's default.
+    loss_by_time: a measurement that is recorded with the losses, null is none.
     """
 
     tensorboard: Literal["auto", "on", "off"] = "auto"
     wandb_project: str | None = None
     wandb_entity: str | None = None
+    loss_by_time: LossByTimeConfig | None = None
 
     def __post_init__(self) -> None:
         if self.wandb_project == "":
@@ -210,20 +235,24 @@ class WandbRun:
 
 
 def draw_curves(metrics: Path, target: Path) -> None:
-    """Flow loss, and below it the similarity of every pair, over optimizer steps."""
+    """Flow loss, and below it the similarity of every pair and the loss by noise level, over optimizer steps."""
     from matplotlib.figure import Figure
 
     lines = read_lines(metrics)
     if not lines:
         return
-    pairs = [name for name in dict.fromkeys(key for line in lines for key in line) if name.startswith("similarity/")]
-    figure = Figure(figsize=(7, 5 if pairs else 3), layout="constrained")
-    axes = figure.subplots(2 if pairs else 1, 1, sharex=True, squeeze=False)[:, 0]
+    names = list(dict.fromkeys(key for line in lines for key in line))
+    panels = {"cosine of the pair": "similarity/", "flow loss by t": f"{BY_TIME}/"}
+    shown = {label: [name for name in names if name.startswith(prefix)] for label, prefix in panels.items()}
+    shown = {label: curves for label, curves in shown.items() if curves}
+    figure = Figure(figsize=(7, 3 + 2 * len(shown)), layout="constrained")
+    axes = figure.subplots(1 + len(shown), 1, sharex=True, squeeze=False)[:, 0]
     axes[0].plot(*curve(lines, "flow_loss"))
     axes[0].set_ylabel("flow loss")
-    for pair in pairs:
-        axes[1].plot(*curve(lines, pair), label=pair.removeprefix("similarity/"))
-        axes[1].set_ylabel("cosine of the pair")
-        axes[1].legend()
+    for axis, (label, curves) in zip(axes[1:], shown.items(), strict=True):
+        for name in curves:
+            axis.plot(*curve(lines, name), label=name.partition("/")[2])
+        axis.set_ylabel(label)
+        axis.legend()
     axes[-1].set_xlabel("optimizer step")
     figure.savefig(target, dpi=120)

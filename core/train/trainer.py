@@ -20,8 +20,8 @@ from core.alignment.teacher import Teacher
 from core.contracts import Batch, Domain, Requests
 from core.data.stream import StepPositions, step_batches
 from core.draws import StepRandom, seeded_weights
-from core.flow.objective import FlowMatching
 from core.generate import Generator, make_generator
+from core.latents.tokenizer import MediaError
 from core.nets.layers import TRAINING_FACTOR
 from core.precision import DTYPES, allow_tf32
 from core.processes.failures import NonFiniteError, is_out_of_memory
@@ -37,6 +37,7 @@ from core.train.config import RunConfig
 from core.train.diagnoses import attempt, dead_worker, out_of_memory, write_not_finite
 from core.train.ema import EMA
 from core.train.flops import matmul_peak, training_flops
+from core.train.loss_by_time import LossByTime
 from core.train.notes import RunNotes
 from core.train.optimizer import Optimizer
 from core.train.posthoc import save_snapshot
@@ -44,6 +45,7 @@ from core.train.progress import Progress
 from core.train.records import RunRecords
 from core.train.saved import ModelPart, Saved, StatePart, whole_groups
 from core.train.speed import Speedometer
+from core.train.tracking import BY_TIME, BY_TIME_EMA
 
 SMALLEST_SCALE = 2.0**-10  # a loss scale below it means that the gradient itself is not finite
 
@@ -61,8 +63,7 @@ class Trainer:
         allow_tf32(config.trainer.tf32)
         self.model = domain.backbone.to(world.device)
         self.model.checkpoint_blocks = config.trainer.checkpoint_blocks
-        request = Requests.of(domain.conditioning.requests(1, config.seed))
-        self.flops = training_flops(self.model, domain.latent_shape, request.condition)
+        self.flops = self.count_flops()
         self._build_alignment()  # before compile: later hooks would not be called
         self.network = spread(self.model, config.parallel, config.trainer.compile, world)
         self.loss = TrainingLoss(
@@ -70,12 +71,13 @@ class Trainer:
             conditioning=domain.conditioning,
             network=self.network,
             backbone=self.model,
-            objective=FlowMatching(config.objective, self.model.expand),
+            objective=config.objective.build(self.model),
             alignment=self.alignment,
             precision=config.trainer.precision,
             teacher=self.teacher,
             needs=config.alignment.needs,
         )
+        self.by_time = LossByTime(config, domain.dataset, self.loss, world)
         self.optimizer = Optimizer(self.model, config.optimizer, self.alignment.heads)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.trainer.precision == "fp16")
         self.ema = EMA(self.model, config.ema, self.teacher.model if self.teacher is not None else None)
@@ -90,6 +92,11 @@ class Trainer:
         # Over all sessions of the run: seconds in training steps and waiting for their data, and wall time of sessions
         # before this one.
         self.seconds, self.wall_before = 0.0, 0.0
+
+    def count_flops(self) -> int:
+        """FLOPs of one sample in a training step, without the alignment's."""
+        request = Requests.of(self.domain.conditioning.requests(1, self.config.seed))
+        return training_flops(self.model, self.domain.latent_shape, request.condition)
 
     def _build_alignment(self) -> None:
         """The alignment on the bare model, and the teacher that it may need, a copy of the model without its hooks."""
@@ -131,6 +138,7 @@ class Trainer:
         unit, shown = f"{self.domain.unit}s", self.world.is_main
         self.progress = Progress(config.trainer.steps, self.step, config.name, unit, shown, self.speed)
         try:
+            self.begin()
             self._steps()
         except Exception as error:
             # The last good step is saved, unless other processes, who know of no error, would have to help.
@@ -146,6 +154,13 @@ class Trainer:
         self.records.bind()
         self.save()
         return self.step == config.trainer.steps
+
+    def begin(self) -> None:
+        """What is done in every process before a session's first step: nothing here."""
+
+    def measured(self) -> dict[str, float]:
+        """What is logged of the present weights beside the losses, by name; in every process: nothing here."""
+        return {}
 
     def save(self) -> None:
         """Write a checkpoint of the present step, unless there is one; raises OSError when it cannot be written."""
@@ -222,8 +237,9 @@ class Trainer:
         self.seconds += seconds
         self.speed.stepped(config.batch_size, seconds)
         self.progress.advance(config.batch_size)
-        if self.step % config.log_every == 0 or self.step == config.steps:
-            self._log(losses, norm)
+        by_time = self._loss_by_time()
+        if by_time or self.step % config.log_every == 0 or self.step == config.steps:
+            self._log(losses, norm, by_time)
         if self.ema.snapshot_due(self.step):
             self._snapshot()
         if config.preview_every and self.step % config.preview_every == 0:
@@ -277,14 +293,33 @@ class Trainer:
             where = {"global_rows": config.batch_size, "first_row": first + begin}
             random = StepRandom(self.config.seed, self.step, world.device, **where)
             with gradients_stay(self.network) if end < last - first else contextlib.nullcontext():
-                losses = self.loss(batch[begin:end], random, self.step)
+                losses = self._loss(batch[begin:end], random)
                 share = (end - begin) * world.size / config.batch_size
                 self.scaler.scale(losses.total * share).backward()
             done.append(losses.detached())
         average_gradients(self.alignment.heads, world)
         return Losses.joined(done)
 
-    def _log(self, losses: Losses, norm: float) -> None:
+    def _loss(self, batch: Batch, random: StepRandom) -> Losses:
+        """The loss of some rows; ValueError naming one whose media the tokenizer does not take."""
+        try:
+            return self.loss(batch, random, self.step)
+        except MediaError as error:
+            index = int(batch.index[error.row])
+            raise ValueError(
+                f"step {self.step + 1}: {self.domain.dataset.name(index)} (row {index}): {error}"
+            ) from error
+
+    def _loss_by_time(self) -> dict[str, float]:
+        """The loss by noise level of the weights and of their average, where it is asked for after this step."""
+        if not self.by_time.due(self.step):
+            return {}
+        with self.alignment.paused(), gathered(self.model):
+            values = self.by_time.measure(BY_TIME)
+        with self.averaged():
+            return values | self.by_time.measure(BY_TIME_EMA)
+
+    def _log(self, losses: Losses, norm: float, by_time: dict[str, float]) -> None:
         """Record the step: its numbers over the global batch, however many processes shared it."""
         own = {"flow_loss": float(losses.flow.mean()), "loss": float(losses.total)}
         own |= {f"similarity/{pair}": float(value) for pair, value in losses.similarity.items()}
@@ -292,6 +327,7 @@ class Trainer:
         weight = len(losses.flow) / self.config.trainer.batch_size
         metrics = dict(zip(own, self.world.mean(list(own.values()), weight), strict=True))
         metrics |= {"gradient_norm": norm} if math.isfinite(norm) else {}
+        metrics |= self.measured() | by_time
         metrics |= {"lr": self.config.optimizer.lr_at(self.step - 1, self.config.trainer.steps)}
         if self.scaler.is_enabled():
             metrics |= {"loss_scale": self.scaler.get_scale(), "skipped_steps": self.skipped}

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.alignment.contract import AlignmentConfig
+from core.alignment.contract import AlignmentConfig, listen
 from core.contracts import Batch, Dataset, Domain, Requests, TokenSequence
 from core.data.stream import collate
 from core.draws import SampleRandom, numpy_rng
@@ -94,7 +94,7 @@ class TrainedModel:
 
     def flow(self) -> FlowMatching:
         """The run's objective."""
-        return FlowMatching(self.objective, self.domain.backbone.expand)
+        return self.objective.build(self.domain.backbone)
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ def capture_tokens(
                 with autocast(model.device, forward.precision):
                     output = backbone(x_t, flow.path.network_time(t), condition, batch.mask)
                 taken = hooks.take()
-                tokens = [taken[name].float().flatten(1, -2) for name in hooks.names]
+                tokens = [taken[name].float() for name in hooks.names]
                 yield CapturedTokens(batch, position, float(time), latents, x_t, tokens, output.float())
 
 
@@ -266,7 +266,7 @@ def batches(
 @contextlib.contextmanager
 def block_hooks(model: TrainedModel) -> Iterator[LayerHooks]:
     """Hooks on all blocks, taken off at the end."""
-    hooks = LayerHooks(model.domain.backbone, range(1, model.depth + 1), model.blocks_name)
+    hooks = listen(model.domain.backbone, range(1, model.depth + 1), model.blocks_name)
     try:
         yield hooks
     finally:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.storage.run_folder import RunDirectory
+from core.train.tracking import BY_TIME, BY_TIME_EMA
 from eval.inside.findings import FOLDER as INSIDE
 from eval.methods.numbers import mean_over_seeds
 from eval.methods.text import headline, made_text, speed_up_text, step_rows
@@ -103,7 +104,19 @@ def training_section(groups: Sequence[Group], points: int) -> list[Section]:
             by_name.setdefault(name, []).append(over_seeds(group.name, steps, values, place))
     note = "Each point is the mean of neighbouring steps; bands are 95 % intervals over seeds."
     figures = [chart(name, name.partition("/")[0].replace("_", " "), lines, note) for name, lines in by_name.items()]
+    figures += [figure for group in groups for figure in _by_time(group)]
     return [("Training", html.grid(figures))] if figures else []
+
+
+def _by_time(group: Group) -> list[str]:
+    """Charts of a group's loss by noise level, a line for each bin of t."""
+    figures = []
+    for prefix, weights in ((BY_TIME, "weights"), (BY_TIME_EMA, "averaged weights")):
+        bins = group.by_time(prefix)
+        lines = [over_seeds(f"t {name}", *series, place) for place, (name, series) in enumerate(bins.items())]
+        note = f"{group.name}. The same rows, noise and times at every step; t = 0 is noise, t = 1 data."
+        figures += [chart(f"loss by noise level, {weights}", "flow loss", lines, note)] if lines else []
+    return figures
 
 
 def media_sections(groups: Sequence[Group]) -> list[Section]:

@@ -20,6 +20,8 @@ from eval.measure.record import FOLDER, Record, read_records
 from eval.methods.matched import COUNTS
 from eval.methods.result import KIND, read_comparison
 
+Series = tuple[list[int], np.ndarray]
+
 
 @dataclass(frozen=True)
 class Group:
@@ -28,14 +30,17 @@ class Group:
     name: str
     runs: list[RunDirectory]
 
-    def evaluations(self) -> dict[str, tuple[list[int], np.ndarray]]:
+    def evaluations(self) -> dict[str, Series]:
         """metric -> (steps, values (S, E)) at the steps that every run measured."""
-        runs = [{line["step"]: line for line in read_lines(run.path / EVALUATIONS)} for run in self.runs]
-        common = sorted(set.intersection(*(set(lines) for lines in runs)))
-        lines = [[run[step] for step in common] for run in runs]
-        names = [name for name in (lines[0][-1] if common else {}) if name not in COUNTS]
-        shared = [name for name in names if all(is_number(line.get(name)) for run in lines for line in run)]
-        return {name: (common, np.array([[line[name] for line in run] for run in lines])) for name in shared}
+        shared = _at_common_steps([read_lines(run.path / EVALUATIONS) for run in self.runs])
+        return {name: series for name, series in shared.items() if name not in COUNTS}
+
+    def by_time(self, prefix: str) -> dict[str, Series]:
+        """Bin of t -> (steps, values (S, E)) of the losses by noise level whose names in metrics.jsonl begin so."""
+        runs = [read_lines(run.path / METRICS) for run in self.runs]
+        measured = [[line for line in lines if any(name.startswith(f"{prefix}/") for name in line)] for lines in runs]
+        shared = _at_common_steps(measured)
+        return {name.partition("/")[2]: series for name, series in shared.items() if name.startswith(f"{prefix}/")}
 
     def training(self, points: int) -> dict[str, tuple[list[float], np.ndarray]]:
         """Name in metrics.jsonl -> (steps, values (S, points)): means of neighbouring steps, at most `points` of them.
@@ -57,6 +62,16 @@ class Group:
                 means = np.stack([values[:, part].mean(1) for part in parts], axis=1)
                 found[name] = ([float(steps[part].mean()) for part in parts], means)
         return found
+
+
+def _at_common_steps(runs: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Series]:
+    """Name -> (steps, values (S, E)) of the numbers that each of the S runs has in all E steps that they share."""
+    found = [{line["step"]: line for line in lines} for lines in runs]
+    common = sorted(set.intersection(*(set(lines) for lines in found)))
+    lines = [[run[step] for step in common] for run in found]
+    names = [name for name in (lines[0][-1] if common else {}) if name != "step"]
+    shared = [name for name in names if all(is_number(line.get(name)) for run in lines for line in run)]
+    return {name: (common, np.array([[line[name] for line in run] for run in lines])) for name in shared}
 
 
 @dataclass

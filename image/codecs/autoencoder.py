@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from core.draws import Random
+from core.latents.autoencoder_kl import latent_grid
 from core.latents.own_files import TokenizerFiles
 from core.latents.tokenizer import kl_divergence
 
@@ -99,21 +100,6 @@ class ConvKL(nn.Module):
         reconstruction = (error.abs() + error.square()).mean()
         kl = kl_divergence(mean, std).mean()
         return AutoencoderLoss(reconstruction + self.config.kl_weight * kl / mean[0].numel(), reconstruction, kl)
-
-
-def latent_grid(
-    media_shape: tuple[int, ...], in_channels: int, latent_channels: int, factor: int
-) -> tuple[int, int, int]:
-    """(C, H, W) -> (Z, H/f, W/f); ValueError for other channels or a side that `factor` does not divide."""
-    channels, height, width = media_shape
-    if channels != in_channels:
-        raise ValueError(f"images of {channels} channels; the tokenizer takes {in_channels}")
-    if height % factor or width % factor:
-        raise ValueError(
-            f"images of {height}x{width} pixels; the tokenizer shrinks {factor} times, so both sides must be multiples "
-            f"of {factor}"
-        )
-    return latent_channels, height // factor, width // factor
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,10 @@ class DigitsDataset(ImageDataset):
         """Image `index`, a (1, 8, 8) copy."""
         return self.images[index].flip(-1) if mirror else self.images[index].clone()
 
+    def heldout(self) -> DigitsDataset | None:
+        """The digits that the split "train" leaves out."""
+        return DigitsConfig("heldout").build() if self._split == "train" else None
+
     def name(self, index: int) -> str:
         """The row of the split."""
         return f"digit {index} of {self._split}"

@@ -41,7 +41,14 @@ from tests.slurm.commands import launch
 
 COMMANDS = ("train", "sample", "cache", "evaluate", "train_tokenizer")
 STEPS = 60
-WHOLE = (f"trainer.steps={STEPS}", "trainer.batch_size=8", "trainer.preview_every=30", "trainer.checkpoint_every=25")
+BY_TIME = "tracking.loss_by_time={bins: 2, every: 50, samples: 5}"
+WHOLE = (
+    f"trainer.steps={STEPS}",
+    "trainer.batch_size=8",
+    "trainer.preview_every=30",
+    "trainer.checkpoint_every=25",
+    BY_TIME,
+)
 METHODS = [
     path.stem
     for path in sorted((ROOT / "core" / "conf" / "alignment").glob("*.yaml"))
@@ -86,7 +93,7 @@ def filed(toy, tmp_path_factory):
     return user
 
 
-FOUR = ("trainer.steps=4", "trainer.checkpoint_every=2")
+FOUR = ("trainer.steps=4", "trainer.checkpoint_every=2", BY_TIME)
 
 
 def aligned(toy, method):
@@ -145,6 +152,15 @@ def test_its_loss_is_the_flow_and_the_weighted_cosine_and_falls(whole):
         assert line["loss"] == pytest.approx(line["flow_loss"] - weight * line["similarity/1->2"], abs=1e-5)
     flow = losses(whole[0].run())
     assert sum(flow[-10:]) < 0.9 * sum(flow[:10])
+
+
+def test_its_loss_by_noise_level_is_in_its_records(whole, filed):
+    """Of held-out rows and of files; that stopped runs, workers and processes make the same, others test."""
+    names = {f"loss_by_time{weights}/{part}" for weights in ("", "_ema") for part in ("0-0.5", "0.5-1")}
+    for user, steps in ((whole[0], [50, STEPS]), (filed, [4])):
+        lines = read_lines(user.run() / "metrics.jsonl")
+        assert [line["step"] for line in lines if names & line.keys()] == steps
+        assert all(names <= line.keys() for line in lines if line["step"] in steps)
 
 
 def test_called_again_it_says_that_it_is_complete_and_how_to_go_on(toy, whole):

@@ -203,6 +203,25 @@ def test_lines_that_somebody_edited_are_no_curves(compared: Path, tmp_path: Path
     assert any("similarity" in each for _, each in words) and not any("flow_loss" in each for _, each in words)
 
 
+def test_the_loss_by_noise_level_is_a_chart_of_each_group(compared: Path, tmp_path: Path):
+    """A line for each bin, over the steps that were measured; none where nothing was."""
+    run = shutil.copytree(compared / "image" / "layersync-seed1", tmp_path / "alone")
+    lines = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+    for line in lines:
+        if line["step"] in (4, 8):
+            line |= {"loss_by_time/0-0.5": 8 / line["step"], "loss_by_time/0.5-1": 0.25}
+            line |= {"loss_by_time_ema/0-0.5": 3.0}
+    (run / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    ENTRY.run([str(run), str(compared), f"out={tmp_path / 'out'}"])
+    page = Page((tmp_path / "out" / "index.html").read_text())
+    words = [svg["aria-label"] for svg in page.all("svg") if "noise level" in svg.get("aria-label", "")]
+    assert words == [
+        "loss by noise level, weights over optimizer steps: t 0-0.5 from 2 at step 4 to 1 at step 8; "
+        "t 0.5-1 from 0.25 at step 4 to 0.25 at step 8",
+        "loss by noise level, averaged weights over optimizer steps: t 0-0.5 from 3 at step 4 to 3 at step 8",
+    ]
+
+
 def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture):
     """A path that is nothing of ours is named."""
     (tmp_path / "broken.json").write_text("[1")

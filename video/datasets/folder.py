@@ -8,7 +8,7 @@ from typing import Literal
 from core.data.captions import check_captions
 from core.data.collection import CLASSES, SPLITS, collect_folder, split_rows
 from core.data.files import existing_folder
-from video.datasets.clips import FrameMasks
+from video.datasets.clips import MAX_FPS, FrameMasks
 from video.datasets.files import VIDEO
 from video.datasets.windows import WindowDataset, WindowsConfig
 
@@ -25,12 +25,14 @@ class FolderConfig(WindowsConfig):
                    without a video is told
     split          "train", "heldout" or "all" of the files; a hash decides, so that a new file moves no other
     heldout_share  of the files
+    frame_rate     frames a second of folders of frames, which tell no time; null: clip.fps is refused for them
     """
 
     classes: Literal["none", "folders"] = "none"
     captions: str | None = None
     split: Literal["train", "heldout", "all"] = "all"
     heldout_share: float = 0.05
+    frame_rate: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,6 +41,8 @@ class FolderConfig(WindowsConfig):
                 raise ValueError(f"data.{name} is {getattr(self, name)!r}; allowed: {list(allowed)}")
         if not 0 < self.heldout_share < 1:
             raise ValueError(f"data.heldout_share is {self.heldout_share!r}; allowed: above 0 and below 1")
+        if self.frame_rate is not None and not 0 < self.frame_rate <= MAX_FPS:
+            raise ValueError(f"data.frame_rate is {self.frame_rate!r}; allowed: above 0, {MAX_FPS:g} at most, or null")
         check_captions(self.captions)
 
     def build(self, frame_masks: FrameMasks | None = None) -> FolderDataset:

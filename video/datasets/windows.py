@@ -16,7 +16,7 @@ import os
 from dataclasses import astuple, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -55,12 +55,13 @@ class WindowsConfig:
     window      "random": a random clip of each file; "tiled": all clips of each file, one after the other
     short       files shorter than a clip, and the ends of tiled files: "drop" leaves them out, "pad" repeats the last
                 frame and masks what is repeated
-    frame_rate  frames a second of folders of frames, which tell no time; null: not known, clip.fps is refused for them
     max_broken  0: a broken or missing file is an error. Above 0: every file is decoded as a whole once, when it is
                 indexed, and so many broken ones at most are logged and left out
     threads     that decode one file, in each worker
     cache_dir   keeps the index of the files; null: every run looks into each file
     """
+
+    frame_rate: ClassVar[float | None] = None  # of folders of frames, where there may be some
 
     root: str = field(metadata=FREE)
     clip: ClipConfig = field(default_factory=ClipConfig)
@@ -71,7 +72,6 @@ class WindowsConfig:
     flip: bool = False
     window: Literal["random", "tiled"] = "random"
     short: Literal["drop", "pad"] = "drop"
-    frame_rate: float | None = None
     max_broken: int = 0
     threads: int = field(default=1, metadata=FREE)
     cache_dir: str | None = field(default="runs/cache", metadata=FREE)
@@ -85,7 +85,6 @@ class WindowsConfig:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"data.{name} is {getattr(self, name)!r}; allowed: {list(allowed)}")
         checks = {
-            "frame_rate": (self.frame_rate is None or 0 < self.frame_rate <= 1000, "above 0, 1000 at most, or null"),
             "max_broken": (self.max_broken >= 0, "0 (a broken file is an error) or more"),
             "threads": (1 <= self.threads <= MAX_THREADS, f"1 to {MAX_THREADS}"),
         }
@@ -97,6 +96,11 @@ class WindowsConfig:
     def media_shape(self) -> tuple[int, int, int, int]:
         """(C, F, H, W) of a clip, known without the data."""
         return self.channels, self.clip.frames, *sides(self.size)
+
+    @property
+    def fps(self) -> float:
+        """Frames a second at which clips are shown where their own rate is not known before the files are opened."""
+        return (self.clip.fps or self.frame_rate or SHOWN_FPS) / self.clip.stride
 
     @property
     def transform(self) -> dict[str, Any]:

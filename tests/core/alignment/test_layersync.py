@@ -8,6 +8,8 @@ import torch
 from core.alignment.contract import NoAlignment
 from core.alignment.layersync import LayerSyncConfig
 from core.alignment.methods import ALIGNMENTS
+from core.nets.layers import BlockOptions, LabelEmbedder
+from core.nets.sit import Recipe, SiT
 from core.schema import strict
 from layersync import TIME_WEIGHTS, LayerSync, WeightSchedule
 from tests.core.stand_in import DEPTH, WIDTH, Block, media, transformer
@@ -46,12 +48,24 @@ def test_config_hands_every_option_on():
         "schedule": {"kind": "stop", "end_step": 7},
         "time_weight": "towards_data",
         "stop_gradient": False,
+        "neighbour_decay": 2.0,
     }
     sync = strict(LayerSyncConfig, node).build(transformer()).sync
     assert sync.pairs == [("blocks.0", "blocks.3"), ("blocks.1", "blocks.4")]
     assert (sync.weight, sync.stop_gradient) == (0.3, False)
     assert sync.schedule == WeightSchedule("stop", end_step=7)
     assert sync.time_weight is TIME_WEIGHTS["towards_data"]
+    assert (sync.neighbour_frames, sync.neighbour_decay) == (0, 2.0)
+
+
+def test_on_one_axis_every_token_is_a_frame():
+    recipe = Recipe(3, 1, BlockOptions(16, 2))
+    model = SiT((3, 6), recipe, lambda width: LabelEmbedder(2, width, null_row=True))
+    sync = LayerSyncConfig(pairs=[(1, 3)], weight=1.0, neighbour_frames=1).build(model).sync
+    model(torch.randn(2, 3, 6), t := torch.rand(2), torch.tensor([0, 1]))
+    terms = sync.terms(t=t)
+    torch.testing.assert_close(terms.loss, -(terms.similarity["1->3"] + terms.values["neighbours/1->3"]))
+    assert terms.values["neighbours/1->3"] != 0
 
 
 def test_blocks_chooses_the_list_that_numbers_refer_to():
@@ -71,6 +85,8 @@ def test_blocks_chooses_the_list_that_numbers_refer_to():
             {"pairs": [[1, 2]], "weight": 0},
             r"^alignment\.weight is 0\.0; .*above 0 .*alignment=none is the baseline",
         ),
+        ({"pairs": [[1, 2]], "neighbour_frames": -1}, r"^alignment\.neighbour_frames is -1"),
+        ({"pairs": [[1, 2]], "neighbour_decay": 0}, r"^alignment\.neighbour_decay is 0\.0; it must be above 0"),
         ({"pairs": [[1, 2]], "schedule": {"kind": "linear"}}, r"alignment\.schedule\.kind"),
         ({"pairs": [[1, 2]], "schedule": {"kind": "warmup"}}, r"alignment\.schedule\.kind is 'warmup' but"),
     ],

@@ -223,6 +223,22 @@ class Schema:
     seed: int
 
 
+@dataclasses.dataclass(frozen=True)
+class LaterSchema:
+    seed: int
+    came_later: int = 5
+
+
+def test_a_key_that_came_later_has_its_default_in_a_run_that_was_begun_before(run):
+    run.config_file.write_text("seed: 3")
+    assert run.compare({"seed": 3, "came_later": 5}, schema=LaterSchema) == []
+    with pytest.raises(ValueError, match=r"another came_later \(none before, 6 now\)"):
+        run.compare({"seed": 3, "came_later": 6}, schema=LaterSchema)
+    run.config_file.write_text("sed: 3")  # no config of it: its keys are compared as they are
+    with pytest.raises(ValueError, match=r"another came_later .*sed .*seed"):
+        run.compare({"seed": 3, "came_later": 5}, schema=LaterSchema)
+
+
 @every_row(
     ("content", "words"), [("seed: x", "'seed' is 'x'"), ("sed: 1", "unknown config key 'sed'"), ("{}", "missing")]
 )

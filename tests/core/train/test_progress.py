@@ -30,6 +30,16 @@ def test_the_bar_shows_loss_similarity_and_speed(capsys):
     assert "data wait" not in last
 
 
+def test_the_loss_by_noise_level_stays_until_it_is_measured_again(capsys):
+    progress = Progress(20, 0, "digits", "images")
+    progress.show(
+        {"flow_loss": 0.5, "loss_by_time/0-0.5": 0.75, "loss_by_time/0.5-1": 1.0, "loss_by_time_ema/0-0.5": 9}
+    )
+    progress.show({"flow_loss": 0.25})
+    assert "flow 0.2500, by t 0.750 1.000, " in line(progress)
+    progress.close()
+
+
 def line(progress):
     return str(progress.bar)
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from core.storage.atomic import sha256_file
 from tests.end_to_end.image_runs import save_malicious
-from tests.video.networks import save_detector, save_i3d
+from tests.video.encoders.networks import save_detector, save_i3d
 from video.encoders.i3d import I3D, I3DDetector, I3DNetwork, Mixed, SamePool, Unit, pad_same, read_i3d
 
 CPU = torch.device("cpu")

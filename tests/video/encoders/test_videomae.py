@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from core.storage.atomic import sha256_file
 from tests.end_to_end.image_runs import save_malicious
-from tests.video.networks import published_videomae, save_videomae
+from tests.video.encoders.networks import published_videomae, save_videomae
 from video.encoders.videomae import VideoMaeFeatures
 
 CPU = torch.device("cpu")

@@ -1,0 +1,1 @@
+"""Autoencoders of clips: images' frame by frame, Wan's, our own, coding in pieces, and what is checked of them."""

@@ -1,0 +1,1 @@
+"""Networks of video's own: Latte, and image weights spread over frames."""
