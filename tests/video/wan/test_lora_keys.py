@@ -80,7 +80,8 @@ def test_diffusers_pipeline_takes_what_is_written(form, golden, lora, tmp_path):
 def test_adapters_of_several_alphas_keep_their_change_in_every_format(lora, tmp_path):
     """diffusers' file has one alpha: the scale goes into the matrices."""
     mixed = {
-        module: dataclasses.replace(adapter, alpha=adapter.alpha * (1 + i % 3)) for i, (module, adapter) in enumerate(lora.items())
+        module: dataclasses.replace(adapter, alpha=adapter.alpha * (1 + i % 3))
+        for i, (module, adapter) in enumerate(lora.items())
     }
     for form in FORMATS:
         again, _ = read_lora(write_lora(tmp_path / "mixed.safetensors", mixed, form))
@@ -137,7 +138,11 @@ def test_a_file_of_diffusers_without_metadata_has_lost_its_alpha(golden, lora):
     unscaled, metadata = lora_tensors(lora, "diffusers")
     first = next(iter(lora))
     assert lora_of(unscaled, {}, "file")[0][first].scale == 1
-    assert lora_of(unscaled, metadata, "file")[0][first].scale == lora[first].scale == golden[2]["alpha"] / golden[2]["rank"]
+    assert (
+        lora_of(unscaled, metadata, "file")[0][first].scale
+        == lora[first].scale
+        == golden[2]["alpha"] / golden[2]["rank"]
+    )
 
 
 def test_a_written_file_is_plain_safetensors_with_its_notes(lora, tmp_path):
