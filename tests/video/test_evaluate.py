@@ -8,7 +8,7 @@ import torch
 
 from eval.measure.record import differences, table
 from tests.rows import every_row
-from tests.video.detectors import save_detector, save_videomae
+from tests.video.encoders.networks import save_detector, save_videomae
 from tests.video.evaluations import (
     frame_folders,
     fvd_by_hand,

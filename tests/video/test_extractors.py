@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.rows import every_row
-from tests.video.detectors import save_detector, save_videomae
+from tests.video.encoders.networks import save_detector, save_videomae
 from video.encoders.i3d import I3DDetector
 from video.encoders.videomae import VideoMaeFeatures
 from video.extractors import ExtractorSource
