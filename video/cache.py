@@ -15,7 +15,7 @@ from core.commands.overrides import override
 from core.conditioning.contract import assign_conditions
 from core.schema import choice, plain
 from core.storage.run_folder import RunDirectory
-from video.conditioning import CONDITIONINGS, ConditioningConfig, LabelConfig, NoneConfig
+from video.conditioning import CONDITIONINGS, ConditioningConfig
 from video.data import CACHE_KIND, CLIP_DATASETS, ClipsConfig
 from video.datasets.digits import DigitsConfig
 from video.tokenizer import TOKENIZERS, PixelsConfig, TokenizerConfig
@@ -27,7 +27,7 @@ class VideoCacheConfig(CacheOptions):
 
     data: ClipsConfig = choice(CLIP_DATASETS, default_factory=DigitsConfig)
     tokenizer: TokenizerConfig = choice(TOKENIZERS, default_factory=PixelsConfig)
-    conditioning: LabelConfig | NoneConfig = choice(CONDITIONINGS)
+    conditioning: ConditioningConfig = choice(CONDITIONINGS)
 
     def __post_init__(self):
         if isinstance(self.tokenizer, PixelsConfig):
