@@ -45,6 +45,7 @@ ENTRIES = {
     "cache.py",
     "evaluate.py",
     "train_tokenizer.py",
+    "finetune.py",
     "launch.py",
     "reconstruct_ema.py",
     "weights.py",
@@ -52,6 +53,7 @@ ENTRIES = {
     "similarity.py",
     "compare.py",
     "report.py",
+    "show.py",
 }
 MAX_FUNCTION_LINES = 100
 STANDARD_LIBRARY = set(sys.stdlib_module_names)
@@ -279,6 +281,7 @@ def test_every_yaml_key_says_what_the_schema_says():
         run = ["run=some-run"]
         required = {"sample": run, "probe": run, "similarity": run, "reconstruct_ema": [*run, "width=0.1"]}
         required |= {"compare": ["domain=image"], "report": ["runs=[some-run]"]}
+        required |= {"finetune": ["model=some-folder", "data.root=some-folder"]}
         values = compose_config(module.split(".")[0] + ".conf", name, required.get(name, []))
         missing = {field.name for field in dataclasses.fields(schema)} - set(values)
         assert not missing, f"{module}: {missing} stand in the schema and not in its YAML"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from core.commands.entry import Entry
@@ -24,14 +23,13 @@ from core.commands.requested import (
 )
 from core.commands.sample import ModelParts, Sampling, SamplingOptions
 from core.conditioning.labels import LabelConditioning
-from core.data.pixels import to_uint8
 from core.generate import Generator
 from core.storage.atomic import reserve
 from core.storage.checkpoint import State
-from video.preview import VideoPreview, mp4
+from video.preview import MAX_CLIPS, VideoPreview, to_frames, write_mp4
 from video.train import ENTRY as TRAIN
+from video.wan.sample import WanSampleOptions, WanSampling, is_finetuned
 
-MAX_SHOWN = 20  # samples in the contact sheet
 UINT8_RULE = "uint8: 127.5 x + 128, cut to 0..255, truncated"
 CLIPS = "mp4"
 
@@ -41,16 +39,25 @@ class VideoSampleConfig(SamplingOptions):
     """What to sample, from a run or from published weights; see `core.commands.sample.SamplingOptions`.
 
     labels   a class, or a list of classes to cycle through, by number or name; null for the config's own rule over all
-    prompts  texts to cycle through; null for the config's own prompts
+    prompts  texts to cycle through; null for the prompts of the run
     frames   of the samples, at most those of the training clips; null: as many as these have
+    wan      of a run of `video.finetune`, or instead of a run: a directory of Wan, with or without a LoRA file
+    gif      whether there is grid.gif too
     """
 
     labels: int | str | list[int | str] | None = None
     prompts: list[str] | None = None
     frames: int | None = None
+    wan: WanSampleOptions = field(default_factory=WanSampleOptions)
+    gif: bool = False
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        if self.run is not None or self.wan.model is None:
+            super().__post_init__()
+        if self.num < 1:
+            raise ValueError(f"num is {self.num}; it must be at least 1")
+        if self.prompts is not None and not (self.prompts and all(prompt.strip() for prompt in self.prompts)):
+            raise ValueError(f"prompts is {self.prompts}; needed: one text or more, none of them empty, or null")
         check_requested(self)
 
 
@@ -59,6 +66,9 @@ def main(config: VideoSampleConfig) -> None:
 
     Sample i depends on (seed, i), its condition and the weights only, never on num, batch_size or the device count.
     """
+    if is_finetuned(config.run) or (config.run is None and config.wan.model is not None):
+        WanSampling(config, write_clips).run(print)
+        return
     VideoSampling(config).run(print)
 
 
@@ -104,37 +114,43 @@ class VideoSampling(Sampling):
     def write(self, generator: Generator, batches: Iterable[Tensor], requests: Tensor, folder: Path) -> None:
         """Write grid.png and grid.mp4 of the first, mp4/000000.mp4 ..., and samples.npz, holding one batch in memory.
 
+        On request also grid.gif.
+
         The .npz has `arr_0` uint8 (num, F, H, W, C), which loses nothing, and the classes in `arr_1`.
         """
-        fps, names = self.model_config.data.fps, getattr(generator.conditioning, "names", [])
-        (folder / CLIPS).mkdir()
-        pixels, shown, done = None, [], 0
-        for media in batches:
-            rows = rearrange(to_uint8(media), "b c f h w -> b f h w c").numpy()
-            if pixels is None:
-                shape = (len(requests), *rows.shape[1:])
-                pixels = np.lib.format.open_memmap(folder / "pixels.npy", "w+", dtype=np.uint8, shape=shape)
-                reserve(folder / "pixels.npy")
-            pixels[done : done + len(rows)] = rows
-            for i, clip in enumerate(rows):
-                (folder / CLIPS / f"{done + i:06d}.mp4").write_bytes(mp4(in_colour(clip), fps))
-            shown += list(media[: MAX_SHOWN - done]) if done < MAX_SHOWN else []
-            done += len(rows)
-        VideoPreview(names, fps).save(torch.stack(shown), requests[: len(shown)], folder / "grid")
-        labels = {"arr_1": requests.numpy()} if isinstance(generator.conditioning, LabelConditioning) else {}
-        np.savez(folder / "samples.npz", arr_0=pixels, **labels)
-        (folder / "pixels.npy").unlink()
+        labels = requests if isinstance(generator.conditioning, LabelConditioning) else None
+        names = [] if labels is None else generator.conditioning.names
+        preview = VideoPreview(names, self.model_config.data.fps, self.config.gif)
+        write_clips(batches, len(requests), folder, preview, labels)
         titles = requested_texts(self.config, generator.conditioning)
-        if labels:
+        if labels is not None:
             titles = [names[label] for label in requests.tolist()]
         rows = {f"{row:06d}.mp4": title for row, title in enumerate(titles)}
         if rows:
             (folder / CLIPS / "conditions.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
 
 
-def in_colour(frames: np.ndarray) -> np.ndarray:
-    """Frames (F, H, W, C) uint8 as (F, H, W, 3)."""
-    return np.repeat(frames, 3 // frames.shape[-1], axis=-1)
+def write_clips(
+    batches: Iterable[Tensor], count: int, folder: Path, preview: VideoPreview, labels: Tensor | None = None
+) -> None:
+    """What `VideoSampling.write` says of batches of media (B, C, F, H, W), `count` in all, and their classes (num,)."""
+    (folder / CLIPS).mkdir()
+    pixels, shown, done = None, [], 0
+    for media in batches:
+        rows = to_frames(media)
+        if pixels is None:
+            shape = (count, *rows.shape[1:])
+            pixels = np.lib.format.open_memmap(folder / "pixels.npy", "w+", dtype=np.uint8, shape=shape)
+            reserve(folder / "pixels.npy")
+        pixels[done : done + len(rows)] = rows
+        for i, clip in enumerate(rows):
+            write_mp4(clip, folder / CLIPS / f"{done + i:06d}.mp4", preview.fps)
+        shown += list(rows[: MAX_CLIPS - done]) if done < MAX_CLIPS else []
+        done += len(rows)
+    preview.save_frames(np.stack(shown), None if labels is None else labels[: len(shown)], folder / "grid")
+    classes = {} if labels is None else {"arr_1": labels.numpy()}
+    np.savez(folder / "samples.npz", arr_0=pixels, **classes)
+    (folder / "pixels.npy").unlink()
 
 
 def check_patches(latent_shape: tuple[int, ...], patch: tuple[int, ...], frames: int | None) -> None:

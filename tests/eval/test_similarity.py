@@ -22,7 +22,7 @@ from eval.inside.encoder import dino_features, encoder_features
 from eval.inside.model import ForwardOptions, collect, open_run
 from eval.similarity import ENTRY, on_grid
 from layersync.tokens import token_cosine
-from tests.eval.inside.toy_model import TOKENS, WIDTH, Backbone, Function, Residual, opened, residual
+from tests.eval.inside.toy_model import TOKENS, WIDTH, Backbone, Framed, Function, Residual, opened, residual
 from tests.eval.test_probe import TINY
 
 ROWS, READING = list(range(20)), ForwardOptions(batch_size=8)
@@ -66,6 +66,23 @@ def test_padding_enters_no_cosine_and_no_mean():
         for a, b in zip(study(model, ROWS, [0.5], READING)[0.5], study(short, ROWS, [0.5], READING)[0.5], strict=True):
             assert torch.isfinite(a).all()
             torch.testing.assert_close(a, b)
+
+
+def test_blocks_that_hand_over_frames_are_read_as_those_that_hand_over_a_row():
+    media = torch.randn(20, TOKENS, WIDTH, generator=torch.Generator().manual_seed(2))
+    masks = (torch.arange(TOKENS) < 4).expand(20, TOKENS)
+    rows, frames = (opened(residual(kind=kind), media, masks=masks, pairs=[(1, 3)]) for kind in (Backbone, Framed))
+    for study in (cosine_matrices, noise_robustness, pooled_tokens):
+        for a, b in zip(*(study(model, ROWS, [0.5], READING)[0.5] for model in (rows, frames)), strict=True):
+            torch.testing.assert_close(a, b)
+    for a, b in zip(*(collect(model, ROWS, 0.5, READING, pooled=False)[0] for model in (rows, frames)), strict=True):
+        assert a.shape == (20, TOKENS, WIDTH)
+        torch.testing.assert_close(a, b)
+    for study in (
+        lambda model: gradient_norms(model, ROWS, 0, READING),
+        lambda model: drop_effects(model, ROWS, [0.5], READING),
+    ):
+        torch.testing.assert_close(study(frames), study(rows))
 
 
 def test_blocks_of_different_shapes_are_named():

@@ -291,11 +291,11 @@ def map_frames(
 
 def _by_number(path: Path, facts: VideoFacts, wanted: Sequence[int], threads: int) -> Iterator[tuple[int, np.ndarray]]:
     """Frames by counting all of them from the start."""
-    asked = set(wanted)
+    asked, to_rgb = set(wanted), _ToRGB()
     with open_video(path, threads) as (container, stream):
         for number, frame in enumerate(itertools.islice(container.decode(stream), wanted[-1] + 1)):
             if number in asked:
-                yield number, _pixels(frame, number)
+                yield number, to_rgb(frame, number)
 
 
 def _by_stamps(
@@ -303,7 +303,7 @@ def _by_stamps(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Frames by their time stamps, from the key frame before the first, or from the start; those that are there."""
     stamps = stamps_of(path, facts, wanted)
-    numbers = dict(zip(stamps.tolist(), wanted, strict=True))
+    numbers, to_rgb = dict(zip(stamps.tolist(), wanted, strict=True)), _ToRGB()
     with open_video(path, threads) as (container, stream):
         packets, start = (
             _entered(container, stream, int(stamps[0]) - facts.slack) if seek else (container.demux(stream), None)
@@ -315,7 +315,7 @@ def _by_stamps(
                 near = next((frame.pts + d for d in (0, -facts.slack, facts.slack) if frame.pts + d in numbers), None)
                 if near is not None:
                     number = numbers.pop(near)
-                    yield number, _pixels(frame, number)
+                    yield number, to_rgb(frame, number)
                 if not numbers or frame.pts > stamps[-1] + facts.slack:
                     return
 
@@ -361,7 +361,15 @@ def _table(path: Path, frames: int, first: int, last: int) -> np.ndarray:
     return stamps
 
 
-def _pixels(frame: av.VideoFrame, number: int) -> np.ndarray:
-    if frame.is_corrupt:
-        raise ValueError(f"frame {number} is damaged")
-    return frame.to_ndarray(format="rgb24")
+class _ToRGB:
+    """Frames as RGB (H, W, 3) uint8, by one converter, in one thread."""
+
+    def __init__(self) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._converter = VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame, number: int) -> np.ndarray:
+        if frame.is_corrupt:
+            raise ValueError(f"frame {number} is damaged")
+        return self._converter.reformat(frame, format="rgb24", threads=1).to_ndarray()

@@ -9,7 +9,7 @@ Letters: n clips of a split, B of them, K digits of a clip, C channels, F frames
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -204,6 +204,10 @@ class DigitsDataset:
         """All clips (n, C, F, H, W)."""
         rows = range(len(self))
         return torch.cat([self.clips_at(rows[first : first + AT_ONCE]) for first in rows[::AT_ONCE]])
+
+    def heldout(self) -> DigitsDataset | None:
+        """The clips that the split "train" leaves out."""
+        return replace(self.config, split="heldout").build() if self.config.split == "train" else None
 
     def name(self, index: int) -> str:
         """The row of its split and what is shown: "clip 17 of train: 4 left"."""

@@ -25,6 +25,7 @@ from core.storage.atomic import atomic_dir, writing
 from core.storage.checkpoint import CheckpointStore, follow_latest
 from core.storage.run_folder import RunDirectory
 from core.storage.weights import load_weights
+from video.preview import VideoPreview
 from video.wan.files import DTYPES, Expert, WanFiles, import_diffusers
 from video.wan.lora import adapters_of, check_fits
 from video.wan.lora_keys import LoRA, read_lora
@@ -119,10 +120,10 @@ def is_finetuned(run: str | None) -> bool:
 class WanSampling:
     """Samples by diffusers' pipeline; sample i depends on (seed, i), its prompt and the weights only.
 
-    write  takes batches of media (B, C, F, H, W) in [-1, 1], the folder and the frames a second, and writes them
+    write  takes batches of media (B, C, F, H, W) in [-1, 1], how many there are, the folder and the preview, and writes them
     """
 
-    def __init__(self, config: SampleConfig, write: Callable[[Iterable[Tensor], int, Path, float], None]):
+    def __init__(self, config: SampleConfig, write: Callable[[Iterable[Tensor], int, Path, VideoPreview], None]):
         self.config, self.write = config, write
 
     def run(self, show: Callable[[str], None]) -> None:
@@ -135,7 +136,7 @@ class WanSampling:
         pipeline = self.pipeline(source, pick_device(config.device))
         prompts = [source.prompts[i % len(source.prompts)] for i in range(config.num)]
         with writing(out), atomic_dir(out) as folder:
-            self.write(self.batches(pipeline, source, prompts), config.num, folder, source.fps)
+            self.write(self.batches(pipeline, source, prompts), config.num, folder, VideoPreview([], source.fps))
             (folder / "protocol.yaml").write_text(yaml.safe_dump(self.protocol(source, prompts), sort_keys=False))
         show(f"{config.num} clips: {RunDirectory(out).shown()} (grid.png, grid.mp4, mp4/, samples.npz, protocol.yaml)")
 
