@@ -15,7 +15,7 @@ from tests.video.video_files import (
     write_sound_only,
     write_video,
 )
-from video.datasets.containers import examine, probe, read_frames
+from video.datasets.containers import examine, map_frames, probe
 from video.datasets.facts import COUNTED, EVEN, UNEVEN, turned
 
 OPEN_GOP = {"bf": 3, "g": 12, "preset": "veryfast", "x264_params": "open-gop=1:scenecut=0:b-adapt=0"}
@@ -44,6 +44,10 @@ FILES = {  # name of a file: how it is written, how its frames are found, whethe
     "with_sound.mp4": ({"sound": True, "g": 12}, EVEN, True),
 }
 COUNT = 60
+
+
+def read_frames(path, facts, wanted):
+    return map_frames(path, facts, wanted, np.array)
 
 
 @every_row("name", FILES)
