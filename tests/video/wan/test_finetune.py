@@ -26,6 +26,7 @@ SMALL = [
     "trainer.num_workers=0",
     "trainer.num_previews=1",
     "trainer.log_every=1",
+    "tracking.loss_by_time={bins: 2, every: 2, samples: 2}",
     "trainer.checkpoint_blocks=true",
     "data.clip.frames=5",
     "data.clip.fps=8",
