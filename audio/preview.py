@@ -5,7 +5,6 @@ Letters: B batch, C channels, L samples in time, K tags, M mel bands, F frames.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 from audio.sounds.pcm import FULL_SCALE, to_int16, write_wav
+from core.titles import class_titles, numbered, one_of_each_first, slug
 from eval.inside.figures import SEQUENTIAL, blank, save
 
 if TYPE_CHECKING:
@@ -72,12 +72,9 @@ class AudioPreview:
 
     def titles(self, condition: Tensor | None, count: int) -> list[str]:
         """What each of `count` samples was asked to be, in words."""
-        if condition is not None and condition.ndim == 1 and not condition.is_floating_point() and self.class_names:
-            nothing = "no class"  # the null label lies behind the last class
-            return [([*self.class_names, nothing])[min(label, len(self.class_names))] for label in condition.tolist()]
         if self._are_tags(condition):
             return [_tags(self.tag_names, row) for row in condition.bool().tolist()]
-        return [f"sample {number}" for number in range(count)]
+        return class_titles(condition, self.class_names) or numbered(count)
 
     def _are_tags(self, condition: Tensor | None) -> bool:
         if condition is None or condition.ndim != 2 or not self.tag_names or condition.shape[1] != len(self.tag_names):
@@ -87,22 +84,6 @@ class AudioPreview:
 
 def _tags(names: Sequence[str], present: Iterable[bool]) -> str:
     return ", ".join(name for name, there in zip(names, present, strict=True) if there) or "no tag"
-
-
-def slug(title: str) -> str:
-    """A title as a part of a file's name: small letters, digits and hyphens."""
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:LONGEST_TITLE] or "sample"
-
-
-def one_of_each_first(titles: Sequence[str], most: int) -> list[int]:
-    """At most `most` rows: as many whole rounds of every title as fit, at least one, sorted by round, then by row."""
-    seen: dict[str, int] = {}
-    rounds = []
-    for row, title in enumerate(titles):
-        rounds.append((seen.get(title, 0), row))
-        seen[title] = seen.get(title, 0) + 1
-    whole = max(1, most // max(1, len(seen)))
-    return [row for turn, row in sorted(rounds) if turn < whole][:most]
 
 
 def _first_of_each(titles: Sequence[str], rows: Iterable[int]) -> list[int]:

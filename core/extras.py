@@ -12,3 +12,10 @@ def extra(module: str, name: str, group: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError:
         raise ImportError(f"{name} needs the extra '{group}': pip install 'layersync[{group}]'") from None
+
+
+def import_transformers(name: str, group: str) -> ModuleType:
+    """transformers without its progress bars; ImportError naming the extra `group` that `name` needs."""
+    transformers = extra("transformers", name, group)
+    transformers.utils.logging.disable_progress_bar()
+    return transformers

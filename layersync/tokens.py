@@ -34,8 +34,8 @@ def neighbour_cosine(
     """Cosines of the tokens of a frame with those at the same place of the frames around it, summed: (B, F, N).
 
     For weak and strong tokens (B, F, N, D) it is the sum over frames k, 1 to `reach` away from f, of
-    exp(-|k - f| / decay) cos(weak of f, strong of k). Frames beyond the ends add nothing, and neither does padding, whose
-    tokens are zero.
+    exp(-|k - f| / decay) cos(weak of f, strong of k). Frames beyond the ends add nothing, and neither does padding,
+    whose tokens are zero.
     """
     total = weak.new_zeros(weak.shape[:-1], dtype=torch.promote_types(weak.dtype, torch.float32))
     rest = [0, 0] * (weak.ndim - 3)  # axes behind that of frames are not padded

@@ -53,6 +53,7 @@ ENTRIES = {
     "similarity.py",
     "compare.py",
     "report.py",
+    "show.py",
 }
 MAX_FUNCTION_LINES = 100
 STANDARD_LIBRARY = set(sys.stdlib_module_names)

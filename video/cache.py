@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -15,10 +16,12 @@ from core.commands.overrides import override
 from core.conditioning.contract import assign_conditions
 from core.schema import choice, plain
 from core.storage.run_folder import RunDirectory
-from video.conditioning import CONDITIONINGS, ConditioningConfig, LabelConfig, NoneConfig
+from video.codecs.trained import check_tokenizer
+from video.conditioning import CONDITIONINGS, ConditioningConfig
 from video.data import CACHE_KIND, CLIP_DATASETS, ClipsConfig
 from video.datasets.digits import DigitsConfig
-from video.tokenizer import TOKENIZERS, PixelsConfig, TokenizerConfig
+from video.datasets.windows import WindowsConfig
+from video.tokenizer import TOKENIZERS, Conv3dKLConfig, PixelsConfig, TokenizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +29,9 @@ class VideoCacheConfig(CacheOptions):
     """What `python -m video.cache` takes; the keys are explained in conf/cache.yaml."""
 
     data: ClipsConfig = choice(CLIP_DATASETS, default_factory=DigitsConfig)
-    tokenizer: TokenizerConfig = choice(TOKENIZERS, default_factory=PixelsConfig)
-    conditioning: LabelConfig | NoneConfig = choice(CONDITIONINGS)
+    tokenizer: TokenizerConfig = choice(TOKENIZERS, default_factory=Conv3dKLConfig)
+    conditioning: ConditioningConfig = choice(CONDITIONINGS)
+    runs_dir: str = "runs"
 
     def __post_init__(self):
         if isinstance(self.tokenizer, PixelsConfig):
@@ -41,29 +45,39 @@ class VideoCacheConfig(CacheOptions):
 def main(config: VideoCacheConfig) -> None:
     """Encode a data set once into a latent cache, for runs with data=latents.
 
-    The moments of each clip's posterior are kept with its condition; a run draws from them anew in each step. The same
-    command again continues a cache that was interrupted. torchrun --nproc-per-node=N -m video.cache ... divides the
-    work. verify=true reads a cache again.
+    Files are cut into consecutive clips, whatever data.window says. The moments of each clip's posterior, and of its
+    mirror image's where data.flip is true, are kept with its condition; a run draws from them anew in each step. One
+    clip goes the whole way first. The same command again continues a cache that was interrupted.
+    torchrun --nproc-per-node=N -m video.cache ... divides the work. verify=true reads a cache again.
     """
     run_cache(config, VideoCaching, print)
 
 
 class VideoCaching(Caching):
-    """Clips with their conditions."""
+    """Clips with their conditions, both mirrors of them where they are mirrored at random, and their real frames."""
 
     kind, unit = CACHE_KIND, "clip"
     config: VideoCacheConfig
 
     def __init__(self, config: VideoCacheConfig, device: torch.device):
-        data, tokenizer = config.data, config.tokenizer.build(device)
-        dataset = data.build()
+        data = replace(config.data, window="tiled") if isinstance(config.data, WindowsConfig) else config.data
+        tokenizer, dataset = config.tokenizer.build(device), data.build()
+        tokenizer.latent_shape(dataset.media_shape)  # clips that do not fit are refused before any is read
         assign_conditions(dataset, config.conditioning, CONDITIONINGS, device)
+        check_tokenizer(config.tokenizer, tokenizer, dataset, Path(config.runs_dir) / "cache")
         super().__init__(config, dataset, tokenizer, dataset.conditions.numpy(), data.transform)
+        real = getattr(dataset, "real_frames", None)
+        self.lengths = real if real is not None and (real < data.clip.frames).any() else None
+        self.mirrors = 2 if getattr(data, "flip", False) else 1
         self.notes = {"tokenizer_path": tokenizer.constants()["path"], "data_root": getattr(data, "root", None)}
 
     def read(self, row: int) -> Tensor:
         """A clip (C, F, H, W) in [-1, 1]."""
         return self.dataset.clip_at(row)
+
+    def views(self, media: Tensor) -> Sequence[Tensor]:
+        """The clips (B, C, F, H, W), and their mirror images where there are two."""
+        return (media, media.flip(-1))[: self.mirrors]
 
     def use_command(self, root: Path) -> str:
         """The command that trains on the cache; experiment, backbone and evaluation are the reader's choice."""
@@ -71,7 +85,8 @@ class VideoCaching(Caching):
         channels, _, height, width = config.data.media_shape
         values = {"root": RunDirectory(root).shown(), "channels": channels, "size": [height, width]}
         words = [override(f"data.{key}", value) for key, value in values.items()]
-        words.append(f"data.clip.frames={config.data.clip.frames}")
+        words += [override(f"data.clip.{key}", value) for key, value in plain(config.data.clip).items()]
+        words += ["data.flip=true"] * (self.mirrors == 2)
         for node in ("tokenizer", "conditioning"):
             words += [f"{node}={nodes[node]['name']}", *own_keys(node, getattr(config, node))]
         if config.conditioning.drop == 0:

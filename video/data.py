@@ -32,12 +32,14 @@ class LatentsConfig:
     clip      of the clips that were encoded
     size      of these clips: a side, or height and width, pixels
     channels  of these clips
+    flip      mirror latents at random; the cache must hold mirrored ones, made with data.flip=true
     """
 
     root: str = field(metadata=FREE)
     clip: ClipConfig = field(default_factory=ClipConfig)
     size: int | list[int] = 256
     channels: Literal[1, 3] = 3
+    flip: bool = False
 
     def __post_init__(self) -> None:
         if not self.root:
@@ -60,13 +62,21 @@ class LatentsConfig:
         return self.clip.fps or SHOWN_FPS
 
     def build(self, frame_masks: FrameMasks | None = None) -> LatentShards:
-        """The cache; ValueError, naming the config key, for a root that holds none, or one of other clips."""
-        cache = LatentShards(self.root, kind=CACHE_KIND, make_command=CACHE_COMMAND)
+        """The cache, with masks where clips of it are padded.
+
+        ValueError, naming the config key, for a root that holds none, or one of other clips.
+        """
+        cache = LatentShards(self.root, kind=CACHE_KIND, make_command=CACHE_COMMAND, flip=self.flip, masks=frame_masks)
         if cache.media_shape != self.media_shape:
             raise ValueError(
                 f"data.channels, clip.frames and size give clips of {self.media_shape} (channels, frames, height, "
                 f"width), but the cache {self.root} was made of clips of {cache.media_shape}"
             )
+        for name in ("fps", "stride"):
+            given = getattr(self.clip, name)
+            made = cache.spec.transform.get(name, given)
+            if made != given:
+                raise ValueError(f"data.clip.{name} is {given}, but the cache {self.root} was made with {made}")
         return cache
 
 

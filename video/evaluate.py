@@ -30,8 +30,8 @@ from video.datasets.windows import WindowsConfig
 from video.encoders.inception import Frames
 from video.extractors import CDFVD, ExtractorSource
 from video.media import (
-    Clips,
     ClipRule,
+    Clips,
     DigitsReference,
     FileClips,
     FileReference,
@@ -237,9 +237,10 @@ class VideoEvaluation(Evaluation):
         if self.given_file is not None:
             return list(self.given_file.array.shape[2:4])
         folder = Path(self.config.samples).expanduser() if self.config.samples is not None else root
-        first = next(iter(find_clips(folder)), None) if folder.is_dir() else None
+        key = KEY if self.config.samples is None else "samples"
+        first = next(iter(find_clips(checked_folder(folder, key))), None)
         if first is None:
-            raise ValueError(f"size is null, and {str(folder)!r} is no folder of videos to take it from")
+            raise ValueError(f"{key} is {str(folder)!r}: no video file and no folder of frames there")
         facts = probe_clip(first)
         return [facts.height, facts.width]
 
@@ -277,7 +278,9 @@ class VideoEvaluation(Evaluation):
             what = "a file" if path.exists() else "not there"
             raise ValueError(f"samples is {str(path)!r}, which is {what}; allowed: an .npz, or a folder of videos")
         with keys_of("samples"):
-            return FileClips(path.name, self.files_config(path, real=False), ClipRule(self.config.clips, self.clip_seed))
+            return FileClips(
+                path.name, self.files_config(path, real=False), ClipRule(self.config.clips, self.clip_seed)
+            )
 
     def open_reference(self) -> Reference:
         """What the config key `real` names."""
@@ -294,11 +297,8 @@ class VideoEvaluation(Evaluation):
         rule = ClipRule(self.config.clips, self.clip_seed, self.num_real)
         if name == DATA and not path.exists():
             return of_files(FileClips(f"the run's data, {self.data_config.root}", self.data_config, rule))
-        if not path.is_dir():
-            what = "a file of another kind" if path.exists() else "not there"
-            raise ValueError(f"{KEY} is {name!r}, which is {what}; allowed: {REFERENCES}")
         with keys_of(KEY):
-            return of_files(FileClips(path.name, self.files_config(path, real=True), rule))
+            return of_files(FileClips(path.name, self.files_config(checked_folder(path, KEY), real=True), rule))
 
     @property
     def data_config(self) -> WindowsConfig:
@@ -312,7 +312,9 @@ class VideoEvaluation(Evaluation):
             config.clip.stride or data.clip.stride,
         )
         changed = {"size": config.size, "fit": config.fit, "split": config.split}
-        return replace(data, clip=clip, channels=3, **{key: value for key, value in changed.items() if value is not None})
+        return replace(
+            data, clip=clip, channels=3, **{key: value for key, value in changed.items() if value is not None}
+        )
 
     # What the record says, and what is refused
 
@@ -324,7 +326,11 @@ class VideoEvaluation(Evaluation):
         trained = {} if model is None else {"model_fps": model.data.clip.fps, "model_stride": model.data.clip.stride}
         found: dict[str, Any] = {"clip": {"frames": self.frames, "stride": self.config.sample_stride, **trained}}
         if isinstance(clips, FileClips):
-            found |= {"pixels": clips.frames_of, "clips": clips.facts()["clips"], "size": list(self.size_of(samples)[1:])}
+            found |= {
+                "pixels": clips.frames_of,
+                "clips": clips.facts()["clips"],
+                "size": list(self.size_of(samples)[1:]),
+            }
         return found
 
     def size_of(self, samples: Media) -> Size:
@@ -346,6 +352,15 @@ def npz_in(path: Path) -> Path | None:
     """The .npz that a path names, or the one in a folder that `video.sample` wrote; None where there is none."""
     file = path / "samples.npz" if path.is_dir() else path
     return file if file.is_file() and file.suffix == ".npz" else None
+
+
+def checked_folder(path: Path, key: str) -> Path:
+    """A folder; ValueError, naming the config key, for what is none."""
+    if not path.is_dir():
+        what = "a file of another kind" if path.exists() else "not there"
+        allowed = REFERENCES if key == KEY else "an .npz, or a folder of videos"
+        raise ValueError(f"{key} is {str(path)!r}, which is {what}; allowed: {allowed}")
+    return path
 
 
 def of_files(clips: FileClips) -> FileReference:

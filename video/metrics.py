@@ -10,6 +10,7 @@ from eval.measure.metrics import FrechetDistance, KernelDistance, NeighbourPreci
 from eval.measure.stand_in import stand_in_metrics
 from eval.measure.table import Table
 from video.media import UNIT
+from video.stand_in import ASPECTS
 
 CLIPS = ("i3d", "i3d_cdfvd", "videomae")
 ANY = (*CLIPS, "inception", "digits")
@@ -21,12 +22,12 @@ TABLE = Table(
         NeighbourPrecision("precision", ANY),
         NeighbourRecall("recall", ANY),
         KernelDistance("kvd", ANY),  # 100 subsets of 1000, as KID
-        *stand_in_metrics("digits", labels_from="run=..., or arr_1"),
+        *stand_in_metrics("digits", "run=..., or arr_1", ASPECTS),
     ),
     defaults={
         **{name: ("fvd",) for name in CLIPS},
         "inception": ("frame_fid",),
-        "digits": ("frechet_distance", "class_accuracy"),
+        "digits": ("frechet_distance", "class_accuracy", "digit_accuracy", "direction_accuracy"),
     },
     unit=UNIT,
 )

@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.functional import gelu
 
+from core.draws import numpy_rng
 from core.schema import plain
 from core.storage.provenance import json_sha256
 from eval.measure.stand_in import (
@@ -23,10 +25,14 @@ from eval.measure.stand_in import (
     StandInEvaluator,
     StandInExtractor,
 )
-from video.datasets.digits import CLASSES, DigitsConfig
+from video.datasets.digits import CLASSES, DIRECTIONS, DigitsConfig
 
-FEATURES = 64
-WIDTHS = (16, 32, 64)
+FEATURES, FRAME_FEATURES = 64, 32
+CONVOLUTIONS = ((24, 5), (48, 3))  # channels and side of the kernels
+ASPECTS = {
+    "digit": [number // len(DIRECTIONS) for number in range(len(CLASSES))],
+    "direction": [number % len(DIRECTIONS) for number in range(len(CLASSES))],
+}
 
 
 @dataclass(frozen=True)
@@ -44,21 +50,29 @@ EVALUATIONS = {"digits": DigitsEvaluationConfig, "none": NoEvaluationConfig}
 
 
 class MotionClassifier(Classifier):
-    """Three convolutions over frames, rows and columns, and two linear layers that see where and when."""
+    """Two convolutions over each frame by itself, and two linear layers that see all frames in their order.
+
+    Beside where and when, they see what there is in any place and any frame.
+    """
 
     def __init__(self, shape: tuple[int, ...]):
         super().__init__()
-        layers, before, grid = [], shape[0], list(shape[1:])
-        for width, stride in zip(WIDTHS, ((1, 2, 2), (2, 2, 2), (2, 2, 2)), strict=True):
-            layers += [nn.Conv3d(before, width, 3, stride=stride, padding=1), nn.GroupNorm(4, width), nn.GELU()]
-            before, grid = width, [-(-side // step) for side, step in zip(grid, stride, strict=True)]
+        channels, frames, height, width = shape
+        layers = []
+        for wider, side in CONVOLUTIONS:
+            layers += [nn.Conv2d(channels, wider, side, stride=2, padding=side // 2), nn.GELU()]
+            channels, height, width = wider, -(-height // 2), -(-width // 2)
         self.layers = nn.Sequential(*layers)
-        self.hidden = nn.Linear(before * grid[0] * grid[1] * grid[2], FEATURES)
+        self.frame = nn.Linear(channels * height * width, FRAME_FEATURES)
+        self.hidden = nn.Linear(frames * FRAME_FEATURES + channels, FEATURES)
         self.head = nn.Linear(FEATURES, len(CLASSES))
 
     def features(self, media: Tensor) -> Tensor:
         """Clips (B, C, F, H, W) in [-1, 1] -> (B, 64)."""
-        return nn.functional.gelu(self.hidden(self.layers(media).flatten(1)))
+        maps = self.layers(rearrange(media, "b c f h w -> (b f) c h w"))
+        ordered = rearrange(gelu(self.frame(maps.flatten(1))), "(b f) d -> b (f d)", b=len(media))
+        anywhere = rearrange(maps.amax((2, 3)), "(b f) c -> b f c", b=len(media)).mean(1)
+        return gelu(self.hidden(torch.cat([ordered, anywhere], dim=1)))
 
 
 class DigitFeatures(StandInExtractor):
@@ -66,7 +80,7 @@ class DigitFeatures(StandInExtractor):
 
     name, title, plural = "digits", "digit motion classifier", "clips"
     preprocessing = "grey clips of the run's size in [-1, 1]; uint8 as x / 127.5 - 1"
-    fit_rows = 64
+    fit_rows, learning_rate, aspects = 64, 4e-3, ASPECTS
 
     def __init__(self, options: ClassifierOptions, data: DigitsConfig, cache: Path, device: torch.device):
         self.data, self.shape = data, data.media_shape
@@ -84,6 +98,11 @@ class DigitFeatures(StandInExtractor):
     def variant(self) -> str:
         """A hash of what clips are made by."""
         return f"-{json_sha256(plain(replace(self.data, split='train')))[:12]}"
+
+    def controls(self, media: Tensor) -> dict[str, Tensor]:
+        """Clips (n, C, F, H, W) whose frames are in another order, each in its own."""
+        orders = (numpy_rng("shuffled frames", row).permutation(media.shape[2]) for row in range(len(media)))
+        return {"shuffled": torch.stack([clip[:, order] for clip, order in zip(media, orders, strict=True)])}
 
     def prepare(self, rows: Tensor) -> Tensor:
         """Floats (B, C, F, H, W) as they are, uint8 frames (B, F, H, W, C) in [-1, 1]; ValueError for colours."""

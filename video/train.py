@@ -20,12 +20,12 @@ from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
 from video.backbone import BACKBONES, BackboneConfig
 from video.codecs.trained import check_tokenizer
-from video.conditioning import CONDITIONINGS, LabelConfig, NoneConfig
+from video.conditioning import CONDITIONINGS, ConditioningConfig, LabelConfig
 from video.data import DATASETS, LatentsConfig
 from video.datasets.clips import FrameMasks
 from video.datasets.digits import DigitsConfig
 from video.preview import VideoPreview
-from video.stand_in import EVALUATIONS, DigitsEvaluationConfig, NoEvaluationConfig
+from video.stand_in import ASPECTS, EVALUATIONS, DigitsEvaluationConfig, NoEvaluationConfig
 from video.tokenizer import TOKENIZERS, ClipPixels, PixelsConfig, VideoTokenizer
 
 
@@ -36,7 +36,7 @@ class VideoConfig(RunConfig):
     data: object = choice(DATASETS)
     tokenizer: object = choice(TOKENIZERS)
     backbone: BackboneConfig = choice(BACKBONES)
-    conditioning: LabelConfig | NoneConfig = choice(CONDITIONINGS)
+    conditioning: ConditioningConfig = choice(CONDITIONINGS)
     evaluation: DigitsEvaluationConfig | NoEvaluationConfig = choice(EVALUATIONS, free=True)
 
     def __post_init__(self) -> None:
@@ -107,11 +107,17 @@ def report(run: RunDirectory, summary: dict) -> str:
     """What a run prints at its end: numbers, places, next commands."""
     lines = []
     if "frechet_distance" in summary:
+        floor, shuffled = summary["frechet_floor"], summary["shuffled_frechet_distance"]
+        asked, real, unordered = (
+            ", ".join(f"{name} {100 * summary[f'{prefix}{name}_accuracy']:.1f} %" for name in ASPECTS)
+            for prefix in ("", "classifier_", "shuffled_")
+        )
+        both, of_real = (f"{100 * summary[key]:.1f} %" for key in ("class_accuracy", "classifier_accuracy"))
         lines += [
-            f"FVD (digits)      {summary['frechet_distance']:.2f}   (held-out clips: {summary['frechet_floor']:.2f}; "
-            f"{summary['num_samples']} samples, EMA weights, features of a small classifier of digit and direction)",
-            f"class accuracy    {100 * summary['class_accuracy']:.1f} %   (samples that the classifier takes for what "
-            f"was asked for; of held-out clips it gets {100 * summary['classifier_accuracy']:.1f} % right)",
+            f"FVD (digits)      {summary['frechet_distance']:.2f}   (held-out clips: {floor:.2f}, with shuffled frames "
+            f"{shuffled:.2f}; {summary['num_samples']} samples, EMA weights, features of a small classifier)",
+            f"as asked          {asked}, both {both}   (samples that the classifier takes for what was asked for)",
+            f"classifier        {real}, both {of_real}   (of held-out clips, right; with shuffled frames {unordered})",
         ]
     return "\n".join([*lines, *closing_lines(run, summary, "clip", ".png", "num=8")])
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from audio.encoders.clap_keys import (
 from audio.encoders.protocols import ONE_WINDOW, WindowProtocol, laion_int16
 from audio.sounds.sound import Sound
 from core.data.captions import composed
-from core.extras import extra
+from core.extras import import_transformers
 from core.storage.atomic import sha256_file
 from core.storage.json_files import read_mapping
 from core.storage.pretrained import LOCAL, read_pretrained
@@ -118,7 +117,7 @@ class ClapFeatures(Extractor):
         device: torch.device | str = "cpu",
     ):
         self.name, self.protocol, self.device = source.name, protocol, torch.device(device)
-        self.transformers = import_transformers(source.name)
+        self.transformers = import_transformers(source.name, "eval")
         place, self.weights_sha256 = source.place()
         self.laion = not place.is_dir()
         reader = self._from_laion if self.laion else self._from_directory
@@ -262,10 +261,3 @@ def _check_architecture(network: nn.Module, name: str, place: Path) -> None:
             f"{place} is not {name}: HTSAT of width {found[0]} and depths {found[1]}, "
             f"needed {HTSAT[name][0]} and {HTSAT[name][1]}"
         )
-
-
-def import_transformers(name: str, group: str = "eval") -> ModuleType:
-    """transformers without its progress bars; ImportError naming the extra `group` that `name` needs."""
-    transformers = extra("transformers", name, group)
-    transformers.utils.logging.disable_progress_bar()
-    return transformers

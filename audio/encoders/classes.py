@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audio.encoders.clap import CONFIG, PREPROCESSOR, import_transformers
+from audio.encoders.clap import CONFIG, PREPROCESSOR
 from audio.encoders.protocols import ONE_WINDOW, WindowProtocol
 from audio.sounds.sound import Sound
+from core.extras import import_transformers
 from core.storage.atomic import sha256_file
 from core.storage.json_files import read_mapping
 from core.storage.pretrained import LOCAL, check_directory, read_pretrained
@@ -38,7 +39,7 @@ class ClassifierFeatures(Extractor):
         self.device = torch.device(device)
         self.front = read_front(folder)
         files = [folder / CONFIG, folder / PREPROCESSOR, *sorted(folder.glob("*.safetensors"))]
-        kind = import_transformers(NAME).AutoModelForAudioClassification
+        kind = import_transformers(NAME, "eval").AutoModelForAudioClassification
         self.network = read_pretrained(kind, folder, NAME).float().eval().requires_grad_(False).to(self.device)
         self.weights_sha256 = json_sha256({file.name: sha256_file(file) for file in files})
         self.protocol = WindowProtocol(seconds=window_seconds(self.front), resampling=ONE_WINDOW.resampling)
@@ -78,7 +79,7 @@ def read_front(folder: Path) -> Any:
     if missing or not list(folder.glob("*.safetensors")):
         lacking = ", ".join([*missing, *["weights (.safetensors)"] * (not list(folder.glob("*.safetensors")))])
         raise ValueError(f"{NAME} is {str(folder)!r}, which lacks {lacking}; needed: a directory of transformers")
-    transformers = import_transformers(NAME)
+    transformers = import_transformers(NAME, "eval")
     check_directory(folder, NAME)
     read_mapping(folder / PREPROCESSOR)
     try:

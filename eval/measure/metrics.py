@@ -195,10 +195,12 @@ class NeighbourRecall(NeighbourMetric):
 class ClassAccuracy(Metric):
     """The share of the samples whose largest logit, of (n, K), is the class that they were asked to be.
 
-    labels_from: where the classes can come from, in words, for an error.
+    labels_from: where the classes can come from, in words, for an error. groups: of each of the K classes, where any
+    class of the same group will do; None: no other will.
     """
 
     labels_from: str
+    groups: tuple[int, ...] | None = None
     needs = "nothing"
 
     def missing(self, samples: Media) -> str | None:
@@ -209,5 +211,9 @@ class ClassAccuracy(Metric):
     def compute(self, samples: ExtractedFeatures, reference: ReferenceStatistics) -> Estimate:
         """The mean over the samples."""
         logits = self.aligned_rows(samples)
-        right = torch.from_numpy(logits).argmax(1) == samples.media.labels
+        found, wanted = torch.from_numpy(logits).argmax(1), samples.media.labels
+        if self.groups is not None:
+            groups = torch.tensor(self.groups)
+            found, wanted = groups[found], groups[wanted]
+        right = found == wanted
         return Estimate(right.double().mean().item(), len(logits))

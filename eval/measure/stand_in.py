@@ -12,8 +12,10 @@ from __future__ import annotations
 import hashlib
 import logging
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -86,6 +88,7 @@ class StandInExtractor(Extractor, ABC):
     fit_rows       rows of a step, drawn with replacement
     learning_rate, weight_decay   of the training
     evaluate_rows  pieces that the network is given at once at the end of a training run; None: all
+    aspects        what classes have in common, by name: for each of the K classes the number of its group
 
     Raises ValueError for a damaged cache.
     """
@@ -98,6 +101,7 @@ class StandInExtractor(Extractor, ABC):
     learning_rate: ClassVar[float] = 2e-3
     weight_decay: ClassVar[float] = 1e-2
     evaluate_rows: ClassVar[int | None] = 256
+    aspects: ClassVar[Mapping[str, Sequence[int]]] = MappingProxyType({})
 
     def __init__(self, options: ClassifierOptions, cache: Path, device: torch.device):
         self.options, self.device = options, device
@@ -122,6 +126,10 @@ class StandInExtractor(Extractor, ABC):
     def augment(self, media: Tensor, random: StepRandom) -> Tensor:
         """A batch (B, *media) changed by the step's streams other than "rows", to train on."""
         return media
+
+    def controls(self, media: Tensor) -> dict[str, Tensor]:
+        """Held-out media (n, *media) without something that should count, by the name of what is done to them."""
+        return {}
 
     def prepare(self, rows: MediaRows) -> Tensor:
         """Media as the command has them -> (B, *media) float32 in [-1, 1]."""
@@ -180,31 +188,38 @@ class StandInExtractor(Extractor, ABC):
         return network.eval()
 
 
-def stand_in_metrics(extractor: str, labels_from: str) -> tuple[FrechetDistance, ClassAccuracy]:
+def stand_in_metrics(
+    extractor: str, labels_from: str, aspects: Mapping[str, Sequence[int]] = MappingProxyType({})
+) -> tuple[FrechetDistance | ClassAccuracy, ...]:
     """The metrics that a stand-in's extractor of that name is for, for the domain's table as well.
 
-    labels_from: where the command can know the samples' classes from, in words.
+    labels_from: where the command can know the samples' classes from, in words; aspects: as the extractor has them.
     """
     of = (extractor,)
     accuracy = ClassAccuracy("class_accuracy", of, LOGITS, labels_from=labels_from)
-    return FrechetDistance("frechet_distance", of), accuracy
+    of_aspects = (replace(accuracy, name=f"{name}_accuracy", groups=tuple(groups)) for name, groups in aspects.items())
+    return FrechetDistance("frechet_distance", of), accuracy, *of_aspects
 
 
 class StandInEvaluator:
     """The end of a training run on the stand-in data set, measured; fulfils `core.contracts.Evaluator`.
 
-    The Fréchet distance to the training split, beside that of the held-out split (the floor), and class accuracy.
+    The Fréchet distance to the training split, beside that of the held-out split (the floor); class accuracy, and that
+    of each aspect, beside those of held-out media; and all of it for the extractor's controls.
     """
 
     def __init__(self, extractor: StandInExtractor):
         self.extractor = extractor
-        self.distance, self.accuracy = stand_in_metrics(extractor.name, labels_from="the run")
-        train, heldout = (self.features(*extractor.split(name)) for name in ("train", "heldout"))
+        self.metrics = stand_in_metrics(extractor.name, "the run", extractor.aspects)
+        train, heldout = self.features(*extractor.split("train")), extractor.split("heldout")
         self.reference = ReferenceStatistics({HIDDEN: moments(train.arrays[HIDDEN])})
-        self.floor = self.distance.compute(heldout, self.reference).value
-        self.classifier_accuracy = self.accuracy.compute(heldout, self.reference).value
+        found = self.measure(*heldout)
+        self.floor, self.classifier_accuracy = found.pop("frechet_distance"), found.pop("class_accuracy")
+        self.beside = {f"classifier_{name}": value for name, value in found.items()}
+        for control, media in extractor.controls(heldout[0]).items():
+            self.beside |= {f"{control}_{name}": value for name, value in self.measure(media, heldout[1]).items()}
         count = extractor.options.num_samples
-        self.num_samples = len(heldout.media) if count is None else count
+        self.num_samples = len(heldout[0]) if count is None else count
         right = 100 * self.classifier_accuracy
         log.info("%s: %.1f %% of held-out %s right", extractor.title, right, extractor.name)
 
@@ -213,14 +228,21 @@ class StandInEvaluator:
 
         Raises ValueError for media of another shape, and for features that are not finite.
         """
-        samples = self.features(media, condition)
+        found = self.measure(media, condition)
         return {
-            "frechet_distance": self.distance.compute(samples, self.reference).value,
+            "frechet_distance": found.pop("frechet_distance"),
             "frechet_floor": self.floor,
-            "class_accuracy": self.accuracy.compute(samples, self.reference).value,
+            "class_accuracy": found.pop("class_accuracy"),
             "classifier_accuracy": self.classifier_accuracy,
+            **found,
+            **self.beside,
             "num_samples": len(media),
         }
+
+    def measure(self, media: Tensor, labels: Tensor) -> dict[str, float]:
+        """The metrics of media (n, *media) of classes (n,)."""
+        features = self.features(media, labels)
+        return {metric.name: metric.compute(features, self.reference).value for metric in self.metrics}
 
     def features(self, media: Tensor, labels: Tensor) -> ExtractedFeatures:
         """The features of media (n, *media), so many at a time as the extractor says."""

@@ -8,7 +8,7 @@ import soundfile
 import torch
 from PIL import Image
 
-from audio.preview import MAX_PANELS, MAX_SOUNDS, RANGE_DB, AudioPreview, draw, log_mel, one_of_each_first, slug
+from audio.preview import MAX_SOUNDS, RANGE_DB, AudioPreview, draw, log_mel
 from audio.sounds.pcm import to_int16, write_wav
 from core.storage.run_folder import RunDirectory
 from eval.pages.page import last_previews
@@ -80,18 +80,6 @@ def test_titles_of_every_kind_of_condition():
 def test_samples_without_names_are_saved(tmp_path, condition):
     AudioPreview([], RATE).save(sines(3, 1), condition, tmp_path / STEP)
     assert names(tmp_path) == [f"{STEP}.png", *(f"{STEP}_{k:02d}_sample-{k}.wav" for k in range(3))]
-
-
-def test_panels_are_whole_rounds_of_the_titles():
-    assert one_of_each_first([str(i % 12) for i in range(40)], MAX_PANELS) == list(range(12))
-    assert one_of_each_first(list("aabab"), 4) == [0, 2, 1, 4]
-    assert one_of_each_first(list("aaab"), 20) == [0, 3, 1, 2]
-    assert one_of_each_first([str(i) for i in range(40)], MAX_PANELS) == list(range(20))
-
-
-def test_slugs():
-    assert slug("Hi-hat / open") == "hi-hat-open" and slug("../../x") == "x" and slug("音") == "sample"
-    assert len(slug("a" * 500)) == 32
 
 
 def test_panels_show_their_sample():

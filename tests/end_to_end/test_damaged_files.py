@@ -1,4 +1,4 @@
-"""Some five hundred damaged files, made by seed from valid ones of every format that is read.
+"""Some seven hundred damaged files, made by seed from valid ones of every format that is read.
 
 Whatever is done to a file, one of three things follows: it is read, in the shape that was asked for, and rightly where
 its format has a checksum; it is refused in one line that names it; or it is left out and counted. Nothing hangs, and no
@@ -40,6 +40,9 @@ from slurm.sweep import load_sweep
 from tests.audio.audio_files import music, write_sound
 from tests.core.latents.test_cache import MAKE, make
 from tests.end_to_end.damages import DAMAGES
+from tests.video.video_files import numbered_frames, write_frames, write_video
+from video.datasets.clips import ClipConfig
+from video.datasets.folder import FolderConfig as VideoFolder
 
 EACH = 24  # damaged files of each format
 SECONDS, MEBIBYTES = 10, 512  # that one file may take
@@ -59,7 +62,7 @@ class Format:
     exact: bool = False
 
 
-# images and sound: a folder of three files, of which one may be left out
+# images, sound and video: a folder of three files, of which one may be left out
 
 
 def write_images(suffix, **options):
@@ -109,6 +112,27 @@ def read_sounds(file):
         media = data.item(index, np.random.default_rng(0))["media"]
         assert media.shape[-1] == 2000 and media.isfinite().all()
     return left_out(3, 3 - len(data))
+
+
+def write_videos(name):
+    def write(folder):
+        for number in range(3):
+            write = write_frames if name == "frames" else write_video
+            write(folder / "files" / f"{number}{name}", numbered_frames(12, (16, 24)))
+        return folder / "files" / (f"1{name}" if name != "frames" else "1frames/frame7.png")
+
+    return write
+
+
+def read_videos(file):
+    root = file.parents[1 if file.parent.name == "1frames" else 0]
+    data = VideoFolder(
+        root=str(root), clip=ClipConfig(12), size=SIDE, short="pad", max_broken=1, cache_dir=None
+    ).build()
+    for index in range(len(data)):
+        media = data.item(index, np.random.default_rng(0))["media"]
+        assert media.shape == (3, 12, SIDE, SIDE) and media.isfinite().all()
+    return left_out(len(data) + data.num_broken, data.num_broken)
 
 
 def write_parquet(folder):
@@ -294,6 +318,8 @@ FORMATS = {
     "ogg": Format(write_sounds(".ogg"), read_sounds),
     "mp3": Format(write_sounds(".mp3"), read_sounds),
     "m4a": Format(write_sounds(".m4a"), read_sounds),
+    **{name: Format(write_videos(f".{name}"), read_videos) for name in ("mp4", "mkv", "webm", "avi", "gif")},
+    "folder of frames": Format(write_videos("frames"), read_videos),
     "parquet": Format(write_parquet, read_parquet),
     "npz of samples": Format(write_samples, read_samples, exact=True),
     "compressed npz": Format(write_compressed, lambda file: npz_array(file, "arr_0"), exact=True),

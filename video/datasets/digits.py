@@ -8,8 +8,8 @@ Letters: n clips of a split, B of them, K digits of a clip, C channels, F frames
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,9 +23,10 @@ from video.datasets.clips import ClipConfig, FrameMasks
 DIRECTIONS = {"right": (0, 1), "left": (0, -1), "up": (-1, 0), "down": (1, 0)}  # along rows, along columns
 NUM_DIGITS = 10
 CLASSES = [f"{digit} {direction}" for digit in range(NUM_DIGITS) for direction in DIRECTIONS]
-HELDOUT_PART = 10  # the held-out split has a tenth as many clips as the train split
+HELDOUT_PART = 20  # the held-out split has so many times fewer clips than the train split
 WIDEST_DRIFT = 0.35  # of the speed
 SMALLEST, LARGEST = 10, 256  # pixels of the canvas
+AT_ONCE = 256  # clips that are rendered together
 FPS = 8.0  # at which such clips are shown
 
 
@@ -33,7 +34,7 @@ FPS = 8.0  # at which such clips are shown
 class DigitsConfig:
     """scikit-learn's digits, moving and bouncing in a small square canvas; 40 classes, digit and direction.
 
-    split      train, heldout (other drawings, a tenth as many clips), or all
+    split      train, heldout (other drawings, a twentieth as many clips), or all
     num_clips  of the train split
     digits     in a clip: one, or two of the same class
     size       side of the canvas, pixels
@@ -41,7 +42,7 @@ class DigitsConfig:
     """
 
     split: Literal["train", "heldout", "all"] = "train"
-    num_clips: int = 4000
+    num_clips: int = 8000
     digits: Literal[1, 2] = 1
     size: int = 16
     clip: ClipConfig = field(default_factory=ClipConfig)
@@ -114,8 +115,8 @@ class MovingDigits:
         return room - np.abs(room - free % (2 * room))
 
 
-def draw_clip(split: str, row: int, counts: np.ndarray, config: DigitsConfig) -> MovingDigits:
-    """Row `row` of the split "train" or "heldout"; counts (10,): drawings of each digit there are."""
+def draw_clip(split: str, row: int, counts: Sequence[int], config: DigitsConfig) -> MovingDigits:
+    """Row `row` of the split "train" or "heldout"; counts: how many drawings of each of the ten digits there are."""
     rng = numpy_rng("moving digits", split, row)
     label = row % len(CLASSES)
     digit, direction = divmod(label, len(DIRECTIONS))
@@ -133,23 +134,24 @@ def draw_clip(split: str, row: int, counts: np.ndarray, config: DigitsConfig) ->
     return MovingDigits(split, row, label, drawings, starts, velocities)
 
 
-def render(images: np.ndarray, positions: np.ndarray, size: int) -> np.ndarray:
-    """Drawings (K, 8, 8) in [0, 1] at corners (K, F, 2) in pixels as a clip (F, H, W) in [0, 1]: the brightest of them.
+def render(images: Tensor, positions: Tensor, size: int) -> Tensor:
+    """Drawings (B, K, 8, 8) in [0, 1] at corners (B, K, F, 2) in pixels as clips (B, F, H, W) in [0, 1].
 
-    Between pixels a drawing is a cubic spline, so that it moves smoothly.
+    Where two lie over each other, the brighter is seen. Between pixels a drawing is a cubic spline, so that it moves
+    smoothly.
     """
-    offsets = np.arange(size)[:, None] - np.arange(SIDE)
+    offsets = torch.arange(size)[:, None] - torch.arange(SIDE)
     rows, columns = (spline(offsets - positions[..., axis, None, None]) for axis in (0, 1))
-    clip = np.einsum("kfhi,kij,kfwj->kfhw", rows, images, columns, optimize=True)
-    return clip.max(0).clip(0, 1)
+    clips = rows @ images[:, :, None] @ columns.mT  # (B, K, F, H, W)
+    return clips.amax(1).clamp(0, 1)
 
 
-def spline(x: np.ndarray) -> np.ndarray:
+def spline(x: Tensor) -> Tensor:
     """Mitchell and Netravali's cubic kernel (B = C = 1/3), for distances in pixels; it sums to 1 over whole steps."""
-    x = np.abs(x)
+    x = x.abs()
     near = (7 * x**3 - 12 * x**2 + 16 / 3) / 6
     far = (-7 / 3 * x**3 + 12 * x**2 - 20 * x + 32 / 3) / 6
-    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
 
 
 class DigitsDataset:
@@ -176,15 +178,19 @@ class DigitsDataset:
     def describe(self, index: int) -> MovingDigits:
         """What clip `index` shows."""
         split, row = self._rows[index]
-        counts = np.array([len(images) for images in self._digits[split]])
-        return draw_clip(split, row, counts, self.config)
+        return draw_clip(split, row, [len(images) for images in self._digits[split]], self.config)
+
+    def clips_at(self, indices: Iterable[int]) -> Tensor:
+        """Clips (B, C, F, H, W) float32 in [-1, 1]."""
+        config, shown = self.config, [self.describe(index) for index in indices]
+        images = [self._digits[each.split][each.digit][each.drawings] for each in shown]
+        positions = [each.positions(config.clip.frames, config.size - SIDE) for each in shown]
+        clips = render(torch.stack(images), torch.from_numpy(np.stack(positions)).float(), config.size)
+        return 2 * clips[:, None] - 1
 
     def clip_at(self, index: int) -> Tensor:
         """Clip `index`, (C, F, H, W) float32 in [-1, 1]."""
-        shown, size = self.describe(index), self.config.size
-        images = self._digits[shown.split][shown.digit][shown.drawings]
-        clip = render(images, shown.positions(self.config.clip.frames, size - SIDE), size)
-        return torch.from_numpy(2 * clip - 1).float()[None]
+        return self.clips_at([index])[0]
 
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """`media` (C, F, H, W) float32 in [-1, 1] and `condition`; `rng` is not used."""
@@ -192,12 +198,16 @@ class DigitsDataset:
 
     def items(self, indices: np.ndarray, rngs: Iterable[np.random.Generator]) -> dict[str, Tensor]:
         """`media` (B, C, F, H, W) and `condition` (B,); nothing is drawn."""
-        media = torch.stack([self.clip_at(index) for index in indices.tolist()])
-        return {"media": media, "condition": self.conditions[torch.from_numpy(indices)]}
+        return {"media": self.clips_at(indices.tolist()), "condition": self.conditions[torch.from_numpy(indices)]}
 
     def all(self) -> Tensor:
         """All clips (n, C, F, H, W)."""
-        return torch.stack([self.clip_at(index) for index in range(len(self))])
+        rows = range(len(self))
+        return torch.cat([self.clips_at(rows[first : first + AT_ONCE]) for first in rows[::AT_ONCE]])
+
+    def heldout(self) -> DigitsDataset | None:
+        """The clips that the split "train" leaves out."""
+        return replace(self.config, split="heldout").build() if self.config.split == "train" else None
 
     def name(self, index: int) -> str:
         """The row of its split and what is shown: "clip 17 of train: 4 left"."""
@@ -212,7 +222,6 @@ def _rows(config: DigitsConfig) -> Iterator[tuple[str, int]]:
             yield from ((split, row) for row in range(count))
 
 
-def _by_digit(digits: HandwrittenDigits) -> list[np.ndarray]:
+def _by_digit(digits: HandwrittenDigits) -> list[Tensor]:
     """The drawings (n, 8, 8) in [0, 1] of each digit."""
-    images = (digits.images.numpy() + 1) / 2
-    return [images[(digits.labels == digit).numpy()] for digit in range(NUM_DIGITS)]
+    return [(digits.images[digits.labels == digit] + 1) / 2 for digit in range(NUM_DIGITS)]

@@ -25,4 +25,4 @@ class PromptPreview:
         """Media (B, C, F, H, W) in [-1, 1] as `path`.png, .mp4, and the prompt of each row in `path`.json."""
         titles = dict(enumerate(self.texts.titles(condition)))
         write_atomic(path.with_name(path.name + ".json"), json.dumps(titles, indent=1, ensure_ascii=False) + "\n")
-        return self.pictures.save(media, None, path)
+        return self.pictures.save(media, None, path, list(titles.values()))

@@ -9,7 +9,8 @@ import torch
 import transformers
 
 from audio.encoders.clap import ClapFeatures, ClapSource
-from audio.encoders.text_encoders import embed_texts, masked_mean
+from audio.encoders.text_encoders import embed_texts
+from core.conditioning.encoders import masked_mean
 from tests.audio.networks import TEXTS, save_clap, save_t5
 
 

@@ -8,6 +8,8 @@ import torch
 from core.alignment.contract import NoAlignment
 from core.alignment.layersync import LayerSyncConfig
 from core.alignment.methods import ALIGNMENTS
+from core.nets.layers import BlockOptions, LabelEmbedder
+from core.nets.sit import Recipe, SiT
 from core.schema import strict
 from layersync import TIME_WEIGHTS, LayerSync, WeightSchedule
 from tests.core.stand_in import DEPTH, WIDTH, Block, media, transformer
@@ -54,6 +56,16 @@ def test_config_hands_every_option_on():
     assert sync.schedule == WeightSchedule("stop", end_step=7)
     assert sync.time_weight is TIME_WEIGHTS["towards_data"]
     assert (sync.neighbour_frames, sync.neighbour_decay) == (0, 2.0)
+
+
+def test_on_one_axis_every_token_is_a_frame():
+    recipe = Recipe(3, 1, BlockOptions(16, 2))
+    model = SiT((3, 6), recipe, lambda width: LabelEmbedder(2, width, null_row=True))
+    sync = LayerSyncConfig(pairs=[(1, 3)], weight=1.0, neighbour_frames=1).build(model).sync
+    model(torch.randn(2, 3, 6), t := torch.rand(2), torch.tensor([0, 1]))
+    terms = sync.terms(t=t)
+    torch.testing.assert_close(terms.loss, -(terms.similarity["1->3"] + terms.values["neighbours/1->3"]))
+    assert terms.values["neighbours/1->3"] != 0
 
 
 def test_blocks_chooses_the_list_that_numbers_refer_to():

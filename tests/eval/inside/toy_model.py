@@ -103,6 +103,15 @@ class Backbone(nn.Module):
         return x
 
 
+class Framed(Backbone):
+    """A backbone whose blocks hand over frames of two tokens, (B, F, N, D)."""
+
+    token_dim = (1, 2)
+
+    def forward(self, x, t, condition, mask=None):
+        return super().forward(x.unflatten(1, (-1, 2)), t, condition[:, None], mask).flatten(1, 2)
+
+
 def opened(backbone, media=None, labels=None, *, pairs=None, masks=None, rows=64):
     """A `TrainedModel` of a toy backbone; without media, normal numbers from a seed."""
     if media is None:
@@ -114,7 +123,7 @@ def opened(backbone, media=None, labels=None, *, pairs=None, masks=None, rows=64
     return TrainedModel(domain, ObjectiveConfig(), alignment, torch.device("cpu"))
 
 
-def residual(depth=4, seed=0, **options):
+def residual(depth=4, seed=0, kind=Backbone, **options):
     """A backbone of residual blocks with weights from a seed."""
     torch.manual_seed(seed)
-    return Backbone([Residual() for _ in range(depth)], **options)
+    return kind([Residual() for _ in range(depth)], **options)
