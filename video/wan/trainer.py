@@ -69,6 +69,8 @@ class FinetuneTrainer(Trainer):
         if batch is None:
             return
         started = time.perf_counter()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)  # encoding clips and texts had its own
         try:
             self.model.train()
             losses = self._passes(batch.to(device))
