@@ -80,6 +80,11 @@ class SampleConfig(Protocol):
     """The keys of `python -m video.sample` that are read here."""
 
     run: str | None
+    architecture: str | None
+    sampler: dict[str, Any]
+    labels: object
+    compile: str
+    gif: bool
     checkpoint: str | None
     weights: str
     num: int
@@ -117,6 +122,25 @@ def is_finetuned(run: str | None) -> bool:
     return isinstance(backbone, dict) and RUN_KEY in backbone
 
 
+def checkpoint_of(run: RunDirectory, checkpoint: str | None) -> Path:
+    """The checkpoint that is named, or the newest sound one of a run; ValueError where there is none."""
+    if checkpoint is not None:
+        return follow_latest(Path(checkpoint))
+    newest = CheckpointStore(run.checkpoints).newest_intact()
+    if newest is None:
+        raise ValueError(f"{run.shown()} has no sound checkpoint yet")
+    return newest
+
+
+def trained_adapters(checkpoint: Path, alpha: float, weights: str) -> LoRA:
+    """The adapters in a checkpoint of a fine-tuning; ValueError for weights that it has not, or a foreign one."""
+    check_weights(checkpoint, weights)
+    lora = adapters_of(load_weights(checkpoint, prefer=weights), alpha)
+    if not lora:
+        raise ValueError(f"{checkpoint} holds no adapters of a fine-tuning of Wan")
+    return lora
+
+
 class WanSampling:
     """Samples by diffusers' pipeline; sample i depends on (seed, i), its prompt and the weights only.
 
@@ -142,10 +166,23 @@ class WanSampling:
 
     def source(self) -> Source:
         """The run, or the directory, that the keys name; ValueError for what does not fit together."""
+        self._check_keys()
         frames = self.config.frames
         if frames is not None and (frames < 1 or frames % GROUP != 1):
             raise ValueError(f"frames is {frames}; Wan's VAE makes 1 frame and then groups of {GROUP} ({GROUP}n+1)")
         return self._of_run() if self.config.run is not None else self._of_model()
+
+    def _check_keys(self) -> None:
+        """Raises ValueError for keys that other models are sampled with: nothing that is asked for is passed over."""
+        config = self.config
+        given = [f"sampler.{name}" for name, value in config.sampler.items() if value is not None]
+        given += [name for name in ("labels", "architecture") if getattr(config, name) is not None]
+        given += ["gif"] * config.gif + ["compile"] * (config.compile != "none")
+        if given:
+            raise ValueError(
+                f"{given[0]} is given, but Wan is sampled by diffusers' pipeline, with the keys of wan (num_steps, "
+                "guidance_scale, shift, dtype, ...) and prompts, frames, num, seed"
+            )
 
     def _of_run(self) -> Source:
         from video.finetune import FinetuneConfig
@@ -155,9 +192,8 @@ class WanSampling:
             raise ValueError(f"wan.lora is {own.lora!r}, but run is given, which has its own; give one of them")
         run = RunDirectory.find(config.run)
         trained = run.checked_config(FinetuneConfig)
-        checkpoint = self._checkpoint(run)
-        check_weights(checkpoint, config.weights)
-        adapters = adapters_of(load_weights(checkpoint, prefer=config.weights), trained.backbone.lora.alpha)
+        checkpoint = checkpoint_of(run, config.checkpoint)
+        adapters = trained_adapters(checkpoint, trained.backbone.lora.alpha, config.weights)
         clip, data = trained.data.clip, trained.data.media_shape
         return Source(
             files=WanFiles(own.model or trained.model, "wan.model" if own.model else "model"),
@@ -169,14 +205,6 @@ class WanSampling:
             name=run.path.name,
             facts={"checkpoint": str(checkpoint)},
         )
-
-    def _checkpoint(self, run: RunDirectory) -> Path:
-        if self.config.checkpoint is not None:
-            return follow_latest(Path(self.config.checkpoint))
-        newest = CheckpointStore(run.checkpoints).newest_intact()
-        if newest is None:
-            raise ValueError(f"{run.shown()} has no sound checkpoint yet")
-        return newest
 
     def _of_model(self) -> Source:
         own, config = self.config.wan, self.config
