@@ -69,6 +69,8 @@ def main(config: VideoSampleConfig) -> None:
     if is_finetuned(config.run) or (config.run is None and config.wan.model is not None):
         WanSampling(config, write_clips).run(print)
         return
+    if config.wan != WanSampleOptions():
+        raise ValueError("keys of wan are given, but run is no fine-tuning of Wan, and wan.model is null")
     VideoSampling(config).run(print)
 
 
