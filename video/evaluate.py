@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +47,7 @@ from video.sample import UINT8_RULE, VideoSampleConfig, VideoSampling
 from video.stand_in import DigitFeatures, DigitsEvaluationConfig
 from video.train import VideoConfig
 
+log = logging.getLogger(__name__)
 KEY = "real"
 DIGITS = {"digits": "train", "digits_heldout": "heldout"}  # real=NAME -> the split
 DATA = "data"  # real=data: the run's own
@@ -296,7 +298,7 @@ class VideoEvaluation(Evaluation):
             return MediaReference(clips, size_of(clips))
         rule = ClipRule(self.config.clips, self.clip_seed, self.num_real)
         if name == DATA and not path.exists():
-            return of_files(FileClips(f"the run's data, {self.data_config.root}", self.data_config, rule))
+            return of_files(FileClips(Path(self.data_config.root).name, self.data_config, rule))
         with keys_of(KEY):
             return of_files(FileClips(path.name, self.files_config(checked_folder(path, KEY), real=True), rule))
 
@@ -326,11 +328,9 @@ class VideoEvaluation(Evaluation):
         trained = {} if model is None else {"model_fps": model.data.clip.fps, "model_stride": model.data.clip.stride}
         found: dict[str, Any] = {"clip": {"frames": self.frames, "stride": self.config.sample_stride, **trained}}
         if isinstance(clips, FileClips):
-            found |= {
-                "pixels": clips.frames_of,
-                "clips": clips.facts()["clips"],
-                "size": list(self.size_of(samples)[1:]),
-            }
+            how = "lossless" if clips.lossless else "as a codec left them"
+            found |= {"pixels": f"{clips.kind}, {how}", "clips": clips.facts()["clips"]}
+            found |= {"size": list(self.size_of(samples)[1:]), "fit": clips.config.fit}
         return found
 
     def size_of(self, samples: Media) -> Size:
@@ -364,7 +364,9 @@ def checked_folder(path: Path, key: str) -> Path:
 
 
 def of_files(clips: FileClips) -> FileReference:
-    """Clips of files to compare with."""
+    """Clips of files to compare with; that there are fewer than were asked for is told."""
+    if clips.rule.count is not None and len(clips) < clips.rule.count:
+        log.warning("%s has %d clips of the %d that num_real asks for", clips.name, len(clips), clips.rule.count)
     return FileReference(clips, tuple(clips.config.media_shape[1:]))
 
 

@@ -88,6 +88,18 @@ def test_samples_that_are_made_and_those_that_were_written_give_the_same_fvd(use
     assert "protocol.pixels" in differences(made, coded)
 
 
+def test_a_run_on_files_is_compared_with_its_own_data_as_it_was_trained(user, tmp_path, caplog):
+    data = [f"data.root={user / 'frames'}", "data.size=8", "data.clip={frames: 12, stride: 2}", "data.cache_dir=null"]
+    run = train(tmp_path, *data, files=True)
+    words = [f"run={run}", "features=i3d", f"i3d={user / 'i3d.pt'}", "num=5"]
+    found = measured(*words, "real=data", out=tmp_path / "out")["fvd"]
+    assert [found.reference[key] for key in ("frames", "stride", "size", "fit")] == [12, 2, [8, 8], "crop"]
+    assert found.protocol["clip"] == {"frames": 12, "stride": 1, "model_fps": None, "model_stride": 2}
+    assert "frames has 8 clips of the 2048 that num_real asks for" in caplog.text
+    folder = measured(*words, f"real={user / 'frames'}", f"cache_dir={tmp_path}", out=tmp_path / "folder")["fvd"]
+    assert differences(found, folder) == {} and folder.value == found.value
+
+
 # --- FVD
 
 
@@ -99,7 +111,7 @@ def test_fvd_is_what_stylegan_v_computes_of_the_first_frames(user, fvd):
     said = found.reference
     assert (said["num_samples"], said["frames"], said["stride"], said["fps"]) == (8, 16, 1, None)
     assert said["clips"] == "the first one of each file" and said["size"] == [12, 16]
-    assert said["frames_of"] == "folders of frames (.png), lossless"
+    assert said["kind"] == "folders of frames (.png)" and said["lossless"]
 
 
 def test_strides_of_both_sides_are_their_own(user, fvd):
@@ -145,8 +157,8 @@ def test_numbers_of_another_protocol_are_not_put_beside_each_other(user, fvd):
         with pytest.raises(ValueError, match="different protocols"):
             table([one, other])
     coded = fvd(real=user / "videos")
-    assert coded.reference["frames_of"] == "video files (.mp4), as a codec left them"
-    assert {"reference.sha256", "reference.frames_of"} <= differences(one, coded).keys()
+    assert coded.reference["kind"] == "video files (.mp4)"
+    assert {"reference.sha256", "reference.lossless"} <= differences(one, coded).keys()
 
 
 def test_files_shorter_than_a_clip_are_left_out_and_counted(user, fvd, caplog):
