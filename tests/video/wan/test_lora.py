@@ -1,4 +1,4 @@
-"""LoRA inside of Wan's transformer: put in, taken out, begun from a file, measured, and refused where it does not fit."""
+"""LoRA inside of Wan's transformer: put in, taken out, begun from a file, measured, refused where it does not fit."""
 
 import pytest
 import torch
@@ -81,7 +81,7 @@ def test_a_lora_of_another_model_is_one_error():
         ValueError, match=r"file is a LoRA for another model: 0 of 30 maps fit; blocks.0.attn1.to_q is \(48, 48\)"
     ):
         check_fits(lora, tiny_transformer(num_attention_heads=4, ffn_dim=64), "file")
-    with pytest.raises(ValueError, match="20 of 30 maps fit; the model has no blocks.2.attn1.to_q"):
+    with pytest.raises(ValueError, match="20 of 30 maps fit; the model has no blocks"):
         check_fits(lora, tiny_transformer(num_layers=2), "file")
     check_fits(lora, adapted(LoRAConfig(rank=3)), "file")
 
