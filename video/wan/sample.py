@@ -33,6 +33,8 @@ from video.wan.lora_keys import LoRA, read_lora
 
 log = logging.getLogger(__name__)
 
+FRAMES, SIZE, FPS = 81, (480, 832), 16.0  # of Wan 2.1 at 480p
+GROUP = 4  # frames of a latent frame, but for the first
 RUN_KEY = "lora"  # below backbone in the config of a fine-tuning
 
 
@@ -48,7 +50,6 @@ class WanSampleOptions:
     num_steps        of UniPC
     guidance_scale   1: none
     shift            of the scheduler's times: 5 for 720p, 3 for 480p; null: as the directory says
-    frames           4n+1
     size             [height, width], multiples of 16
     fps              at which clips are shown
     dtype            of the networks but the VAE, which is float32
@@ -62,7 +63,6 @@ class WanSampleOptions:
     num_steps: int = 50
     guidance_scale: float = 5.0
     shift: float | None = None
-    frames: int | None = None
     size: list[int] | None = None
     fps: float | None = None
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -70,8 +70,6 @@ class WanSampleOptions:
     def __post_init__(self) -> None:
         if self.num_steps < 1 or self.guidance_scale < 0:
             raise ValueError(f"wan.num_steps is {self.num_steps} and guidance_scale {self.guidance_scale}; see --help")
-        if self.frames is not None and (self.frames < 1 or self.frames % 4 != 1):
-            raise ValueError(f"wan.frames is {self.frames}; Wan's VAE makes 1 frame and then groups of 4 (4n+1)")
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
             raise ValueError(f"wan.size is {self.size}; needed: [height, width], pixels")
         if self.shift is not None and self.shift <= 0:
@@ -90,6 +88,7 @@ class SampleConfig(Protocol):
     out: str | None
     overwrite: bool
     prompts: list[str] | None
+    frames: int | None
     wan: WanSampleOptions
 
 
@@ -143,6 +142,9 @@ class WanSampling:
 
     def source(self) -> Source:
         """The run, or the directory, that the keys name; ValueError for what does not fit together."""
+        frames = self.config.frames
+        if frames is not None and (frames < 1 or frames % GROUP != 1):
+            raise ValueError(f"frames is {frames}; Wan's VAE makes 1 frame and then groups of {GROUP} ({GROUP}n+1)")
         return self._of_run() if self.config.run is not None else self._of_model()
 
     def _of_run(self) -> Source:
@@ -160,9 +162,9 @@ class WanSampling:
         return Source(
             files=WanFiles(own.model or trained.model, "wan.model" if own.model else "model"),
             lora={trained.backbone.expert: adapters},
-            frames=own.frames or clip.frames,
+            frames=config.frames or clip.frames,
             size=tuple(own.size or data[-2:]),
-            fps=own.fps or clip.fps or 16.0,
+            fps=own.fps or clip.fps or FPS,
             prompts=config.prompts or trained.conditioning.prompts,
             name=run.path.name,
             facts={"checkpoint": str(checkpoint)},
@@ -189,8 +191,8 @@ class WanSampling:
         if own.lora_low_noise is not None:
             lora["low_noise"] = read_lora(own.lora_low_noise)[0]
         name = Path(own.lora).stem if own.lora else files.folder.resolve().name
-        size, fps = tuple(own.size or (480, 832)), own.fps or 16.0
-        return Source(files, lora, own.frames or 81, size, fps, list(config.prompts), name)
+        size, fps = tuple(own.size or SIZE), own.fps or FPS
+        return Source(files, lora, config.frames or FRAMES, size, fps, list(config.prompts), name)
 
     def output_folder(self, source: Source) -> Path:
         """Where samples go; ValueError for a folder that is there, unless overwrite is true."""

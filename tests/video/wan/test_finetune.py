@@ -82,6 +82,7 @@ def test_a_run_leaves_what_it_promises(finished):
     run, outcome = finished
     assert {file.stem for file in (run / "previews").glob("*.mp4")} == {"step_00000000", f"step_{STEPS:08d}"}
     assert json.loads((run / "previews" / "step_00000000.json").read_text())["0"].startswith("A cat walks")
+    assert (run / "data.png").is_file()
     lines = read_lines(run / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     for name in ("similarity/1->3", "lora_delta/block_01", "lora_delta/block_03"):
@@ -126,7 +127,7 @@ def test_samples_are_made_with_the_lora_of_a_run_of_a_file_or_without_it(words, 
     """Through diffusers' pipeline: a run and its file give the same frames, scale 0 those of the model."""
     short = ["num=1", "wan.num_steps=2", "wan.dtype=float32", "device=cpu"]
     prompts = "prompts=['a red ball moves left']"
-    own = ["wan.frames=5", "wan.size=[32,32]", f"wan.model={wan}", prompts, *short]
+    own = ["frames=5", "wan.size=[32,32]", f"wan.model={wan}", prompts, *short]
     asked = {
         "run": [f"run={finished[0]}", prompts, *short],
         "kohya": [f"wan.lora={finished[0]}/lora/whole_kohya.safetensors", *own],
