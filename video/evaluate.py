@@ -6,15 +6,16 @@ import logging
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from core.commands.entry import Entry
-from core.data.pixels import to_uint8
+from core.data.pixels import UINT8_RULE, to_uint8
 from core.storage.arrays import npz_keys
+from core.storage.run_folder import RunDirectory
 from eval.measure.command import run_evaluation
 from eval.measure.evaluation import EvaluateConfig, Evaluation, run_behind
 from eval.measure.extractor import Extractor
@@ -43,9 +44,13 @@ from video.media import (
     source_of,
 )
 from video.metrics import TABLE
-from video.sample import UINT8_RULE, VideoSampleConfig, VideoSampling
+from video.sample import VideoSampleConfig, VideoSampling
 from video.stand_in import DigitFeatures, DigitsEvaluationConfig
 from video.train import VideoConfig
+from video.wan.sample import is_finetuned
+
+if TYPE_CHECKING:
+    from video.finetune import FinetuneConfig
 
 log = logging.getLogger(__name__)
 KEY = "real"
@@ -129,12 +134,20 @@ class VideoEvaluation(Evaluation):
     model: VideoConfig | None
 
     @cached_property
-    def known_model(self) -> VideoConfig | None:
+    def known_model(self) -> VideoConfig | FinetuneConfig | None:
         """The training config of the model whose samples are measured; of given samples, where their run is known."""
         run = run_behind(self.config)
-        if self.model is not None or run is None:
-            return self.model
-        return VideoSampling(VideoSampleConfig(run=str(run), overrides={}, sampler={})).model_config
+        if run is None or not is_finetuned(str(run)):
+            given = run is not None and self.model is None
+            return known_config(run) if given else self.model
+        if self.config.run is not None:
+            raise ValueError(
+                f"run is {self.config.run!r}, a fine-tuning of Wan, which diffusers samples: python -m video.sample "
+                "run=... writes clips, and samples=... measures them"
+            )
+        from video.finetune import FinetuneConfig
+
+        return RunDirectory.find(str(run)).checked_config(FinetuneConfig)
 
     # What is asked for
 
@@ -172,7 +185,8 @@ class VideoEvaluation(Evaluation):
         if run is None:
             return options, data, Path(self.config.cache_dir)
         model = self.known_model
-        options = model.evaluation if isinstance(model.evaluation, DigitsEvaluationConfig) else options
+        own = getattr(model, "evaluation", None)
+        options = own if isinstance(own, DigitsEvaluationConfig) else options
         data = replace(model.data, split="train") if isinstance(model.data, DigitsConfig) else data
         return options, data, run.resolve().parents[1] / "cache"
 
@@ -346,6 +360,11 @@ class VideoEvaluation(Evaluation):
         if len(set(shapes)) > 1:
             ours, other = (f"{frames} frames of {width}x{height} pixels" for frames, height, width in shapes)
             raise ValueError(f"samples have {ours}, the reference {reference.name} {other}; both must agree")
+
+
+def known_config(run: Path) -> VideoConfig:
+    """The training config of the run that made given samples."""
+    return VideoSampling(VideoSampleConfig(run=str(run), overrides={}, sampler={})).model_config
 
 
 def npz_in(path: Path) -> Path | None:
