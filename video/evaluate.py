@@ -20,7 +20,7 @@ from eval.measure.command import run_evaluation
 from eval.measure.evaluation import EvaluateConfig, Evaluation, run_behind
 from eval.measure.extractor import Extractor
 from eval.measure.generated import Chunks, Form
-from eval.measure.media import Media, PlannedSamples
+from eval.measure.media import FirstMedia, Media, PlannedSamples
 from eval.measure.reference import FACTS, MediaReference, Reference, Size, StatisticsReference
 from eval.weights import weights_root
 from video.datasets.clips import ClipConfig
@@ -275,11 +275,10 @@ class VideoEvaluation(Evaluation):
     def generated_samples(self, chunks: Chunks, name: str) -> Media:
         """The clips that were made, as floats for digits, else as frames."""
         clips = super().generated_samples(chunks, name)
-        return clips if chunks.form.floats else self.cut(clips)
+        return clips if chunks.form.floats else self.cut(clips, self.config.sample_stride)
 
-    def cut(self, clips: Media) -> Media:
+    def cut(self, clips: Media, stride: int) -> Media:
         """The frames of uint8 clips that are measured."""
-        stride = self.config.sample_stride
         return clips if (size_of(clips)[0], stride) == (self.frames, 1) else StridedClips(clips, self.frames, stride)
 
     def extractor(self, name: str, device: torch.device) -> Extractor:
@@ -289,7 +288,8 @@ class VideoEvaluation(Evaluation):
     def open_samples(self, path: Path) -> Media:
         """The clips in an .npz, in a folder that `video.sample` wrote, or of the video files in a folder."""
         if self.given_file is not None:
-            return self.given_file if self.extractor_name == "digits" else self.cut(self.given_file)
+            whole = self.extractor_name == "digits"
+            return self.given_file if whole else self.cut(self.given_file, self.config.sample_stride)
         if not path.is_dir():
             what = "a file" if path.exists() else "not there"
             raise ValueError(f"samples is {str(path)!r}, which is {what}; allowed: an .npz, or a folder of videos")
@@ -308,7 +308,9 @@ class VideoEvaluation(Evaluation):
             return StatisticsReference(path, self.table.unit, KEY)
         file = npz_in(path)
         if file is not None:
-            clips = NpzClips(file)
+            clips = self.cut(NpzClips(file), self.config.clip.stride or 1)
+            most = self.config.num_real
+            clips = FirstMedia(clips, most) if isinstance(most, int) and most < len(clips) else clips
             return MediaReference(clips, size_of(clips))
         rule = ClipRule(self.config.clips, self.clip_seed, self.num_real)
         if name == DATA and not path.exists():

@@ -199,7 +199,7 @@ class StridedClips(Media):
         there = -(-len(clips.rows(0, 1)[0]) // stride)
         if there < frames:
             raise ValueError(
-                f"clips of {clips.name} have {there} frames with sample_stride {stride}; needed: clip.frames, {frames}"
+                f"clips of {clips.name} have {there} frames with stride {stride}; needed: clip.frames, {frames}"
             )
 
     def __len__(self) -> int:

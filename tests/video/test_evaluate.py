@@ -19,6 +19,7 @@ from tests.video.evaluations import (
     train,
     video_files,
 )
+from video.evaluate import VideoEvaluateConfig, VideoEvaluation
 
 OPTIONS = {"rescale": True, "resize": True, "return_features": True}
 
@@ -203,6 +204,38 @@ def test_moving_digits_may_be_measured_from_files(user, tmp_path):
     assert files.value == pytest.approx(array.value, rel=1e-5)
 
 
+def test_another_array_is_cut_as_real_clips_are(user, fvd):
+    real = save_npz(user / "real.npz", moving(8, 34, seed=4))
+    found = fvd("clip.stride=2", "num_real=7", real=real)
+    fakes, reals = moving(9, 16, seed=1), moving(8, 34, seed=4)[:7, :32:2]
+    assert found.value == pytest.approx(fvd_by_hand(features(user, fakes), features(user, reals)), rel=1e-4)
+    assert found.reference["num_samples"] == 7
+
+
+def test_several_seeds_make_samples_anew(user, tmp_path):
+    run = user / "runs" / "video" / "digits"
+    words = [f"run={run}", "num=6", "metrics=[frechet_distance]"]
+    alone = [measured(*words, f"seed={seed}", out=tmp_path / str(seed))["frechet_distance"].value for seed in (4, 5)]
+    found = measured(*words, "seeds=[4,5]", out=tmp_path / "both")["frechet_distance"]
+    assert alone[0] != alone[1] and found.value == pytest.approx(np.mean(alone), rel=1e-9)
+    assert found.protocol["seed"] == [4, 5] and found.num_samples == 6
+    assert [path.suffix for path in (tmp_path / "both").iterdir()] == [".json"]  # no samples are left
+
+
+@every_row(
+    ("features", "seed", "num_real"),
+    [("i3d", 0, 2048), ("i3d_cdfvd", 42, None), ("videomae", 42, None), ("inception", 0, None)],
+)
+def test_each_protocol_has_its_own_seed_and_number(features, seed, num_real):
+    def evaluation(**keys):
+        return VideoEvaluation(VideoEvaluateConfig(features=features, samples="a", real="b", **keys))
+
+    assert (evaluation().clip_seed, evaluation().num_real) == (seed, num_real)
+    assert (evaluation(seed=7).clip_seed, evaluation(num_real=9).num_real) == (7, 9)
+    assert evaluation(num_real="all").num_real is None
+    assert evaluation().num == 2048
+
+
 # --- bad input
 
 
@@ -214,8 +247,8 @@ def test_moving_digits_may_be_measured_from_files(user, tmp_path):
         (["clip.frames=12", "features=videomae"], "have 12 frames; features=videomae needs 16 "),
         (["num=1"], "fvd with features=i3d needs at least 2 samples, there are 1"),
         (["real=one"], "fvd with features=i3d needs at least 2 clips of the reference, there are 1"),
-        (["clip.frames=20"], r"clips of fakes\.npz have 16 frames with sample_stride 1; needed: clip\.frames, 20"),
-        (["sample_stride=2", "clip.frames=16"], r"have 8 frames with sample_stride 2; needed: clip\.frames, 16"),
+        (["clip.frames=20"], r"clips of fakes\.npz have 16 frames with stride 1; needed: clip\.frames, 20"),
+        (["sample_stride=2", "clip.frames=16"], r"have 8 frames with stride 2; needed: clip\.frames, 16"),
         (
             ["clip.stride=9"],
             r"^real is .*frames': no file is left; a clip of 16 frames with stride 9.* needs 136 frames",

@@ -108,7 +108,7 @@ def test_every_so_many_frames_of_an_array(tmp_path):
     assert np.array_equal(cut.rows(1, 3).numpy(), clips[1:, 0:18:3])
     assert size_of(cut) == (6, 12, 16) and len(cut) == 3 and cut.sha256 != array.sha256
     assert source_of(FirstMedia(cut, 2)) is array
-    with pytest.raises(ValueError, match=r"clips of clips\.npz have 7 frames with sample_stride 3; needed: .* 8"):
+    with pytest.raises(ValueError, match=r"clips of clips\.npz have 7 frames with stride 3; needed: .* 8"):
         StridedClips(array, 8, 3)
 
 
