@@ -153,10 +153,12 @@ class VideoEvaluation(Evaluation):
 
     @cached_property
     def reference_name(self) -> str:
-        """The reference: as the config says, or moving digits for a run on them."""
+        """The reference: as the config says, or moving digits for a run on them, the run's data for one on files."""
         model = self.known_model
         of_digits = model is not None and isinstance(model.data, DigitsConfig)
-        name = self.config.real or ("digits" if of_digits or self.config.features == "digits" else None)
+        of_files = model is not None and isinstance(model.data, WindowsConfig)
+        default = "digits" if of_digits or self.config.features == "digits" else DATA if of_files else None
+        name = self.config.real or default
         self.config.check_target(KEY, name, REFERENCES)
         if name == DATA and model is None:
             raise ValueError(f"{KEY} is {DATA!r}, and no run is known whose data that were; allowed: {REFERENCES}")

@@ -93,7 +93,7 @@ def test_a_run_on_files_is_compared_with_its_own_data_as_it_was_trained(user, tm
     data = [f"data.root={user / 'frames'}", "data.size=8", "data.clip={frames: 12, stride: 2}", "data.cache_dir=null"]
     run = train(tmp_path, *data, files=True)
     words = [f"run={run}", "features=i3d", f"i3d={user / 'i3d.pt'}", "num=5"]
-    found = measured(*words, "real=data", out=tmp_path / "out")["fvd"]
+    found = measured(*words, out=tmp_path / "out")["fvd"]  # real=data
     assert [found.reference[key] for key in ("frames", "stride", "size", "fit")] == [12, 2, [8, 8], "crop"]
     assert found.protocol["clip"] == {"frames": 12, "stride": 1, "model_fps": None, "model_stride": 2}
     assert "frames has 8 clips of the 2048 that num_real asks for" in caplog.text
