@@ -32,7 +32,7 @@ from core.schema import choice, plain
 from core.storage.atomic import atomic_dir
 from core.storage.run_folder import RunDirectory
 from video.codecs.autoencoder import KIND, AutoencoderConfig, VideoAutoencoder, save_autoencoder
-from video.codecs.clip_grid import check_range
+from video.codecs.clip_grid import checked_clip
 from video.codecs.fidelity import psnr_db, ssim
 from video.data import CLIP_DATASETS, ClipsConfig
 from video.datasets.digits import DigitsConfig
@@ -92,10 +92,10 @@ def main(config: VideoTrainTokenizerConfig) -> Path:
 def split_clips(config: VideoTrainTokenizerConfig) -> tuple[Rows, Rows]:
     """Clips to train on and clips to measure on, disjoint; the digits' train split is measured on their held-out one.
 
-    MediaError for a first clip whose pixels leave [-1, 1].
+    ValueError for a first clip whose pixels leave [-1, 1].
     """
     dataset = config.data.build()
-    check_range(dataset.clip_at(0)[None])
+    checked_clip(dataset, 0)
     if isinstance(config.data, DigitsConfig) and config.data.split == "train":
         return all_rows(dataset), all_rows(replace(config.data, split="heldout").build())
     return split_by_chance(dataset, config.heldout_clips, "clip")
