@@ -11,18 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audio.conditioning import TagsConfig, TextConfig
 from audio.data import clip_format
 from audio.preview import AudioPreview
 from audio.sounds.pcm import FULL_SCALE, write_wav
 from audio.sounds.sound import ClipFormat
 from audio.train import ENTRY as TRAIN
-from audio.train import AudioConfig
 from core.commands.entry import Entry
-from core.commands.sample import ModelParts, Sampling, SamplingOptions, in_a_name
-from core.conditioning.labels import LabelConditioning, LabelConfig, by_name
+from core.commands.requested import (
+    check_requested,
+    request_entries,
+    request_name,
+    requested_conditions,
+    requested_texts,
+    unnamed_classes,
+)
+from core.commands.sample import ModelParts, Sampling, SamplingOptions
 from core.conditioning.tags import TagConditioning
-from core.conditioning.texts import TextConditioning
 from core.generate import Generator
 from core.latents.scaling import Scaling
 from core.storage.checkpoint import State
@@ -30,11 +34,6 @@ from core.storage.checkpoint import State
 MAX_SHOWN = 20  # samples in the picture
 PCM_RULE = f"int16: round({FULL_SCALE} x), clamped"
 SOUNDS = "wav"
-KINDS = {
-    "labels": LabelConditioning,
-    "tags": TagConditioning,
-    "prompts": TextConditioning,
-}  # by the key that asks for them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,22 +53,9 @@ class AudioSampleConfig(SamplingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = [name for name in KINDS if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} are given; samples are asked for by one of them")
-        for name in given:
-            if getattr(self, name) == []:
-                raise ValueError(f"{name} is empty; give one or more, or null")
+        check_requested(self)
         if self.seconds is not None and not self.seconds > 0:
             raise ValueError(f"seconds is {self.seconds}; allowed: above 0, or null: as the training clips")
-
-    def requested(self) -> tuple[str, list[int | str]] | None:
-        """The key that says what samples are to be, and its values as a list; None: the model's own rule says it."""
-        for key in KINDS:
-            wanted = getattr(self, key)
-            if wanted is not None:
-                return key, wanted if isinstance(wanted, list) else [wanted]
-        return None
 
 
 def main(config: AudioSampleConfig) -> None:
@@ -100,7 +86,8 @@ class AudioSampling(Sampling):
                 f"{source} does not say how its latents are scaled; give tokenizer.latent_mean and "
                 "tokenizer.latent_std: +overrides.tokenizer.latent_mean=..."
             )
-        names = self.class_names or unnamed(model, state, source)
+        null_label = model.backbone.null_label
+        names = self.class_names or unnamed_classes(model.conditioning, null_label, state, str(source))
         conditioning = model.conditioning.build(names, device)
         clip = clip_format(model.data, tokenizer.hop, model.backbone.patch_size)
         backbone = model.backbone.build(tuple(tokenizer.latent_shape(clip.shape)), conditioning)
@@ -110,37 +97,15 @@ class AudioSampling(Sampling):
     def condition_name(self) -> str:
         """What is asked for, and the length where it is another: all, labels_piano-flute_0.5s."""
         length = "" if self.config.seconds is None else f"_{self.config.seconds:g}s"
-        requested = self.config.requested()
-        if requested is None:
-            return f"all{length}"
-        key, wanted = requested
-        return f"{key}_{in_a_name(by_name(wanted, self.class_names) if key == 'labels' else wanted)}{length}"
+        return f"{request_name(self.config, self.class_names)}{length}"
 
     def requests(self, conditioning: Any) -> Tensor:
         """Conditions (num, ...) of the samples to make; ValueError for a kind that the model does not take."""
-        requested = self.config.requested()
-        if requested is None:
-            return conditioning.requests(self.config.num, self.config.seed)
-        key, wanted = requested
-        if not isinstance(conditioning, KINDS[key]):
-            takes = next((name for name, kind in KINDS.items() if isinstance(conditioning, kind)), "none of them")
-            value = getattr(self.config, key)
-            raise ValueError(f"{key} is {value!r}, but the model knows other conditions; it takes: {takes}")
-        return conditioning.named(wanted, self.config.num)
+        return requested_conditions(self.config, conditioning)
 
     def protocol_entries(self) -> dict[str, Any]:
         """Which conditions, how long, and how sound is stored."""
-        requested, of_model = self.config.requested(), self.model_config.conditioning
-        own: dict[str, Any] = {}
-        if requested is not None:
-            asked = getattr(self.config, requested[0])
-            own = {requested[0]: by_name(asked, self.class_names) if requested[0] == "labels" else asked}
-        elif isinstance(of_model, LabelConfig):
-            own = {"labels": of_model.labels}
-        elif isinstance(of_model, TagsConfig):
-            own = {"tags": of_model.requests}
-        elif isinstance(of_model, TextConfig):
-            own = {"prompts": list(of_model.prompts)}
+        own = request_entries(self.config, self.model_config.conditioning, self.class_names)
         return {**own, "seconds": self.config.seconds or self.model_config.data.seconds, "samples": PCM_RULE}
 
     def write(self, generator: Generator, batches: Iterable[Tensor], requests: Tensor, folder: Path) -> None:
@@ -155,16 +120,9 @@ class AudioSampling(Sampling):
             shown += list(media[: MAX_SHOWN - done]) if done < MAX_SHOWN else []
             done += len(media)
         preview.save_picture(torch.stack(shown), requests[: len(shown)], folder / "grid.png")
-        titles = self.texts(generator.conditioning) or preview.titles(requests, len(requests))
+        titles = requested_texts(self.config, generator.conditioning) or preview.titles(requests, len(requests))
         rows = {f"{number:06d}.wav": title for number, title in enumerate(titles)}
         (folder / SOUNDS / "conditions.json").write_text(json.dumps(rows, indent=1) + "\n")
-
-    def texts(self, conditioning: Any) -> list[str]:
-        """The text behind each of the samples; [] for a model that takes none."""
-        if not isinstance(conditioning, TextConditioning):
-            return []
-        texts = self.config.prompts or conditioning.config.prompts
-        return [texts[number % len(texts)] for number in range(self.config.num)]
 
 
 def shorter_clip(clip: ClipFormat, seconds: float) -> ClipFormat:
@@ -173,17 +131,6 @@ def shorter_clip(clip: ClipFormat, seconds: float) -> ClipFormat:
         least, most = (count / clip.sample_rate for count in (clip.token_samples, clip.num_samples))
         raise ValueError(f"seconds is {seconds:g}; the model makes clips of {least:g} to {most:g} s")
     return ClipFormat.of(clip.sample_rate, clip.channels, seconds, clip.token_samples)
-
-
-def unnamed(model: AudioConfig, state: State, source: Path) -> list[str]:
-    """Numbers for the classes or tags of weights that come without names."""
-    if not isinstance(model.conditioning, LabelConfig | TagsConfig):
-        return []
-    table = state.get("y_embedder.embedding_table.weight")
-    if table is None:
-        raise ValueError(f"{source} is of another architecture than the configured backbone: it has no table of labels")
-    null_row = isinstance(model.conditioning, TagsConfig) or model.backbone.null_label
-    return [str(number) for number in range(len(table) - null_row)]
 
 
 def preview_of(generator: Generator) -> AudioPreview:

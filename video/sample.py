@@ -13,14 +13,21 @@ import torch
 from torch import Tensor
 
 from core.commands.entry import Entry
-from core.commands.sample import ModelParts, Sampling, SamplingOptions, in_a_name
-from core.conditioning.labels import LabelConditioning, LabelConfig, by_name
+from core.commands.requested import (
+    check_requested,
+    request_entries,
+    request_name,
+    requested_conditions,
+    requested_texts,
+    unnamed_classes,
+)
+from core.commands.sample import ModelParts, Sampling, SamplingOptions
+from core.conditioning.labels import LabelConditioning
 from core.generate import Generator
 from core.storage.atomic import reserve
 from core.storage.checkpoint import State
 from video.preview import MAX_CLIPS, VideoPreview, to_frames, write_mp4
 from video.train import ENTRY as TRAIN
-from video.train import VideoConfig
 from video.wan.sample import WanSampleOptions, WanSampling, is_finetuned
 
 UINT8_RULE = "uint8: 127.5 x + 128, cut to 0..255, truncated"
@@ -32,13 +39,15 @@ class VideoSampleConfig(SamplingOptions):
     """What to sample, from a run or from published weights; see `core.commands.sample.SamplingOptions`.
 
     labels   a class, or a list of classes to cycle through, by number or name; null for the config's own rule over all
-    prompts  texts to cycle through, of a Wan; null for the prompts of the run
+    prompts  texts to cycle through; null for the prompts of the run
+    frames   of the samples, at most those of the training clips; null: as many as these have
     wan      of a run of `video.finetune`, or instead of a run: a directory of Wan, with or without a LoRA file
     gif      whether there is grid.gif too
     """
 
     labels: int | str | list[int | str] | None = None
     prompts: list[str] | None = None
+    frames: int | None = None
     wan: WanSampleOptions = field(default_factory=WanSampleOptions)
     gif: bool = False
 
@@ -49,6 +58,7 @@ class VideoSampleConfig(SamplingOptions):
             raise ValueError(f"num is {self.num}; it must be at least 1")
         if self.prompts is not None and not (self.prompts and all(prompt.strip() for prompt in self.prompts)):
             raise ValueError(f"prompts is {self.prompts}; needed: one text or more, none of them empty, or null")
+        check_requested(self)
 
 
 def main(config: VideoSampleConfig) -> None:
@@ -59,13 +69,11 @@ def main(config: VideoSampleConfig) -> None:
     if is_finetuned(config.run) or (config.run is None and config.wan.model is not None):
         WanSampling(config, write_clips).run(print)
         return
-    if config.prompts is not None:
-        raise ValueError(f"prompts is {config.prompts}, but the model is no Wan that takes texts")
     VideoSampling(config).run(print)
 
 
 class VideoSampling(Sampling):
-    """Clips of the classes that are asked for."""
+    """Clips of the classes or texts that are asked for."""
 
     train, unit, files = TRAIN, "clip", f"grid.png, grid.mp4, {CLIPS}/, samples.npz"
     config: VideoSampleConfig
@@ -73,36 +81,35 @@ class VideoSampling(Sampling):
     def build_model(self, state: State, source: Path, device: torch.device) -> ModelParts:
         """The model for weights; a checkpoint of ours knows its classes."""
         model = self.model_config
-        tokenizer = model.tokenizer.build(device)
-        latent_shape = tuple(tokenizer.latent_shape(model.data.media_shape))
-        names = self.class_names or unnamed(model, state, source)
+        tokenizer, shape = model.tokenizer.build(device), model.data.media_shape
+        null_label = model.backbone.null_label
+        names = self.class_names or unnamed_classes(model.conditioning, null_label, state, str(source))
         conditioning = model.conditioning.build(names, device)
-        return ModelParts(tokenizer, model.backbone.build(latent_shape, conditioning), conditioning, latent_shape)
+        backbone = model.backbone.build(tuple(tokenizer.latent_shape(shape)), conditioning)
+        made = tuple(tokenizer.latent_shape(shape if self.config.frames is None else self.shorter(shape)))
+        check_patches(made, model.backbone.patch, self.config.frames)
+        return ModelParts(tokenizer, backbone, conditioning, made)
+
+    def shorter(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of samples with the frames that are asked for; ValueError for more than the training clips'."""
+        channels, most, *sides = shape
+        if not 1 <= self.config.frames <= most:
+            raise ValueError(f"frames is {self.config.frames}; the model makes clips of 1 to {most} frames")
+        return channels, self.config.frames, *sides
 
     def condition_name(self) -> str:
-        """The classes: all, label3, label1-2."""
-        if self.config.labels is None:
-            return "all"
-        labels = by_name(self.config.labels, self.class_names)
-        return f"label{in_a_name(labels if isinstance(labels, list) else [labels])}"
+        """What is asked for, and the number of frames where it is another: all, labels_3-right_8frames."""
+        frames = "" if self.config.frames is None else f"_{self.config.frames}frames"
+        return f"{request_name(self.config, self.class_names)}{frames}"
 
     def requests(self, conditioning: Any) -> Tensor:
         """Conditions (num, ...) of the samples to make; ValueError for a kind that the model does not take."""
-        if self.config.labels is None:
-            return conditioning.requests(self.config.num, self.config.seed)
-        if not isinstance(conditioning, LabelConditioning):
-            raise ValueError(f"labels is {self.config.labels!r}, but the model knows no classes")
-        return conditioning.chosen(self.config.labels, self.config.num)
+        return requested_conditions(self.config, conditioning)
 
     def protocol_entries(self) -> dict[str, Any]:
-        """Which conditions, and how frames are stored."""
-        labels, of_model = self.config.labels, self.model_config.conditioning
-        own: dict[str, Any] = {}
-        if labels is not None:
-            own = {"labels": by_name(labels, self.class_names)}
-        elif isinstance(of_model, LabelConfig):
-            own = {"labels": of_model.labels}
-        return {**own, "pixels": UINT8_RULE}
+        """Which conditions, how many frames, and how they are stored."""
+        own = request_entries(self.config, self.model_config.conditioning, self.class_names)
+        return {**own, "frames": self.config.frames or self.model_config.data.clip.frames, "pixels": UINT8_RULE}
 
     def write(self, generator: Generator, batches: Iterable[Tensor], requests: Tensor, folder: Path) -> None:
         """Write grid.png and grid.mp4 of the first, mp4/000000.mp4 ..., and samples.npz, holding one batch in memory.
@@ -115,9 +122,12 @@ class VideoSampling(Sampling):
         names = [] if labels is None else generator.conditioning.names
         preview = VideoPreview(names, self.model_config.data.fps, self.config.gif)
         write_clips(batches, len(requests), folder, preview, labels)
+        titles = requested_texts(self.config, generator.conditioning)
         if labels is not None:
-            titles = {f"{row:06d}.mp4": names[label] for row, label in enumerate(requests.tolist())}
-            (folder / CLIPS / "conditions.json").write_text(json.dumps(titles, indent=1) + "\n")
+            titles = [names[label] for label in requests.tolist()]
+        rows = {f"{row:06d}.mp4": title for row, title in enumerate(titles)}
+        if rows:
+            (folder / CLIPS / "conditions.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_clips(
@@ -143,14 +153,13 @@ def write_clips(
     (folder / "pixels.npy").unlink()
 
 
-def unnamed(model: VideoConfig, state: State, source: Path) -> list[str]:
-    """Numbers for the classes of weights that come without names."""
-    if not isinstance(model.conditioning, LabelConfig):
-        return []
-    table = state.get("y_embedder.embedding_table.weight")
-    if table is None:
-        raise ValueError(f"{source} is of another architecture than the configured backbone: it has no table of labels")
-    return [str(number) for number in range(len(table) - model.backbone.null_label)]
+def check_patches(latent_shape: tuple[int, ...], patch: tuple[int, ...], frames: int | None) -> None:
+    """Raises ValueError, naming the key, where latents (Z, T, Y, X) of so many frames are no whole tokens."""
+    if latent_shape[1] % patch[0]:
+        raise ValueError(
+            f"frames is {frames}, which makes {latent_shape[1]} latent frames; a token of the model has {patch[0]}, so "
+            "they must be a multiple of that"
+        )
 
 
 ENTRY = Entry(main, "video.conf", "sample", VideoSampleConfig)

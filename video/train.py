@@ -20,7 +20,7 @@ from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
 from video.backbone import BACKBONES, BackboneConfig
 from video.codecs.trained import check_tokenizer
-from video.conditioning import CONDITIONINGS, LabelConfig, NoneConfig
+from video.conditioning import CONDITIONINGS, ConditioningConfig, LabelConfig
 from video.data import DATASETS, LatentsConfig
 from video.datasets.clips import FrameMasks
 from video.datasets.digits import DigitsConfig
@@ -36,7 +36,7 @@ class VideoConfig(RunConfig):
     data: object = choice(DATASETS)
     tokenizer: object = choice(TOKENIZERS)
     backbone: BackboneConfig = choice(BACKBONES)
-    conditioning: LabelConfig | NoneConfig = choice(CONDITIONINGS)
+    conditioning: ConditioningConfig = choice(CONDITIONINGS)
     evaluation: DigitsEvaluationConfig | NoEvaluationConfig = choice(EVALUATIONS, free=True)
 
     def __post_init__(self) -> None:

@@ -7,7 +7,6 @@ of a job runs this loop over its rows of each batch; the main one writes.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -20,17 +19,15 @@ from core.alignment.teacher import Teacher
 from core.contracts import Batch, Domain, Requests
 from core.data.stream import StepPositions, step_batches
 from core.draws import StepRandom, seeded_weights
-from core.generate import Generator, make_generator
 from core.latents.tokenizer import MediaError
 from core.nets.layers import TRAINING_FACTOR
 from core.precision import DTYPES, allow_tf32
 from core.processes.failures import NonFiniteError, is_out_of_memory
 from core.processes.signals import StopRequest
-from core.processes.spread import average_gradients, gathered, gradients_stay, spread
+from core.processes.spread import average_gradients, gradients_stay, spread
 from core.processes.workers import LoaderWorkers
 from core.processes.world import PeerError, World, part
 from core.step import Losses, TrainingLoss
-from core.storage.atomic import write_atomic
 from core.storage.checkpoint import Checkpoint, CheckpointStore
 from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
@@ -40,17 +37,16 @@ from core.train.flops import matmul_peak, training_flops
 from core.train.loss_by_time import LossByTime
 from core.train.notes import RunNotes
 from core.train.optimizer import Optimizer
-from core.train.posthoc import save_snapshot
+from core.train.outputs import RunOutputs
 from core.train.progress import Progress
 from core.train.records import RunRecords
-from core.train.saved import ModelPart, Saved, StatePart, whole_groups
+from core.train.saved import ModelPart, Saved, StatePart
 from core.train.speed import Speedometer
-from core.train.tracking import BY_TIME, BY_TIME_EMA
 
 SMALLEST_SCALE = 2.0**-10  # a loss scale below it means that the gradient itself is not finite
 
 
-class Trainer:
+class Trainer(RunOutputs):
     """One run of one domain in one process; `started` is the time.perf_counter() from which wall time counts."""
 
     def __init__(
@@ -237,11 +233,11 @@ class Trainer:
         self.seconds += seconds
         self.speed.stepped(config.batch_size, seconds)
         self.progress.advance(config.batch_size)
-        by_time = self._loss_by_time()
+        by_time = self.loss_by_time()
         if by_time or self.step % config.log_every == 0 or self.step == config.steps:
             self._log(losses, norm, by_time)
         if self.ema.snapshot_due(self.step):
-            self._snapshot()
+            self.snapshot()
         if config.preview_every and self.step % config.preview_every == 0:
             attempt(self.preview, self.step)
             self.progress.pause()
@@ -310,15 +306,6 @@ class Trainer:
                 f"step {self.step + 1}: {self.domain.dataset.name(index)} (row {index}): {error}"
             ) from error
 
-    def _loss_by_time(self) -> dict[str, float]:
-        """The loss by noise level of the weights and of their average, where it is asked for after this step."""
-        if not self.by_time.due(self.step):
-            return {}
-        with self.alignment.paused(), gathered(self.model):
-            values = self.by_time.measure(BY_TIME)
-        with self.averaged():
-            return values | self.by_time.measure(BY_TIME_EMA)
-
     def _log(self, losses: Losses, norm: float, by_time: dict[str, float]) -> None:
         """Record the step: its numbers over the global batch, however many processes shared it."""
         own = {"flow_loss": float(losses.flow.mean()), "loss": float(losses.total)}
@@ -333,76 +320,6 @@ class Trainer:
             metrics |= {"loss_scale": self.scaler.get_scale(), "skipped_steps": self.skipped}
         self.records.log(self.step, metrics, self.speed.values())
         self.progress.show(metrics)
-
-    def generator(self) -> Generator:
-        """What samples from the model's present weights."""
-        domain = self.domain
-        parts = (domain.tokenizer, domain.backbone, domain.conditioning, domain.latent_shape)
-        return make_generator(self.config, *parts, self.world)
-
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[Generator]:
-        """What samples from the averaged weights, which the model has inside the block."""
-        with self.ema.applied(), self.alignment.paused(), gathered(self.model):
-            yield self.generator()
-
-    def preview(self) -> None:
-        """Write samples of the EMA weights; always the same conditions and the same noise."""
-        count = self.config.trainer.num_previews
-        condition = self.domain.conditioning.requests(count, self.config.seed)
-        with self.averaged() as generator:
-            media = generator(condition, self.config.seed, self.config.sample_batch_size)
-        path = self.run.previews / f"step_{self.step:08d}"
-
-        def save() -> None:
-            path.parent.mkdir(exist_ok=True)
-            self.domain.preview.save(media, condition, path)
-
-        self.records.write(save)
-
-    def _snapshot(self) -> None:
-        groups = whole_groups({name: self.ema.state_dicts()[name] for name in self.ema.widths}, self.world)
-        write = (self.run.snapshots, self.step, groups, self.ema.widths, self.ema.averaged)
-        self.records.write(lambda: save_snapshot(*write) and None)
-
-    def finish(self, stop: StopRequest | None = None) -> dict[str, Any]:
-        """Sample with the EMA weights, measure, write the last preview and summary.json; returns the summary.
-
-        Raises core.generate.StoppedError when `stop` was asked for: the same command goes on with it.
-        """
-        samples = self.step * self.config.trainer.batch_size
-        summary: dict[str, Any] = {
-            "steps": self.step,
-            "parameters": self.parameters,
-            f"{self.domain.unit}s_per_second": samples / max(self.seconds, 1e-9),
-            "train_seconds": self.seconds,
-            "device": str(self.world.device),
-            "processes": self.world.size,
-        }
-        summary |= self.evaluate(stop)
-        self.preview()
-        summary["wall_seconds"] = self.wall_seconds
-        self.records.write(lambda: write_atomic(self.run.summary_file, json.dumps(summary, indent=1) + "\n"))
-        return summary
-
-    def evaluate(self, stop: StopRequest | None = None) -> dict[str, float]:
-        """The evaluator's metrics of samples made with the EMA weights, in every process; none without an evaluator.
-
-        They are recorded in evaluations.jsonl, a line for each step that was measured.
-        """
-        evaluator, world = self.domain.evaluator, self.world
-        count = world.on_main(lambda: evaluator.num_samples if evaluator is not None else 0)
-        if not count:
-            return {}
-        condition = self.domain.conditioning.requests(count, self.config.seed)
-        bar = Progress(count, 0, "sampling", "samples", world.is_main)
-        sizes = (self.config.seed, self.config.sample_batch_size)
-        try:
-            with self.averaged() as generator:
-                media = generator(condition, *sizes, bar.bar.update, lambda: bool(stop))
-        finally:
-            bar.close()
-        return world.on_main(lambda: self.records.measured(self.step, dict(evaluator.evaluate(media, condition))))
 
     def _not_finite(self, batch: Batch, losses: Losses, norm: float) -> NonFiniteError:
         """The error for this step, the same in every process, after the global batch's samples were written down.
