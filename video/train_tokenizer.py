@@ -41,6 +41,7 @@ from video.preview import VideoPreview
 METRICS_FILE, PICTURE = "metrics.json", "reconstructions"
 SHOWN = 6  # clips, each before and after, in the picture
 SIDES = ("original", "decoded")
+MEASURED_CLIPS = 1000  # at most, for the latents' mean and deviation
 OUTPUT_FILES = {CONFIG_FILE, WEIGHTS_FILE, METRICS_FILE, f"{PICTURE}.png", f"{PICTURE}.mp4"}
 USE = "python -m video.train tokenizer=conv3d_kl tokenizer.path={} data.clip.frames={} backbone.patch_size=1"
 Code = Callable[[Tensor], Tensor]  # clips (B, C, F, H, W) -> decoded clips
@@ -54,8 +55,8 @@ class VideoTrainTokenizerConfig(TokenizerTraining):
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     heldout_clips: int = 200
     steps: int = 1500
-    batch_size: int = 16
-    lr: float = 2e-3
+    batch_size: int = 8
+    lr: float = 4e-3
     name: str = "digits"
 
     def __post_init__(self):
@@ -79,7 +80,7 @@ def main(config: VideoTrainTokenizerConfig) -> Path:
     print(f"training on {len(train)} clips, {config.steps} steps of {config.batch_size}")
     seconds = fit(network, train, config)
     metrics = measure(network, train, heldout, config)
-    mean, std = latent_statistics(network, train, config.batch_size).of_channels()
+    mean, std = latent_statistics(network, train, config.batch_size, MEASURED_CLIPS).of_channels()
     with atomic_dir(directory) as temporary:
         save_autoencoder(temporary, network, mean, std)
         save_pictures(network, heldout, temporary / PICTURE)

@@ -32,7 +32,7 @@ def test_a_training_leaves_weights_numbers_and_pictures(own):
     metrics = json.loads((own / "metrics.json").read_text())
     assert set(metrics["conv3d_kl"]) == {"psnr_db", "ssim"} and metrics["heldout_clips"] == 6
     assert metrics["conv3d_kl"]["psnr_db"] > 8  # black clips have about 9, random weights 3
-    assert (metrics["media_numbers"], metrics["latent_numbers"]) == (5 * 16 * 16, 8 * 3 * 4 * 4)
+    assert (metrics["media_numbers"], metrics["latent_numbers"]) == (5 * 16 * 16, 8 * 3 * 8 * 8)
     with Image.open(own / "reconstructions.png") as sheet:
         columns, rows = sheet.size[0] // 48, sheet.size[1] // 48
     assert columns >= 5 and rows >= 12  # frames across, with titles; six clips, each before and after
@@ -49,7 +49,7 @@ def test_its_latents_are_normalised_by_what_was_measured(own):
 def test_the_command_that_it_prints_uses_it(own, capsys):
     train(own.parents[1], "steps=1", "autoencoder.frame_stride=2", "name=other")
     told = capsys.readouterr().out
-    assert "6 held-out clips, encoded and decoded (3.3 numbers become one)" in told and "shrunk" in told
+    assert "6 held-out clips, encoded and decoded (0.8 numbers become one)" in told and "shrunk" in told
     words = told.split("python -m video.train ")[1].splitlines()[0]
     config = TRAIN.config(shlex.split(words))
     assert config.data.clip.frames == 5 and config.tokenizer.path.endswith("other")
@@ -67,14 +67,14 @@ def test_it_trains_on_files(tmp_path):
     common = ["heldout_clips=6", "autoencoder.width=4", "device=cpu", "batch_size=2", "steps=1", "data.cache_dir=null"]
     made = ENTRY.main(ENTRY.config([*words, *common, f"runs_dir={tmp_path}"]))
     assert json.loads((made / "metrics.json").read_text())["train_clips"] == 5
-    assert Conv3dKLConfig(path=str(made)).build("cpu").latent_shape((3, 5, 16, 16)) == (8, 2, 4, 4)
+    assert Conv3dKLConfig(path=str(made)).build("cpu").latent_shape((3, 5, 16, 16)) == (8, 2, 8, 8)
 
 
 @every_row(
     ("changes", "words"),
     [
         (["data.clip.frames=16"], r"data.clip.frames is 16; .* \(4n\+1\), so 13 or 17"),
-        (["data.size=18"], r"clips \(data.size\) of 18x18 pixels; .* multiples of 4"),
+        (["data.size=17"], r"clips \(data.size\) of 17x17 pixels; .* multiples of 2"),
         (["heldout_clips=1"], "heldout_clips is 1; allowed: 6 or more"),
         (["autoencoder.frame_stride=3"], "autoencoder.frame_stride is 3; allowed: a power of two"),
     ],
