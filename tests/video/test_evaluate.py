@@ -8,6 +8,7 @@ import torch
 
 from eval.measure.record import differences, table
 from tests.rows import every_row
+from tests.video.encoders.networks import save_detector, save_videomae
 from tests.video.evaluations import (
     frame_folders,
     fvd_by_hand,
@@ -18,7 +19,6 @@ from tests.video.evaluations import (
     train,
     video_files,
 )
-from tests.video.encoders.networks import save_detector, save_videomae
 
 OPTIONS = {"rescale": True, "resize": True, "return_features": True}
 

@@ -1,4 +1,4 @@
-"""Video at toy size: a few moving digits, clips in files of five kinds and a folder of frames, a random AutoencoderKL."""
+"""Video at toy size: a few moving digits, clips in files of four kinds and as frames, a random AutoencoderKL."""
 
 from __future__ import annotations
 
