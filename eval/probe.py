@@ -148,7 +148,7 @@ def segmentation_probe(
     forward: ForwardOptions,
     options: ProbeOptions,
 ) -> dict[str, Any]:
-    """Held-out mean IoU (K,) of every block at each time, for masks (n, Y, X) of both sides.
+    """Held-out mean IoU (K,) of every block at each time, for masks (n, Y, X) or (n, F, Y, X) of both sides.
 
     `chance` is the mean IoU of saying the most frequent label everywhere.
     """
@@ -187,7 +187,7 @@ def candidate_pairs(scores: Sequence[float], count: int = 5) -> list[dict[str, f
 
 
 def masks_of(config: ProbeConfig, parts: tuple[Part, Part]) -> tuple[Tensor, Tensor]:
-    """The masks (n, Y, X) of both sides; ValueError where there are none, or the media are no images."""
+    """The masks of both sides, see `read_masks`; ValueError where there are none, or the media have no pixels."""
     masks, passes = config.masks, (config.forward, with_other_noise(config.forward))
     train, heldout = (
         read_masks(part.model, part.rows, masks.source, masks.threshold, forward).cpu()
@@ -225,7 +225,7 @@ def report(results: dict[str, Any]) -> str:
 
 
 def main(config: ProbeConfig) -> None:
-    """Fit linear probes on every block of a run: class accuracy, and with masks.source a segmentation of images.
+    """Fit linear probes on every block of a run: class accuracy, and with masks.source a segmentation of the pixels.
 
     masks.source=foreground needs no files. Writes <run>/inside/probe.json and figures beside it.
     """

@@ -41,6 +41,7 @@ from eval.inside.figures import (
     token_pictures,
 )
 from eval.inside.findings import findings_folder, write_findings
+from eval.inside.masks import is_pixels
 from eval.inside.model import (
     Condition,
     ForwardOptions,
@@ -54,6 +55,7 @@ from eval.inside.model import (
 from eval.inside.representations import Neighbourhood, cka, cka_matrix, cknna, mutual_knn
 
 NAME = "similarity"
+FRAMES_SHOWN = 4  # of a clip, in the pictures of principal components
 PartName = Literal["cosine", "cka", "neighbours", "encoder", "gradients", "drop", "noise", "pca"]
 
 
@@ -252,10 +254,11 @@ def study_pca(study: Study) -> dict[str, Any]:
     for t in study.config.t:
         tokens, _ = collect(study.model, rows, t, study.forward, pooled=False)
         colours, found[float(t)] = principal_colours(tokens)
+        layout = np.stack([on_grid(each, study.model.grid) for each in colours])
         inputs = input_pictures(study.model, rows, t, study.forward)
+        inputs = inputs if len(inputs) == layout.shape[1] else [None] * layout.shape[1]
         file = study.folder / f"pca_t{t:.2f}.png"
         title = study.title(f"First three principal components of the tokens, t = {t:g}")
-        layout = np.stack([on_grid(each, study.model.grid) for each in colours])
         study.figures.append(token_pictures(file, title, inputs, layout))
     return {"explained_variance": found}
 
@@ -263,25 +266,37 @@ def study_pca(study: Study) -> dict[str, Any]:
 def on_grid(colours: Tensor, grid: tuple[int, ...]) -> np.ndarray:
     """Colours (n, N, 3) as pictures (n, rows, columns, 3).
 
-    A grid of three axes shows its middle frame; one axis, or a grid that does not hold N tokens, is a strip.
+    Of a grid of three axes there are pictures (n m, rows, columns, 3) of m of its frames, `frames_shown`; one axis, or
+    a grid that does not hold N tokens, is a strip.
     """
     if colours.shape[1] != int(np.prod(grid)) or len(grid) not in (2, 3):
         return rearrange(colours, "n t c -> n 1 t c").numpy()
-    if len(grid) == 3:
-        colours = rearrange(colours, "n (f t) c -> n f t c", f=grid[0])[:, grid[0] // 2]
-    return rearrange(colours, "n (y x) c -> n y x c", y=grid[-2], x=grid[-1]).numpy()
+    colours = rearrange(colours, "n (f y x) c -> n f y x c", y=grid[-2], x=grid[-1])
+    frames = frames_shown(colours.shape[1])
+    return rearrange(colours[:, frames], "n f y x c -> (n f) y x c").numpy()
+
+
+def frames_shown(count: int, of: int | None = None) -> list[int]:
+    """Numbers of at most 4 of `count` frames of tokens, from first to last; or their frames among `of` of the media."""
+    numbers = np.linspace(0, count - 1, min(FRAMES_SHOWN, count)).round()
+    return (numbers if of is None else ((numbers + 0.5) * of / count).clip(0, of - 1)).astype(int).tolist()
 
 
 @torch.no_grad()
 def input_pictures(model: TrainedModel, rows: list[int], t: float, forward: ForwardOptions) -> list[np.ndarray | None]:
-    """The decoded input of the backbone at time t: (Y, X) or (Y, X, 3) in [0, 1]; None where media are no pictures."""
-    shape = model.domain.dataset.media_shape
-    if len(shape) != 3 or shape[0] not in (1, 3):
+    """The decoded input of the backbone at time t: (Y, X) or (Y, X, 3) in [0, 1]; None where media are no pictures.
+
+    Of a clip the frames in the middle of those that stand for the tokens that are shown, one after the other.
+    """
+    if not is_pixels(model.domain.dataset.media_shape):
         return [None] * len(rows)
-    decoded = [
-        model.domain.tokenizer.decode(captured.x_t).cpu() for captured in capture_tokens(model, rows, [t], forward)
-    ]
-    images = rearrange(to_uint8(torch.cat(decoded)), "b c y x -> b y x c").numpy() / 255
+    decoded = torch.cat(
+        [model.domain.tokenizer.decode(captured.x_t).cpu() for captured in capture_tokens(model, rows, [t], forward)]
+    )
+    if decoded.ndim == 5:
+        frames = frames_shown(model.grid[0], decoded.shape[2])
+        decoded = rearrange(decoded[:, :, frames], "b c f y x -> (b f) c y x")
+    images = rearrange(to_uint8(decoded), "b c y x -> b y x c").numpy() / 255
     return [image[..., 0] if image.shape[-1] == 1 else image for image in images]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -26,7 +27,7 @@ from video.wan.files import WanFiles
 from video.wan.latents import CachedClips, Clips, LatentFilesConfig, cached_clips
 from video.wan.objective import WanObjectiveConfig, WanSamplerConfig
 from video.wan.preview import PromptPreview
-from video.wan.texts import WanTextConfig, WanTexts
+from video.wan.texts import ENCODER, TOKENIZER, WanTextConfig, WanTexts
 from video.wan.trainer import FinetuneTrainer
 from video.wan.written import FOLDER
 
@@ -116,7 +117,9 @@ def open_parts(config: FinetuneConfig, device: torch.device) -> tuple[WanFiles, 
     """
     files = WanFiles(config.model)
     files.time_range(config.backbone.expert)
-    check_layers(config.alignment, files.num_blocks(config.backbone.expert) or 0)
+    for part in (ENCODER, TOKENIZER):
+        files.part(part)
+    check_layers(config.alignment, int(files.transformer_config(config.backbone.expert)["num_layers"]))
     tokenizer = config.tokenizer.build(device)
     clips = config.data.build()
     if getattr(clips, "captions", None) is None:
@@ -140,12 +143,17 @@ def main(config: FinetuneConfig) -> None:
     continues a run that was interrupted. LoRA files are written in three key formats into <run>/lora.
     """
     if config.latents.only:
-        place = Place.from_environment()
-        _, clips, _ = open_parts(config, pick_device(config.device, place.local_rank))
-        root = cached_clips(config.latents, latents_folder(config), clips, (place.rank, place.size))
-        print(f"latents           {RunDirectory(root).shown()}; the same command without latents.only trains on them")
-        return
-    run_training(config, "video", build_domain, report, print, FinetuneTrainer)
+        encode(config, print)
+    else:
+        run_training(config, "video", build_domain, report, print, FinetuneTrainer)
+
+
+def encode(config: FinetuneConfig, show: Callable[[str], None]) -> None:
+    """Encode texts and this process's part of the latents, and stop; `show` takes what a person is to read."""
+    place = Place.from_environment()
+    _, clips, _ = open_parts(config, pick_device(config.device, place.local_rank))
+    root = cached_clips(config.latents, latents_folder(config), clips, (place.rank, place.size))
+    show(f"latents           {RunDirectory(root).shown()}; the same command without latents.only trains on them")
 
 
 def report(run: RunDirectory, summary: dict) -> str:

@@ -71,7 +71,7 @@ class NpzClips(Media):
             raise ValueError(f"arr_0 of {path} holds no clip")
         if "arr_1" in npz_keys(path):
             labels = npz_array(path, "arr_1")
-            if labels.shape != (len(self.array),) or labels.dtype.kind not in "iu":
+            if labels.shape != (len(self.array),) or labels.dtype.kind not in "iu" or labels.min() < 0:
                 found = f"{labels.dtype} {labels.shape}"
                 raise ValueError(f"arr_1 of {path} is {found}; needed: classes from 0, one for each clip")
             self.labels = torch.from_numpy(labels.astype(np.int64))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from core.draws import Random
-from core.flow.path import CosineConfig, Interpolant, PathName, Prediction, broadcast_time, build_path, check_choice
+from core.flow.path import Interpolant, PathName, Prediction, TableConfig, broadcast_time, build_path, check_choice
 
 if TYPE_CHECKING:
     from core.contracts import Backbone
@@ -27,14 +27,14 @@ TimePer = Literal["sample", "token"]
 class ObjectiveConfig:
     """What is predicted, how errors are weighted, and which times are trained.
 
-    path: linear, gvp or vp; or {name: cosine, steps: T}, the noise levels of a diffusion, where the network returns
-    noise or data, and errors have no weighting. time: uniform; logit_normal: sigmoid of N(time_mean, time_std) (Stable
-    Diffusion 3, arXiv 2403.03206, section 3.1); shifted: uniform u moved to noise, t = u / (u + time_shift (1 - u))
-    (the same paper, equation 23, in our direction of time). time_per: one time for a sample, or one for each token.
-    margin: distance kept from a singular end of the time axis; null takes the path's own.
+    path: linear, gvp or vp; or {name: cosine, steps: T}, the noise levels of a diffusion (linear_betas: those of DDPM),
+    where the network returns noise or data, and errors have no weighting. time: uniform; logit_normal: sigmoid of
+    N(time_mean, time_std) (Stable Diffusion 3, arXiv 2403.03206, section 3.1); shifted: uniform u moved to noise,
+    t = u / (u + time_shift (1 - u)) (the same paper, equation 23, in our direction of time). time_per: one time for a
+    sample, or one for each token. margin: distance kept from a singular end of the time axis; null: the path's own.
     """
 
-    path: PathName | CosineConfig = "linear"
+    path: PathName | TableConfig = "linear"
     prediction: Prediction = "velocity"
     weighting: Weighting = "none"
     time: TimeDistribution = "uniform"

@@ -7,7 +7,8 @@ THE time convention of this repository: t = 0 is pure noise, t = 1 is data.
 
 Continuous paths: linear (alpha = t, sigma = 1 - t), GVP (sine and cosine of pi t / 2), VP (variance preserving
 diffusion with beta from 0.1 to 20). Velocity, noise, score and data predictions are linear functions of each other
-given x_t and t. A table: cosine, the T noise levels of a Gaussian diffusion, which has no derivatives and no velocity.
+given x_t and t. Tables: cosine and linear_betas, the T noise levels of a Gaussian diffusion, without derivatives and
+velocity.
 
 Letters: B batch, N tokens, T noise levels. A time is (B,) or, per token, (B, N); every coefficient has the shape of t.
 """
@@ -190,25 +191,35 @@ class VP(ContinuousPath):
         return Coefficients(alpha, sigma, d_alpha, -alpha * d_alpha / sigma, d_log_alpha)
 
 
-class Cosine:
-    """The T noise levels of a Gaussian diffusion under the cosine schedule (arXiv 2102.09672, equation 17).
+def cosine_betas(steps: int) -> Tensor:
+    """Variances (T,) float64 of the cosine schedule (arXiv 2102.09672, equation 17)."""
+    remaining = torch.cos((torch.arange(steps + 1).double() / steps + 0.008) / 1.008 * math.pi / 2) ** 2
+    return 1 - remaining[1:] / remaining[:-1]
+
+
+def linear_betas(steps: int) -> Tensor:
+    """Variances (T,) float64 that grow evenly: of 1000 from 1e-4 to 0.02, as in DDPM (arXiv 2006.11239), DiT, Latte."""
+    return torch.linspace(VP_BETA_MIN, VP_BETA_MAX, steps, dtype=torch.float64) / steps
+
+
+TABLES: dict[str, Callable[[int], Tensor]] = {"cosine": cosine_betas, "linear_betas": linear_betas}
+
+
+class Table:
+    """The T noise levels of a Gaussian diffusion whose steps have the variances TABLES[name](T), level 0 first.
 
     Level i, 0 the least noisy and T - 1 the noisiest, has the time t = 1 - (i + 1) / T; at t = 1 is the data itself. A
     time between two levels is taken for the nearer one. alpha^2 = prod(1 - beta), sigma^2 = 1 - alpha^2.
     """
 
-    name = "cosine"
     predictions: tuple[Prediction, ...] = ("noise", "data")
 
-    def __init__(self, steps: int):
+    def __init__(self, name: str, steps: int):
         if not 1 <= steps <= MAX_STEPS:
             raise ValueError(f"objective.path.steps is {steps}; it must be at least 1, and {MAX_STEPS} at most")
-        self.steps = steps
-        remaining = torch.cos((torch.arange(steps + 1).double() / steps + 0.008) / 1.008 * math.pi / 2) ** 2
-        betas = (1 - remaining[1:] / remaining[:-1]).clamp(max=0.999)
-        self._alpha_squared = torch.cat(
-            [torch.ones(1).double(), torch.cumprod(1 - betas, 0)]
-        )  # of the data, then levels
+        self.name, self.steps = name, steps
+        remaining = torch.cumprod(1 - TABLES[name](steps).clamp(max=0.999), 0)
+        self._alpha_squared = torch.cat([torch.ones(1).double(), remaining])  # of the data, then levels
 
     def _position(self, t: Tensor) -> Tensor:
         """0 for the data, i + 1 for level i."""
@@ -249,29 +260,30 @@ class Cosine:
 
 
 @dataclass(frozen=True)
-class CosineConfig:
-    """objective.path as a mapping: the table `Cosine` with `steps` noise levels."""
+class TableConfig:
+    """objective.path as a mapping: the `Table` of a name and a number of noise levels."""
 
-    name: Literal["cosine"]
+    name: Literal["cosine", "linear_betas"]
     steps: int
 
     def __post_init__(self) -> None:
         self.build()
 
-    def build(self) -> Cosine:
+    def build(self) -> Table:
         """The path."""
-        return Cosine(self.steps)
+        return Table(self.name, self.steps)
 
 
 PATHS: dict[str, Path] = {"linear": Linear(), "gvp": GVP(), "vp": VP()}
 
 
-def build_path(config: PathName | CosineConfig) -> Path:
+def build_path(config: PathName | TableConfig) -> Path:
     """The path that objective.path names or describes."""
-    if isinstance(config, CosineConfig):
+    if isinstance(config, TableConfig):
         return config.build()
     if config not in PATHS:
-        raise ValueError(f"objective.path is {config!r}; allowed: {list(PATHS)} or {{name: cosine, steps: T}}")
+        tables = " or ".join(f"{{name: {name}, steps: T}}" for name in TABLES)
+        raise ValueError(f"objective.path is {config!r}; allowed: {list(PATHS)} or {tables}")
     return PATHS[config]
 
 

@@ -1,6 +1,6 @@
 """Features of an external encoder for rows of the run's data: from a file, or from DINOv2 on a local disk.
 
-Letters: n rows, D features, B batch, C channels, Y X pixels, N patches.
+Letters: n rows, D features, B batch, C channels, F frames of a clip, Y X pixels, N patches.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812, the customary name
+from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from core.extras import extra
@@ -65,13 +66,17 @@ def _load(path: Path, source: str) -> np.ndarray:
 
 @torch.no_grad()
 def dino_features(model: TrainedModel, rows: Sequence[int], folder: str, forward: ForwardOptions) -> Tensor:
-    """Mean patch token (n, D) of the last layer, the whole image at 224 x 224; grey images three times over."""
+    """Mean patch token (n, D) of the last layer, the whole image at 224 x 224; grey images three times over.
+
+    Of a clip, the mean over its frames.
+    """
     network = _load_dino(folder).to(model.device).eval()
     parts = []
-    for images in pixels(model, rows, forward):
+    for shown in pixels(model, rows, forward):
+        images = shown if shown.ndim == 4 else rearrange(shown, "b c f y x -> (b f) c y x")
         tokens = network(pixel_values=prepare(images.to(model.device))).last_hidden_state
         first = 1 + getattr(network.config, "num_register_tokens", 0)  # the class token and registers are no patches
-        parts.append(tokens[:, first:].mean(1).float().cpu())
+        parts.append(reduce(tokens[:, first:].float(), "(b f) n d -> b d", "mean", b=len(shown)).cpu())
     features = torch.cat(parts)
     if not features.isfinite().all():
         raise ValueError(f"encoder is '{DINO}{folder}', which gives NaN or infinity")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DPI = 120
 SEQUENTIAL, DIVERGING = "viridis", "coolwarm"
+NARROWEST = 4.6  # inches, so that a title has room
 MAX_NUMBERED = 12  # cells of a side up to which their values are written into them
 Pairs = Sequence[tuple[int, int]]
 
@@ -150,7 +151,7 @@ def block_curves(
 
 
 def token_pictures(path: Path, title: str, inputs: Sequence[np.ndarray | None], colours: np.ndarray) -> Path:
-    """A row for each sample: the picture that went in, where there is one, then its tokens after every block.
+    """A row for each picture that went in, a sample or one of its frames, where there is one, and then its tokens.
 
     inputs   (Y, X) or (Y, X, 3) in [0, 1], or None
     colours  (K, n, rows, columns, 3) in [0, 1]
@@ -159,7 +160,7 @@ def token_pictures(path: Path, title: str, inputs: Sequence[np.ndarray | None], 
     shown = inputs[0] is not None
     cell = 0.95 if depth <= 14 else 0.7
     flat = colours.shape[2] == 1  # a strip, drawn as high as it is wide
-    figure = blank(cell * (depth + shown) + 0.3, cell * count + 0.75)
+    figure = blank(max(NARROWEST, cell * (depth + shown) + 0.3), cell * count + 0.75)
     axes = figure.subplots(count, depth + shown, squeeze=False)
     for row in range(count):
         if shown:

@@ -3,21 +3,22 @@
 Logistic regression with an L2 penalty on standardised features, fitted by LBFGS from zero: nothing is drawn, so the
 same tokens give the same numbers.
 
-Letters: n rows, N tokens, D width, K classes, Y X rows and columns of a mask.
+Letters: n rows, N tokens, D width, K classes, F frames, Y X rows and columns of a mask.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812, the customary name
-from einops import rearrange
 from torch import Tensor
 
 IGNORED = 255  # label of pixels that do not count, as in PASCAL VOC
 CHUNK = 2**24  # logits of a pass over masks held at once
+LINEAR = {2: "bilinear", 3: "trilinear"}  # by the axes of a grid
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,14 @@ def chance_level(train: Tensor, heldout: Tensor) -> float:
 def fit_segments(
     tokens: Tensor, grid: Sequence[int], masks: Tensor, num_classes: int, options: ProbeOptions
 ) -> LinearMap:
-    """A linear classifier of each token (n, N, D), its logits laid on `grid` and enlarged to the masks (n, Y, X).
+    """A linear classifier of each token (n, N, D), its logits laid on `grid` and enlarged to the masks.
 
-    Masks hold 0..K-1, or 255 where a pixel does not count. The loss is the mean over pixels that count. Raises
-    ValueError for a grid that is not 2-D or does not hold N tokens, or masks without two classes.
+    Masks are (n, Y, X) of images, or (n, F, Y, X) of clips, and hold 0..K-1, or 255 where a pixel does not count. The
+    loss is the mean over pixels that count. Raises ValueError for a grid that has other axes or does not hold N tokens,
+    or masks without two classes.
     """
     _check_finite(tokens)
-    _check_grid(tokens, grid)
+    _check_grid(tokens, grid, masks.ndim - 1)
     found = [int(value) for value in masks.unique() if value != IGNORED]
     if len(found) < 2 or max(found) >= num_classes:
         raise ValueError(f"masks hold the labels {found}; needed: at least 2 of 0 to {num_classes - 1}")
@@ -124,20 +126,20 @@ def fit_segments(
     return LinearMap(*_minimise(loss, inputs, num_classes, options), standard)
 
 
-def predict_segments(fitted: LinearMap, tokens: Tensor, grid: Sequence[int], size: tuple[int, int]) -> Tensor:
-    """Labels (n, Y, X) of tokens (n, N, D), a few rows at a time."""
-    step = max(1, CHUNK // (len(fitted.bias) * size[0] * size[1]))
+def predict_segments(fitted: LinearMap, tokens: Tensor, grid: Sequence[int], size: tuple[int, ...]) -> Tensor:
+    """Labels (n, *size) of tokens (n, N, D), a few rows at a time."""
+    step = max(1, CHUNK // (len(fitted.bias) * math.prod(size)))
     return torch.cat([enlarge(fitted(some), grid, size).argmax(1) for some in tokens.split(step)])
 
 
-def enlarge(logits: Tensor, grid: Sequence[int], size: tuple[int, int]) -> Tensor:
-    """Logits (n, N, K) of a grid of tokens as (n, K, Y, X), bilinear."""
-    maps = rearrange(logits, "n (y x) k -> n k y x", y=grid[0], x=grid[1])
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+def enlarge(logits: Tensor, grid: Sequence[int], size: tuple[int, ...]) -> Tensor:
+    """Logits (n, N, K) of a grid of tokens as (n, K, *size), linear along each of its two or three axes."""
+    maps = logits.unflatten(1, tuple(grid)).movedim(-1, 1)
+    return F.interpolate(maps, size=size, mode=LINEAR[len(size)], align_corners=False)
 
 
 def mean_iou(predicted: Tensor, target: Tensor, num_classes: int) -> float:
-    """Mean intersection over union of labels (n, Y, X) over the classes that either side has; pixels 255 are left out.
+    """Mean intersection over union of labels of one shape over the classes that either has; pixels 255 are left out.
 
     Raises ValueError when no pixel counts.
     """
@@ -186,10 +188,11 @@ def _check_finite(features: Tensor) -> None:
         raise ValueError("the tokens of a block hold NaN or infinite values")
 
 
-def _check_grid(tokens: Tensor, grid: Sequence[int]) -> None:
-    if len(grid) != 2:
+def _check_grid(tokens: Tensor, grid: Sequence[int], axes: int) -> None:
+    if len(grid) != axes:
         raise ValueError(
-            f"a segmentation probe is for images: the backbone's grid is {tuple(grid)}, not rows and columns"
+            f"a segmentation probe is for images and clips: the backbone's grid is {tuple(grid)}, the masks have "
+            f"{axes} axes"
         )
-    if tokens.shape[1] != grid[0] * grid[1]:
-        raise ValueError(f"a block gave {tokens.shape[1]} tokens for a grid of {grid[0]} x {grid[1]}")
+    if tokens.shape[1] != math.prod(grid):
+        raise ValueError(f"a block gave {tokens.shape[1]} tokens for a grid of {' x '.join(map(str, grid))}")

@@ -1,6 +1,6 @@
 """Masks for the segmentation probe: the foreground of the pixels themselves, or label maps that lie beside the images.
 
-Letters: n rows, Y X pixels.
+Letters: n rows, B batch, C channels, F frames of a clip, Y X pixels.
 """
 
 from __future__ import annotations
@@ -24,40 +24,47 @@ FOREGROUND = "foreground"
 def read_masks(
     model: TrainedModel, rows: Sequence[int], source: str, threshold: float, forward: ForwardOptions
 ) -> Tensor:
-    """Masks (n, Y, X) int64 of rows.
+    """Masks (n, Y, X) int64 of rows that are images, (n, F, Y, X) of clips.
 
-    source  "foreground": 1 where the mean of a pixel's channels, in [-1, 1], is above `threshold`, else 0. Otherwise a
-            folder of PNG label maps, see `label_map`
+    source  "foreground": 1 where the mean of a pixel's channels, in [-1, 1], is above `threshold`, else 0. Otherwise,
+            for images, a folder of PNG label maps, see `label_map`
 
-    Raises ValueError for a data set that is not of images.
+    Raises ValueError for a data set of neither.
     """
     if source == FOREGROUND:
-        return torch.cat([(image.mean(1) > threshold).long() for image in pixels(model, rows, forward)])
+        return torch.cat([(shown.mean(1) > threshold).long() for shown in pixels(model, rows, forward)])
     folder = Path(source).expanduser()
     if not folder.is_dir():
         raise ValueError(f"masks is {source!r}; allowed: {FOREGROUND}, a folder of PNG label maps, or null")
-    size = image_shape(model)[1]
-    return torch.stack([label_map(folder, model.domain.dataset, row, size) for row in rows])
+    _, *sides = pixel_shape(model)
+    if len(sides) != 2:
+        raise ValueError(f"masks is {source!r}, label maps of images; allowed for clips: {FOREGROUND}, or null")
+    return torch.stack([label_map(folder, model.domain.dataset, row, sides[0]) for row in rows])
 
 
-def image_shape(model: TrainedModel) -> tuple[int, int, int]:
-    """(C, Y, X) of the run's media; ValueError where they are no images."""
+def pixel_shape(model: TrainedModel) -> tuple[int, ...]:
+    """(C, Y, X) or (C, F, Y, X) of the run's media; ValueError where they are neither images nor clips."""
     shape = tuple(model.domain.dataset.media_shape)
-    if len(shape) != 3 or shape[0] not in (1, 3):
+    if not is_pixels(shape):
         name = model.domain.name
-        raise ValueError(f"this is for images: the run's domain is {name!r}, its media are of shape {shape}")
+        raise ValueError(f"this is for images and clips: the run's domain is {name!r}, its media are of shape {shape}")
     return shape
+
+
+def is_pixels(shape: Sequence[int]) -> bool:
+    """Whether media of that shape are grey or coloured images or clips."""
+    return len(shape) in (3, 4) and shape[0] in (1, 3)
 
 
 @torch.no_grad()
 def pixels(model: TrainedModel, rows: Sequence[int], forward: ForwardOptions) -> Iterator[Tensor]:
-    """Images (B, C, Y, X) in [-1, 1] of rows, a batch after the other; cached latents are decoded."""
-    shape = image_shape(model)
+    """Images (B, C, Y, X) or clips (B, C, F, Y, X) in [-1, 1] of rows, batch by batch; cached latents are decoded."""
+    shape = pixel_shape(model)
     for batch, _, random in batches(model, rows, forward):
-        yield _as_images(model.domain.tokenizer, batch.media, shape, random)
+        yield _as_pixels(model.domain.tokenizer, batch.media, shape, random)
 
 
-def _as_images(tokenizer: Tokenizer, media: Tensor, shape: tuple[int, ...], random: SampleRandom) -> Tensor:
+def _as_pixels(tokenizer: Tokenizer, media: Tensor, shape: tuple[int, ...], random: SampleRandom) -> Tensor:
     return media if tuple(media.shape[1:]) == shape else tokenizer.decode(tokenizer.encode(media, random))
 
 

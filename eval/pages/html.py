@@ -48,7 +48,7 @@ figure { margin: 0; padding: .8rem; background: var(--card); border: 1px solid v
 figcaption { font-size: .85rem; color: var(--soft); margin-top: .4rem }
 figcaption b { color: var(--fg) }
 figure img, figure video { max-width: 100%; height: auto; display: block; border-radius: 3px }
-figure audio { width: 100% }
+figure audio, figure video { width: 100% }
 .chart { width: 100%; height: auto; display: block }
 .chart text { font: 13px system-ui, "DejaVu Sans", sans-serif; fill: var(--soft) }
 .chart .grid { stroke: var(--line); stroke-width: 1 }
@@ -124,7 +124,7 @@ def media(file: Path, description: str) -> str:
         return f'<img src="{source}" alt="{label}">'
     if kind.startswith("audio"):
         return f'<audio controls src="{source}" aria-label="{label}"></audio>'
-    return f'<video controls loop muted playsinline src="{source}" aria-label="{label}"></video>'
+    return f'<video controls loop muted autoplay playsinline src="{source}" aria-label="{label}"></video>'
 
 
 def grid(figures: Sequence[str]) -> str:

@@ -104,18 +104,27 @@ def training_section(groups: Sequence[Group], points: int) -> list[Section]:
             by_name.setdefault(name, []).append(over_seeds(group.name, steps, values, place))
     note = "Each point is the mean of neighbouring steps; bands are 95 % intervals over seeds."
     figures = [chart(name, name.partition("/")[0].replace("_", " "), lines, note) for name, lines in by_name.items()]
-    figures += [figure for group in groups for figure in _by_time(group)]
+    figures += _by_time(groups)
     return [("Training", html.grid(figures))] if figures else []
 
 
-def _by_time(group: Group) -> list[str]:
-    """Charts of a group's loss by noise level, a line for each bin of t."""
+def _by_time(groups: Sequence[Group]) -> list[str]:
+    """Charts of the loss by noise level: of one group a line for each bin of t, of several a chart for each bin."""
+    note = "The same rows, noise and times at every step; t = 0 is noise, t = 1 data."
     figures = []
     for prefix, weights in ((BY_TIME, "weights"), (BY_TIME_EMA, "averaged weights")):
-        bins = group.by_time(prefix)
-        lines = [over_seeds(f"t {name}", *series, place) for place, (name, series) in enumerate(bins.items())]
-        note = f"{group.name}. The same rows, noise and times at every step; t = 0 is noise, t = 1 data."
-        figures += [chart(f"loss by noise level, {weights}", "flow loss", lines, note)] if lines else []
+        measured = {place: group.by_time(prefix) for place, group in enumerate(groups)}
+        measured = {place: bins for place, bins in measured.items() if bins}
+        if len(measured) == 1:
+            ((place, bins),) = measured.items()
+            lines = [over_seeds(f"t {name}", *series, number) for number, (name, series) in enumerate(bins.items())]
+            said = f"{groups[place].name}. {note}"
+            figures.append(chart(f"loss by noise level, {weights}", "flow loss", lines, said))
+        elif prefix == BY_TIME_EMA:  # those that samples are made with
+            for name in dict.fromkeys(name for bins in measured.values() for name in bins):
+                found = [(place, bins[name]) for place, bins in measured.items() if name in bins]
+                lines = [over_seeds(groups[place].name, *series, place) for place, series in found]
+                figures.append(chart(f"loss at t {name}, {weights}", "flow loss", lines, note))
     return figures
 
 

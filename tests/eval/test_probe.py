@@ -153,12 +153,25 @@ def test_masks_are_the_foreground_or_label_maps_cut_like_the_images(run, tmp_pat
         label_map(tmp_path, Named(), 1, 4)
 
 
-def test_segmentation_is_for_images():
+def test_a_linear_signal_in_the_tokens_of_clips_is_segmented():
+    """Also along frames, of which a token has three."""
+    tokens = normal(80, 24, 5)
+    masks = (tokens[..., 2] > 0).long().reshape(80, 2, 3, 4)
+    for axis, times in enumerate((3, 2, 2), start=1):
+        masks = masks.repeat_interleave(times, axis)
+    fitted = fit_segments(tokens[:60], (2, 3, 4), masks[:60], 2, ProbeOptions())
+    assert mean_iou(predict_segments(fitted, tokens[60:], (2, 3, 4), (6, 6, 8)), masks[60:], 2) > 0.7
+    assert enlarge(torch.zeros(1, 24, 3), (2, 3, 4), (6, 6, 8)).shape == (1, 3, 6, 6, 8)
+    with pytest.raises(ValueError, match="a block gave 24 tokens for a grid of 2 x 3 x 3"):
+        fit_segments(tokens, (2, 3, 3), masks, 2, ProbeOptions())
+
+
+def test_segmentation_is_for_images_and_clips():
     part = Part(opened(Backbone([Function(hidden)])), [0, 1])
-    with pytest.raises(ValueError, match=r"this is for images: the run's domain is 'toy'"):
+    with pytest.raises(ValueError, match=r"this is for images and clips: the run's domain is 'toy'"):
         read_masks(part.model, part.rows, "foreground", 0.0, ForwardOptions())
     masks = torch.arange(2)[:, None, None].expand(2, 4, 4)
-    with pytest.raises(ValueError, match="a segmentation probe is for images"):
+    with pytest.raises(ValueError, match="a segmentation probe is for images and clips"):
         segmentation_probe(part, part, (masks, masks), [1.0], ForwardOptions(), ProbeOptions())
 
 

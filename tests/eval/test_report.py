@@ -101,6 +101,9 @@ def test_page_needs_nothing_else(report: Path):
         assert page.all(tag), tag
         for attributes in page.all(tag):
             assert attributes["src"].startswith("data:") and attributes[described]
+    for video in page.all("video"):  # a browser starts by itself what makes no sound
+        assert {"controls", "loop", "muted", "autoplay", "playsinline"} <= video.keys()
+        assert video["src"].startswith("data:video/mp4;base64,")
     assert not page.all("link") and not page.all("script")
     text = re.sub(r"base64,[\w+/=]*", "", text)
     assert not re.search(r"(?:https?:)?//\w", text) and "url(" not in text and "@import" not in text
@@ -203,19 +206,31 @@ def test_lines_that_somebody_edited_are_no_curves(compared: Path, tmp_path: Path
     assert any("similarity" in each for _, each in words) and not any("flow_loss" in each for _, each in words)
 
 
-def test_the_loss_by_noise_level_is_a_chart_of_each_group(compared: Path, tmp_path: Path):
-    """A line for each bin, over the steps that were measured; none where nothing was."""
-    run = shutil.copytree(compared / "image" / "layersync-seed1", tmp_path / "alone")
-    lines = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
-    for line in lines:
-        if line["step"] in (4, 8):
-            line |= {"loss_by_time/0-0.5": 8 / line["step"], "loss_by_time/0.5-1": 0.25}
-            line |= {"loss_by_time_ema/0-0.5": 3.0}
-    (run / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    ENTRY.run([str(run), str(compared), f"out={tmp_path / 'out'}"])
-    page = Page((tmp_path / "out" / "index.html").read_text())
-    words = [svg["aria-label"] for svg in page.all("svg") if "noise level" in svg.get("aria-label", "")]
-    assert words == [
+def test_the_loss_by_noise_level_is_drawn_over_the_steps_that_were_measured(compared: Path, tmp_path: Path):
+    """Of one run a line for each bin; of several a chart for each bin, a line for each."""
+
+    def measured(name: str) -> Path:
+        run = shutil.copytree(compared / "image" / "layersync-seed1", tmp_path / name)
+        lines = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+        for line in lines:
+            if line["step"] in (4, 8):
+                line |= {"loss_by_time/0-0.5": 8 / line["step"], "loss_by_time/0.5-1": 0.25}
+                line |= {"loss_by_time_ema/0-0.5": 3.0}
+        (run / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return run
+
+    def charts(*paths: Path) -> list[str]:
+        ENTRY.run([*map(str, paths), f"out={tmp_path / 'out'}"])
+        page = Page((tmp_path / "out" / "index.html").read_text())
+        words = [svg.get("aria-label", "") for svg in page.all("svg")]
+        return [each for each in words if each.startswith(("loss by noise level", "loss at t"))]
+
+    one, other = measured("one"), measured("other")
+    assert charts(compared, one, other) == [
+        "loss at t 0-0.5, averaged weights over optimizer steps: one from 3 at step 4 to 3 at step 8; "
+        "other from 3 at step 4 to 3 at step 8"
+    ]
+    assert charts(one, compared) == [
         "loss by noise level, weights over optimizer steps: t 0-0.5 from 2 at step 4 to 1 at step 8; "
         "t 0.5-1 from 0.25 at step 4 to 0.25 at step 8",
         "loss by noise level, averaged weights over optimizer steps: t 0-0.5 from 3 at step 4 to 3 at step 8",

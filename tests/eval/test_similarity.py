@@ -20,7 +20,7 @@ from eval.inside.analyses import (
 )
 from eval.inside.encoder import dino_features, encoder_features
 from eval.inside.model import ForwardOptions, collect, open_run
-from eval.similarity import ENTRY, on_grid
+from eval.similarity import ENTRY, frames_shown, on_grid
 from layersync.tokens import token_cosine
 from tests.eval.inside.toy_model import TOKENS, WIDTH, Backbone, Framed, Function, Residual, opened, residual
 from tests.eval.test_probe import TINY
@@ -160,8 +160,18 @@ def test_principal_colours_show_the_first_components_with_steady_signs():
 def test_tokens_are_laid_on_their_grid_or_in_a_strip():
     colours = torch.arange(2 * 12 * 3).reshape(2, 12, 3) / 72
     assert on_grid(colours, (3, 4)).shape == (2, 3, 4, 3)
-    np.testing.assert_array_equal(on_grid(colours, (3, 2, 2))[0].reshape(4, 3), colours[0, 4:8].numpy())
+    frames = on_grid(colours, (3, 2, 2))
+    assert frames.shape == (6, 2, 2, 3)
+    np.testing.assert_array_equal(frames.reshape(2, 12, 3), colours.numpy())
+    many = torch.arange(40 * 3).reshape(1, 40, 3)
+    np.testing.assert_array_equal(on_grid(many, (10, 2, 2))[:, 0, 0, 0] // 12, [0, 3, 6, 9])
     assert on_grid(colours, (12,)).shape == on_grid(colours, (5, 5)).shape == (2, 1, 12, 3)
+
+
+def test_the_frames_that_went_in_are_those_of_the_tokens_below_them():
+    assert frames_shown(10) == [0, 3, 6, 9] and frames_shown(2) == [0, 1] and frames_shown(1) == [0]
+    assert frames_shown(4, of=16) == [2, 6, 10, 14] and frames_shown(5, of=17) == [1, 5, 11, 15]
+    assert frames_shown(10, of=10) == [0, 3, 6, 9] and frames_shown(1, of=1) == [0]
 
 
 def test_an_encoders_file_is_read_by_rows(tmp_path):

@@ -1,5 +1,8 @@
 """An autoencoder of images on clips, each frame by itself.
 
+So frames may be coded a few at a time, for memory: the latents are those of the whole batch, to the rounding of
+convolutions that add up in another order (tested: 1e-5).
+
 Letters: B batch, C channels, F frames, H height, W width in pixels, Z latent channels, (Y, X) latent rows, columns.
 """
 

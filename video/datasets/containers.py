@@ -35,6 +35,7 @@ from video.datasets.facts import (
     COUNTED,
     EVEN,
     MAX_FRAMES,
+    TRANSPOSED,
     UNEVEN,
     VideoFacts,
     as_fraction,
@@ -55,6 +56,7 @@ OTHER_SUFFIXES = (  # of video that is not read
 CONTAINERS = "mov,matroska,webm,avi,gif"  # FFmpeg's names of them
 STAMPED = ("mov", "matroska")  # whose packets tell the time stamp of each frame
 HIDES_FRAMES = "vp8"  # has packets that show nothing
+INTRA = 1  # FFmpeg's number of a picture that refers to no other
 ENTRIES = 8  # key frames that are tried, each before the last
 TABLES = 64  # files of uneven time stamps whose tables a process keeps
 
@@ -218,7 +220,7 @@ def _facts(path: Path, scan: Scan, stamps: np.ndarray | None, decoded: bool) -> 
             raise ValueError("neither its header nor its time stamps tell a rate: 0 frames/s")
         tick, ends = 1 / scan.rate, (0, len(scan.frames) - 1)
     turn = turn_of(_display_matrix(frame))
-    height, width = (frame.width, frame.height) if turn & 1 else (frame.height, frame.width)
+    height, width = (frame.width, frame.height) if turn & TRANSPOSED else (frame.height, frame.width)
     count = len(scan.frames) if decoded else len(scan.packets)
     facts = VideoFacts(count, height, width, turn, *as_fraction(tick), *ends, access)
     return replace(facts, seekable=int(access != COUNTED and (not scan.guessed or _is_found(path, facts, scan))))
@@ -279,14 +281,19 @@ def map_frames(
         for seek in (True, False) if facts.seekable else (False,):
             find = _by_number if facts.access == COUNTED else functools.partial(_by_stamps, seek=seek)
             left = [number for number in wanted if number not in found]
-            for number, pixels in find(path, facts, left, threads=threads) if left else ():
-                if pixels.shape[:2] != ((facts.width, facts.height) if facts.turn & 1 else (facts.height, facts.width)):
-                    raise ValueError(f"frame {number} is of another size, {pixels.shape[1]} x {pixels.shape[0]} pixels")
-                found[number] = function(turned(pixels, facts.turn))
+            with contextlib.suppress(ValueError) if seek else contextlib.nullcontext():  # from the start it is told
+                for number, pixels in find(path, facts, left, threads=threads) if left else ():
+                    _check_size(pixels, facts, number)
+                    found[number] = function(turned(pixels, facts.turn))
         lost = [number for number in wanted if number not in found]
         if lost:
             raise ValueError(f"frames {lost[0]} to {lost[-1]} of {facts.frames} cannot be decoded; damaged or cut off?")
         return found
+
+
+def _check_size(pixels: np.ndarray, facts: VideoFacts, number: int) -> None:
+    if pixels.shape[:2] != ((facts.width, facts.height) if facts.turn & TRANSPOSED else (facts.height, facts.width)):
+        raise ValueError(f"frame {number} is of another size, {pixels.shape[1]} x {pixels.shape[0]} pixels")
 
 
 def _by_number(path: Path, facts: VideoFacts, wanted: Sequence[int], threads: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -312,6 +319,10 @@ def _by_stamps(
             for frame in packet.decode():
                 if frame.pts is None or (start is not None and frame.pts < start):
                     continue
+                if (
+                    frame.pts == start and frame.pict_type != INTRA
+                ):  # the container calls it a key frame, and it is none
+                    return
                 near = next((frame.pts + d for d in (0, -facts.slack, facts.slack) if frame.pts + d in numbers), None)
                 if near is not None:
                     number = numbers.pop(near)

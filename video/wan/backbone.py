@@ -31,7 +31,7 @@ TIMESTEPS = 1000  # of pure noise
 class WanConfig:
     """A Wan transformer that is fine-tuned by LoRA.
 
-    expert        only: Wan 2.1, and 2.2 5B; high_noise or low_noise: the expert of Wan 2.2 that is trained, on its times
+    expert        only: Wan 2.1, and 2.2 5B; high_noise or low_noise: that expert of Wan 2.2, on its own times
     dtype         of the frozen weights; norms, modulation, the embedding of times, and adapters are float32 in both
     other_expert  of Wan 2.2, for samples: load the expert that is not trained too; else the trained one makes them all
     """
@@ -75,10 +75,12 @@ class WanBackbone(nn.Module):
         config = transformer.config
         channels, *sides = latent_shape
         self.patch_size = tuple(config.patch_size)
-        if channels != config.in_channels or any(side % patch for side, patch in zip(sides, self.patch_size, strict=True)):
+        if channels != config.in_channels or any(
+            side % patch for side, patch in zip(sides, self.patch_size, strict=True)
+        ):
             raise ValueError(
-                f"latents {tuple(latent_shape)} (channels, frames, rows, columns) do not fit Wan's transformer: it takes "
-                f"{config.in_channels} channels in patches of {self.patch_size}; data.size must be a multiple of both"
+                f"latents {tuple(latent_shape)} (channels, frames, rows, columns) do not fit Wan's transformer: it "
+                f"takes {config.in_channels} channels in patches of {self.patch_size}; data.size must be a multiple of both"
             )
         self.grid = tuple(side // patch for side, patch in zip(sides, self.patch_size, strict=True))
         self.num_tokens, self.width = math.prod(self.grid), config.num_attention_heads * config.attention_head_dim

@@ -1,7 +1,7 @@
 """The directory of a Wan model as diffusers writes it: what is in it, checked before it is used, and its networks.
 
-    model_index.json  transformer/  vae/  text_encoder/  tokenizer/  scheduler/
-    transformer_2/    of Wan 2.2: the expert of low noise; model_index.json says its boundary_ratio
+model_index.json  transformer/  vae/  text_encoder/  tokenizer/  scheduler/
+transformer_2/    of Wan 2.2: the expert of low noise; model_index.json says its boundary_ratio
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from core.commands.cache import CacheOptions, Caching, fill_cache
-from core.latents.cache import LatentShards, StoredType
+from core.latents.cache import LatentShards, StoredType, missing_shards
 from core.latents.tokenizer import KLTokenizer
 
 log = logging.getLogger(__name__)
@@ -68,8 +68,8 @@ class WanCaching(Caching):
         return self.dataset.clip_at(row)
 
     def use_command(self, root: Path) -> str:
-        """The same command, which trains next time."""
-        return f"{COMMAND}, without latents.only"
+        """The command that trains on it."""
+        return f"{COMMAND} ..., the same command"
 
 
 class CachedClips(LatentShards):
@@ -104,8 +104,12 @@ def cached_clips(config: LatentFilesConfig, folder: Path, clips: Clips, part: tu
     part  (k, W): this is process k of W that share the work
     """
     device = str(clips.tokenizer.device)
-    root = folder / clips.caching(config.options(folder, device)).spec().identity()[:16]
-    fill_cache(clips.caching(config.options(root, device)), part, log.info)
+    spec = clips.caching(config.options(folder, device)).spec()
+    root = folder / spec.identity()[:16]
+    if missing_shards(root, spec):
+        fill_cache(clips.caching(config.options(root, device)), part, log.info)
+    else:
+        log.info("latents of %d clips are in %s already", spec.rows, root)
     return root
 
 

@@ -60,7 +60,9 @@ class LoRAConfig:
 
     def modules(self, num_blocks: int) -> list[str]:
         """The names of the adapted maps in diffusers' transformer."""
-        inner = [f"{side}.{ATTENTION[name]}" for side in ("attn1", "attn2") for name in self.targets if name in ATTENTION]
+        inner = [
+            f"{side}.{ATTENTION[name]}" for side in ("attn1", "attn2") for name in self.targets if name in ATTENTION
+        ]
         inner += [FEED_FORWARD[name] for name in self.targets if name in FEED_FORWARD]
         return [f"blocks.{number}.{name}" for number in range(num_blocks) for name in inner]
 
@@ -104,7 +106,8 @@ def fill(transformer: nn.Module, lora: Mapping[str, Adapter], config: LoRAConfig
     for module, adapter in lora.items():
         if adapter.rank != config.rank:
             raise ValueError(
-                f"backbone.lora.start: {source} has rank {adapter.rank} at {module}, backbone.lora.rank is {config.rank}"
+                f"backbone.lora.start: {source} has rank {adapter.rank} at {module}, backbone.lora.rank is "
+                f"{config.rank}"
             )
         copy_whole_(parameters[module + DOWN], adapter.down.float() * (adapter.scale / config.scale))
         copy_whole_(parameters[module + UP], adapter.up.float())

@@ -110,8 +110,9 @@ def unwritable(lora: Mapping[str, Adapter], form: Format) -> str | None:
     missing = sorted(wanted - lora.keys())
     if not missing:
         return None
-    return f"its readers need all {len(ORIGINAL)} modules of every block from 0 on; {len(missing)} are not adapted, " + (
-        f"such as {missing[0]}"
+    return (
+        f"its readers need all {len(ORIGINAL)} modules of every block from 0 on; {len(missing)} are not adapted, "
+        + (f"such as {missing[0]}")
     )
 
 

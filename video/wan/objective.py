@@ -33,8 +33,8 @@ QUANTILES = 1000  # of the trained times, over which the mean of a weight is tak
 class WanObjectiveConfig(ObjectiveConfig):
     """Wan's objective: the linear path and its velocity, times shifted towards noise.
 
-    loss_weight  of the error at t, with mean 1 over the times that are trained: none; bell,
-                 exp(-2 (t - 1/2)^2) - exp(-1/2), which ends in 0 at noise and data; cosmap, 2 / (pi (1 - 2 t + 2 t^2)) (Stable Diffusion 3)
+    loss_weight  of the error at t, with mean 1 over the times that are trained: none; bell, exp(-2 (t - 1/2)^2) -
+                 exp(-1/2), which ends in 0 at noise and data; cosmap, 2 / (pi (1 - 2 t + 2 t^2)) (arXiv 2403.03206)
     """
 
     time: Literal["uniform", "logit_normal", "shifted"] = "shifted"

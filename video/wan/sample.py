@@ -7,6 +7,7 @@ columns.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,7 +121,7 @@ def is_finetuned(run: str | None) -> bool:
 class WanSampling:
     """Samples by diffusers' pipeline; sample i depends on (seed, i), its prompt and the weights only.
 
-    write  takes batches of media (B, C, F, H, W) in [-1, 1], how many there are, the folder and the preview, and writes them
+    write  writes batches of media (B, C, F, H, W) in [-1, 1]: how many there are, the folder, the preview
     """
 
     def __init__(self, config: SampleConfig, write: Callable[[Iterable[Tensor], int, Path, VideoPreview], None]):
@@ -211,7 +212,9 @@ class WanSampling:
         dtypes = {"default": DTYPES[own.dtype], "vae": torch.float32}
         reading = {"local_files_only": True, "use_safetensors": True, "torch_dtype": dtypes}
         try:
-            pipeline = diffusers.WanPipeline.from_pretrained(str(source.files.folder), **reading)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # of diffusers, about the name of an option
+                pipeline = diffusers.WanPipeline.from_pretrained(str(source.files.folder), **reading)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise ValueError(f"{source.files.name}: no Wan pipeline that diffusers reads: {error}") from error
         if own.shift is not None:

@@ -72,7 +72,7 @@ class WanTextConfig:
 
 
 class WanTexts:
-    """The captions, prompts and the empty text of a run; fulfils `core.contracts.Conditioning`, conditions (B,) int64."""
+    """Captions, prompts and the empty text of a run; fulfils `core.contracts.Conditioning`, conditions (B,) int64."""
 
     def __init__(self, config: WanTextConfig, wan: WanFiles, captions: Iterable[str], device: torch.device):
         self.config = config
@@ -153,7 +153,9 @@ class UMT5:
     def made_by(self) -> dict[str, Any]:
         """What tokens are a function of, besides their text."""
         config = self.config
-        found = {f"{folder.name}/{file.name}": _identity(file) for folder in self.folders for file in _read_files(folder)}
+        found = {
+            f"{folder.name}/{file.name}": _identity(file) for folder in self.folders for file in _read_files(folder)
+        }
         return {"recipe": RECIPE, "files": found, "max_tokens": config.max_tokens, "dtype": config.dtype}
 
     def encode(self, files: SequenceFiles, texts: Sequence[str], device: torch.device) -> None:
@@ -170,10 +172,14 @@ class UMT5:
     def _tokens(self, texts: list[str], device: torch.device) -> Iterator[tuple[str, Tensor]]:
         transformers = extra("transformers", "the text encoder of Wan", "wan")
         tokenizer = self._tokenizer(transformers)
-        network = read_pretrained(transformers.UMT5EncoderModel, self.folders[0], self.name, dtype=DTYPES[self.config.dtype])
+        network = read_pretrained(
+            transformers.UMT5EncoderModel, self.folders[0], self.name, dtype=DTYPES[self.config.dtype]
+        )
         network = network.eval().to(device)
         if len(tokenizer) > network.config.vocab_size:
-            raise ValueError(f"{self.name}: the tokenizer has {len(tokenizer)} tokens, UMT5 {network.config.vocab_size}")
+            raise ValueError(
+                f"{self.name}: the tokenizer has {len(tokenizer)} tokens, UMT5 {network.config.vocab_size}"
+            )
         limit, size = self.config.max_tokens, self.config.batch_size
         long = sum(len(ids) > limit for ids in tokenizer(texts, verbose=False)["input_ids"])
         if long:

@@ -89,7 +89,9 @@ class FinetuneTrainer(Trainer):
     def measured(self) -> dict[str, float]:
         """Norm of the adapters' change in each block."""
         lora = adapters_of(self.model.state_dict(), self.config.backbone.lora.alpha)
-        return {f"lora_delta/block_{number}": norm for number, norm in delta_norms(lora, len(self.model.blocks)).items()}
+        return {
+            f"lora_delta/block_{number}": norm for number, norm in delta_norms(lora, len(self.model.blocks)).items()
+        }
 
     def averaged_lora(self) -> LoRA:
         """The averaged adapters, on the CPU of the main process; empty in the others. A collective."""

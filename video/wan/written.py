@@ -41,7 +41,9 @@ def write_formats(run: RunDirectory, config: WanConfig, lora: Mapping[str, Adapt
 def matched_by_diffusers(path: Path, lora: Mapping[str, Adapter]) -> int:
     """How many of the maps the reader of diffusers' pipeline finds in a file, both matrices in their shapes."""
     pipeline = import_diffusers("video.finetune").WanPipeline
-    found = pipeline.lora_state_dict(str(path.parent), weight_name=path.name, local_files_only=True, use_safetensors=True)
+    found = pipeline.lora_state_dict(
+        str(path.parent), weight_name=path.name, local_files_only=True, use_safetensors=True
+    )
     count = 0
     for module, adapter in lora.items():
         names = [f"transformer.{module}.lora_{letter}.weight" for letter in "AB"]

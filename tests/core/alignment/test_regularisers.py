@@ -17,7 +17,7 @@ from core.conditioning.labels import LabelConditioning, LabelConfig
 from core.contracts import Batch
 from core.draws import StepRandom
 from core.flow.objective import FlowMatching, ObjectiveConfig
-from core.flow.path import Cosine, Interpolant, Linear
+from core.flow.path import Interpolant, Linear, Table
 from core.latents.pixels import Pixels
 from core.nets.layers import BlockOptions, LabelEmbedder
 from core.nets.sit import Recipe, SiT
@@ -129,7 +129,7 @@ def test_sra_head_is_the_recorded_one():
 def test_a_later_time_is_one_that_the_path_has():
     t, gap = torch.tensor([0.0, 0.5, 0.95]), torch.tensor([0.2, 0.2, 0.2])
     torch.testing.assert_close(later_time(Linear(), t, gap), torch.tensor([0.2, 0.7, 1.0]))
-    path = Cosine(50)
+    path = Table("cosine", 50)
     levels = path.network_time(later_time(path, path.times(t, "data"), gap))
     assert ((levels >= 0) & (levels < 50)).all() and levels[-1] == 0
     assert (levels <= path.network_time(path.times(t, "data"))).all()

@@ -52,6 +52,11 @@ def test_files_are_found_at_any_depth_in_order(root, tmp_path):
     assert find_media(root, AUDIO) == ["a/a.mp3", "a/deep/c.flac", "b.WAV", "z/d.ogg"]
 
 
+def test_a_kind_may_find_more_than_files(root):
+    folders = replace(AUDIO, find=lambda root: sorted(path for path in root.iterdir() if path.is_dir()))
+    assert find_media(root, folders) == [".hidden", "a"]
+
+
 def test_no_audio_found_is_an_error(tmp_path):
     (tmp_path / "notes.txt").write_text("not a sound")
     with pytest.raises(ValueError, match=r"data.root is .*: no audio file there \(.flac"):

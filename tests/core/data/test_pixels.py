@@ -2,7 +2,7 @@
 
 import torch
 
-from core.data.pixels import to_uint8
+from core.data.pixels import from_uint8, to_uint8
 
 
 def test_the_rule_of_published_numbers():
@@ -15,4 +15,5 @@ def test_the_rule_of_published_numbers():
 
 def test_every_byte_comes_back():
     bytes_ = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(to_uint8(bytes_.float() / 127.5 - 1), bytes_)
+    media = from_uint8(bytes_.numpy())
+    assert torch.equal(to_uint8(media), bytes_) and (media.min(), media.max()) == (-1, 1)

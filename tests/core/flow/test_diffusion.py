@@ -5,7 +5,7 @@ import torch
 
 from core.draws import SampleRandom, StepRandom
 from core.flow.objective import FlowMatching, ObjectiveConfig
-from core.flow.path import Cosine, CosineConfig, Interpolant, Linear
+from core.flow.path import Interpolant, Linear, Table, TableConfig
 from core.flow.sampler import Sampler, SamplerConfig
 from core.flow.solvers import AncestralConfig, transitions
 from core.schema import plain, strict
@@ -29,7 +29,7 @@ def ancestral(eta=1.0, **options):
 
 def sampler(levels, num_steps, solver, prediction="data", **options):
     """A sampler along a table."""
-    return Sampler(SamplerConfig(solver, num_steps, **options), Interpolant(Cosine(levels)), prediction)
+    return Sampler(SamplerConfig(solver, num_steps, **options), Interpolant(Table("cosine", levels)), prediction)
 
 
 # recorded numbers
@@ -45,20 +45,32 @@ def test_recorded_network():
 
 def test_recorded_schedules():
     for levels in TABLES:
-        path = Cosine(levels)
+        path = Table("cosine", levels)
         close(
             path.coefficients(path.respaced(levels)).alpha.flip(0) ** 2, GOLDEN[f"cosine{levels}.alphas_cumprod"], 1e-12
         )
     for key in (key for key in GOLDEN if key.endswith(".betas")):
         num = len(GOLDEN[key])
-        path = Cosine(50 if RESPACED in key else num)
+        path = Table("cosine", 50 if RESPACED in key else num)
         kept = path.coefficients(path.respaced(num)).alpha.flip(0) ** 2
         close(1 - kept / torch.cat([kept.new_ones(1), kept[:-1]]), GOLDEN[key], 1e-12)
-    assert torch.equal(Cosine(50).network_time(Cosine(50).respaced(10)).flip(0), GOLDEN[f"{RESPACED}.timesteps"])
+    table = Table("cosine", 50)
+    assert torch.equal(table.network_time(table.respaced(10)).flip(0), GOLDEN[f"{RESPACED}.timesteps"])
+
+
+def test_linear_betas_are_those_of_ddpm():
+    """0.0001 to 0.02 of 1000 levels, scaled where there are fewer, so that the noisiest stays as noisy."""
+    for steps in (1000, 250):
+        path = Table("linear_betas", steps)
+        kept = path.coefficients(path.respaced(steps).double()).alpha.flip(0) ** 2
+        betas = 1 - kept / torch.cat([kept.new_ones(1), kept[:-1]])
+        close(betas, torch.linspace(1e-4, 0.02, steps, dtype=torch.float64) * 1000 / steps, 1e-9)
+        assert kept[-1] < 1e-4
+    assert TableConfig("linear_betas", 1000).build().network_time(torch.tensor([0.0, 0.999])).tolist() == [999, 0]
 
 
 def test_recorded_posterior():
-    path = Cosine(len(GOLDEN["cosine50.posterior_variance"]))
+    path = Table("cosine", len(GOLDEN["cosine50.posterior_variance"]))
     steps = transitions(path, path.respaced(path.steps), ancestral())[::-1]
     of_data, of_x, spread = torch.tensor([(s.of_data, s.of_x, s.spread) for s in steps], dtype=torch.float64).T
     close(of_data, GOLDEN["cosine50.posterior_mean_coef1"], 1e-12)
@@ -69,7 +81,7 @@ def test_recorded_posterior():
 
 def test_recorded_losses():
     for levels in TABLES:
-        objective = FlowMatching(ObjectiveConfig(CosineConfig("cosine", levels), "data"))
+        objective = FlowMatching(ObjectiveConfig(TableConfig("cosine", levels), "data"))
         t = 1 - (GOLDEN[f"cosine{levels}.t"] + 1) / levels
         for hidden in (True, False):
 
@@ -123,7 +135,7 @@ def test_recorded_samples(key, levels, solver):
 @pytest.mark.parametrize("levels", [1, 2, 3, 50, 1000, 4096])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_times_are_the_levels_each_as_often_as_the_others(levels, dtype):
-    path = Cosine(levels)
+    path = Table("cosine", levels)
     middles = (torch.arange(levels, dtype=dtype) + 0.5) / levels
     t = path.times(middles, "data")
     numbers = path.network_time(t)
@@ -141,7 +153,7 @@ def test_times_are_the_levels_each_as_often_as_the_others(levels, dtype):
 
 def test_every_distribution_of_times_draws_levels():
     for kind in ("uniform", "logit_normal", "shifted"):
-        objective = FlowMatching(ObjectiveConfig(CosineConfig("cosine", 7), "noise", time=kind, time_mean=20.0))
+        objective = FlowMatching(ObjectiveConfig(TableConfig("cosine", 7), "noise", time=kind, time_mean=20.0))
         t = objective.draw_time(StepRandom(0, 0), (40, 3))
         assert set(((1 - t) * 7 - 1).round(decimals=5).flatten().tolist()) <= set(range(7)), kind
         zeros = torch.zeros(40, 3, 2)
@@ -205,7 +217,7 @@ DIFFUSION = ["objective.path={name:cosine,steps:50}", "objective.prediction=data
 def test_a_command_line_describes_a_diffusion():
     for words in (DIFFUSION, [*DIFFUSION, "sampler=ddpm", "sampler.solver.variance=large", "sampler.num_steps=50"]):
         config = ENTRY.config(words)
-        assert config.objective.path == CosineConfig("cosine", 50) and config.sampler.num_steps <= 50
+        assert config.objective.path == TableConfig("cosine", 50) and config.sampler.num_steps <= 50
         assert strict(type(config), plain(config)) == config
     assert ENTRY.config(DIFFUSION).sampler.solver == ancestral(0.0)
     assert ENTRY.config([*DIFFUSION, "sampler=heun", "objective.path=linear"]) == ENTRY.config(
@@ -217,7 +229,7 @@ def test_what_cannot_be_is_refused_when_the_config_is_read():
     """With the key, the value and what is allowed."""
     faults = []
     for words, *parts in [
-        (["objective.path=cosine"], "objective.path", "'cosine'", "linear", "name, steps (cosine)"),
+        (["objective.path=cosine"], "objective.path", "'cosine'", "linear", "name, steps (cosine or linear_betas)"),
         (["objective.path={name:sine,steps:50}"], "objective.path.name", "'sine'", "cosine"),
         ([*DIFFUSION, "objective.path.steps=0"], "objective.path.steps is 0", "at least 1"),
         (
@@ -252,8 +264,8 @@ def test_what_cannot_be_is_refused_by_the_classes():
         (lambda: sampler(20, 6, ancestral(), "velocity"), "prediction is 'velocity'"),
         (lambda: Sampler(SamplerConfig(ancestral()), Interpolant(Linear()), "data"), "solver is 'ancestral'"),
         (lambda: transitions(Linear(), t, ancestral()), "path is 'linear'"),
-        (lambda: Interpolant(Cosine(20)).estimates(x, x, t, "score"), "prediction is 'score'"),
-        (lambda: Cosine(20).times(t, "velocity"), "prediction is 'velocity'"),
+        (lambda: Interpolant(Table("cosine", 20)).estimates(x, x, t, "score"), "prediction is 'score'"),
+        (lambda: Table("cosine", 20).times(t, "velocity"), "prediction is 'velocity'"),
     ]:
         with pytest.raises(ValueError, match=message):
             make()

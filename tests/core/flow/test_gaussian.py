@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.flow.path import PATHS, Cosine, Interpolant
+from core.flow.path import PATHS, Interpolant, Table
 from core.flow.sampler import SDE_SOLVERS, Sampler, SamplerConfig
 from core.flow.solvers import AncestralConfig
 from tests.core.flow.numerics import one_thread  # noqa: F401, a fixture
@@ -185,14 +185,14 @@ def test_default_margins_give_the_data_from_plain_noise(path, prediction, form, 
 # the levels of a diffusion: first order too
 
 
-@pytest.mark.parametrize("prediction", Cosine.predictions)
+@pytest.mark.parametrize("prediction", Table.predictions)
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_ancestral_steps_reach_mean_and_covariance(prediction, eta, stride):
     results = []
     for num_steps in (150, 300):
         config = SamplerConfig(AncestralConfig("ancestral", eta), num_steps)
-        offset, jacobian = affine_map(Sampler(config, Interpolant(Cosine(stride * num_steps)), prediction))
+        offset, jacobian = affine_map(Sampler(config, Interpolant(Table("cosine", stride * num_steps)), prediction))
         results.append(torch.cat([offset[None], jacobian @ jacobian.T]))
     coarse, fine = results
     exact = torch.cat([MEAN[None], COVARIANCE])

@@ -7,7 +7,7 @@ import torch
 
 from core.draws import fold_seed
 from core.flow.objective import FlowMatching, ObjectiveConfig
-from core.flow.path import CosineConfig
+from core.flow.path import TableConfig
 from core.processes.world import World
 from core.train.loss_by_time import LossByTime
 from core.train.tracking import BY_TIME, BY_TIME_EMA, LossByTimeConfig
@@ -88,7 +88,7 @@ def test_rows_are_held_out_where_some_are_and_own_rows_else(trainer):
 
 def test_times_are_those_that_path_and_prediction_allow(trainer):
     """A table has levels; a score has no target at the data."""
-    table, levels = CosineConfig("cosine", 8), torch.arange(8) / 8
+    table, levels = TableConfig("cosine", 8), torch.arange(8) / 8
     for config in (ObjectiveConfig(prediction="score"), ObjectiveConfig(table, prediction="noise")):
         loss = dataclasses.replace(trainer.loss, objective=FlowMatching(config, trainer.model.expand))
         measurement = LossByTime(trainer.config, trainer.domain.dataset, loss, World())

@@ -63,6 +63,24 @@ def test_any_frames_are_those_of_a_full_decode(name, tmp_path):
     assert examine(path) == facts
 
 
+@every_row("codec", ["mpeg4", "libx264"])
+def test_a_container_that_calls_every_frame_a_key_frame_is_not_believed(codec, tmp_path):
+    """An MP4 without its table of key frames; MPEG-4 would be decoded to wrong pictures without a word."""
+    path = write_video(tmp_path / "a.mp4", numbered_frames(40), codec=codec, g=12)
+    path.write_bytes(path.read_bytes().replace(b"stss", b"free"))
+    whole, facts = decoded_whole(path), probe(path)
+    for number, pixels in (each for start in (5, 14, 31) for each in read_frames(path, facts, [start]).items()):
+        np.testing.assert_array_equal(pixels, whole[number])
+
+
+def test_pictures_that_are_refreshed_bit_by_bit_are_those_of_a_full_decode(tmp_path):
+    coding = {"g": 10, "x264_params": "intra-refresh=1:scenecut=0", "preset": "veryfast"}
+    path = write_video(tmp_path / "a.mkv", numbered_frames(40), **coding)
+    whole, facts = decoded_whole(path), probe(path)
+    for number in (3, 12, 25, 38):
+        np.testing.assert_array_equal(read_frames(path, facts, [number])[number], whole[number])
+
+
 def test_the_open_groups_of_pictures_are_open(tmp_path):
     """Frames that follow a key frame in the file are shown before it, else the rows above would show nothing."""
     path = write_video(tmp_path / "a.mp4", numbered_frames(COUNT), **OPEN_GOP)

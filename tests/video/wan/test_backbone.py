@@ -143,7 +143,7 @@ def test_checkpointed_blocks_give_the_same_gradient():
 def test_latents_and_masks_that_wan_cannot_take_are_refused():
     with pytest.raises(ValueError, match=r"latents \(4, 2, 5, 6\).*do not fit Wan's transformer: it takes 4 channels"):
         WanBackbone(tiny_transformer(), (4, 2, 5, 6), BlankTexts(5, TEXT_WIDTH))
-    with pytest.raises(ValueError, match="data.short=drop"):
+    with pytest.raises(ValueError, match=r"data\.short=drop"):
         backbone()(random(1, *SHAPE), torch.tensor([0.4]), torch.zeros(1), torch.ones(1, 12, dtype=torch.bool))
 
 

@@ -59,7 +59,7 @@ def tiny_wan(golden):
 
 @every_row("form", FORMATS)
 def test_diffusers_pipeline_takes_what_is_written(form, golden, lora, tmp_path):
-    """Through `load_lora_weights` the network gives the recorded numbers, and what is read again is what was written."""
+    """Through `load_lora_weights` the network gives the recorded numbers; what is read again is what was written."""
     from diffusers import WanPipeline
 
     model = tiny_wan(golden)
@@ -80,7 +80,8 @@ def test_diffusers_pipeline_takes_what_is_written(form, golden, lora, tmp_path):
 def test_adapters_of_several_alphas_keep_their_change_in_every_format(lora, tmp_path):
     """diffusers' file has one alpha: the scale goes into the matrices."""
     mixed = {
-        module: dataclasses.replace(adapter, alpha=adapter.alpha * (1 + i % 3)) for i, (module, adapter) in enumerate(lora.items())
+        module: dataclasses.replace(adapter, alpha=adapter.alpha * (1 + i % 3))
+        for i, (module, adapter) in enumerate(lora.items())
     }
     for form in FORMATS:
         again, _ = read_lora(write_lora(tmp_path / "mixed.safetensors", mixed, form))
@@ -101,7 +102,7 @@ def test_kohya_is_refused_unless_every_module_is_adapted(lora):
     with pytest.raises(ValueError, match=r"format kohya: its readers need all 10 modules of every block.*12 are not"):
         lora_tensors(some, "kohya")
     late = {module: adapter for module, adapter in lora.items() if module.startswith("blocks.1.")}
-    with pytest.raises(ValueError, match="10 are not adapted, such as blocks.0"):
+    with pytest.raises(ValueError, match="10 are not adapted, such as blocks"):
         lora_tensors(late, "kohya")
 
 
@@ -137,7 +138,11 @@ def test_a_file_of_diffusers_without_metadata_has_lost_its_alpha(golden, lora):
     unscaled, metadata = lora_tensors(lora, "diffusers")
     first = next(iter(lora))
     assert lora_of(unscaled, {}, "file")[0][first].scale == 1
-    assert lora_of(unscaled, metadata, "file")[0][first].scale == lora[first].scale == golden[2]["alpha"] / golden[2]["rank"]
+    assert (
+        lora_of(unscaled, metadata, "file")[0][first].scale
+        == lora[first].scale
+        == golden[2]["alpha"] / golden[2]["rank"]
+    )
 
 
 def test_a_written_file_is_plain_safetensors_with_its_notes(lora, tmp_path):

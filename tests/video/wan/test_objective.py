@@ -83,5 +83,5 @@ def test_what_wan_was_not_trained_with_is_refused(options, words):
     with pytest.raises(ValueError) as caught:
         WanObjectiveConfig(**options)
     assert words in str(caught.value)
-    with pytest.raises(ValueError, match="sampler.shift is -1"):
+    with pytest.raises(ValueError, match=r"sampler\.shift is -1"):
         WanSamplerConfig(shift=-1)

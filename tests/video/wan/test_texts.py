@@ -75,7 +75,7 @@ def test_damaged_tokens_and_a_missing_encoder_are_one_error(wan, tmp_path):
     own = texts(wan, tmp_path / "cache")
     for file in (tmp_path / "cache").rglob("*.safetensors"):
         file.write_bytes(file.read_bytes()[:-4])
-    with pytest.raises(ValueError, match="cached embeddings .* are damaged"):
+    with pytest.raises(ValueError, match=r"cached embeddings .* are damaged"):
         own.table()(own.requests(1, 0))
     for part in ("text_encoder", "tokenizer"):
         root = shutil.copytree(wan, tmp_path / f"without_{part}")
