@@ -18,15 +18,19 @@ from core.latents.tokenizer import FromMoments
 from core.schema import choice
 from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
+from core.train.trainer import Trainer
 from video.backbone import BACKBONES, BackboneConfig
 from video.codecs.trained import check_tokenizer
 from video.conditioning import CONDITIONINGS, ConditioningConfig, LabelConfig
 from video.data import DATASETS, LatentsConfig
 from video.datasets.clips import FrameMasks
 from video.datasets.digits import DigitsConfig
+from video.datasets.sheet import write_data_sheet
 from video.preview import VideoPreview
 from video.stand_in import ASPECTS, EVALUATIONS, DigitsEvaluationConfig, NoEvaluationConfig
 from video.tokenizer import TOKENIZERS, ClipPixels, PixelsConfig, VideoTokenizer
+
+DATA_SHEET = "data.png"  # in the folder of a run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +72,7 @@ def build_domain(config: VideoConfig, device: torch.device, *, evaluate: bool) -
         tokenizer=tokenizer,
         backbone=backbone,
         conditioning=conditioning,
-        preview=VideoPreview(dataset.class_names, config.data.fps),
+        preview=VideoPreview(dataset.class_names, getattr(dataset, "fps", config.data.fps)),
         evaluator=config.evaluation.build(config.cache, device, config.data) if evaluate else None,
     )
 
@@ -93,6 +97,16 @@ def frame_masks(config: VideoConfig, tokenizer: VideoTokenizer | ClipPixels) -> 
     return FrameMasks(config.data.clip.frames, tokenizer.frame_stride, tokenizer.first, frames, tokens)
 
 
+class VideoTrainer(Trainer):
+    """The loop, behind a contact sheet of what it is about to train on."""
+
+    def begin(self) -> None:
+        """Write data.png into the folder of a run that begins: some clips with their files, classes and seconds."""
+        super().begin()
+        if self.world.is_main and self.step == 0 and not isinstance(self.config.data, LatentsConfig):
+            write_data_sheet(self.domain.dataset, self.run.path / DATA_SHEET)
+
+
 def main(config: VideoConfig) -> None:
     """Train a SiT with LayerSync on video, then sample and measure it.
 
@@ -100,7 +114,7 @@ def main(config: VideoConfig) -> None:
     continues a run that was interrupted, or says that it is complete. experiment=NAME selects a row of the paper.
     torchrun --nproc-per-node=N -m video.train ... runs it on N GPUs, or N CPU processes.
     """
-    run_training(config, "video", build_domain, report, show=print)
+    run_training(config, "video", build_domain, report, show=print, trainer=VideoTrainer)
 
 
 def report(run: RunDirectory, summary: dict) -> str:

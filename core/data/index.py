@@ -33,12 +33,13 @@ Entry = list[int]  # size, mtime_ns, and the facts
 class MediaKind:
     """One kind of media files.
 
-    name      the word for them in messages and in the name of the index
+    name      the word for them in messages, and the name of the index
     suffixes  the endings of their names, in lower case
     facts     dataclass of integers: what is known of a file; ValueError for numbers that no file has
     probe     path -> its facts, without decoding it; ValueError, naming the file, for a broken one
     others    endings of other files of this medium, which are not read: how many there are is told
     find      root -> sorted paths of what is an item there, where that is more than the files of these endings
+    index     the name of the index, where it is not `name`: of files that are probed in another way
     """
 
     name: str
@@ -47,6 +48,7 @@ class MediaKind:
     probe: Callable[[Path], Any]
     others: tuple[str, ...] = ()
     find: Callable[[Path], list[Path]] | None = None
+    index: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def find_media(root: Path, kind: MediaKind) -> list[str]:
 def index_file(root: Path, kind: MediaKind, cache_dir: str) -> Path:
     """Where the index of a collection is kept: named by a hash of the root's absolute path."""
     digest = hashlib.sha256(str(root.resolve()).encode(errors="surrogateescape")).hexdigest()
-    return Path(cache_dir).expanduser() / f"{kind.name}_index_{digest[:16]}.json"
+    return Path(cache_dir).expanduser() / f"{kind.index or kind.name}_index_{digest[:16]}.json"
 
 
 def index_media(

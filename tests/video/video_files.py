@@ -51,12 +51,13 @@ def numbers_of(media):
     return [frame_number(frame) for frame in frames]
 
 
-def write_video(path, frames, fps=8, times=None, rotation=0, sound=False, **coding):
+def write_video(path, frames, fps=8, times=None, rotation=0, sound=False, muxer=None, **coding):
     """Frames (F, H, W, 3) uint8 as the file that the suffix names, its folders made; returns the path.
 
     times     seconds at which each frame is shown, in steps of a millisecond; None: fps frames a second
     rotation  degrees counterclockwise by which a player is to turn the frames: 90, 180 or 270
     sound     whether a silent sound track goes along
+    muxer     options of the container
     coding    `codec` and `pix_fmt`, and options of the encoder: g (distance of key frames), bf (B-frames), crf ...
     """
     path = Path(path)
@@ -65,7 +66,7 @@ def write_video(path, frames, fps=8, times=None, rotation=0, sound=False, **codi
     codec, pix_fmt = coding.pop("codec", codec), coding.pop("pix_fmt", pix_fmt)
     options = FAST.get(codec, {}) | {name.replace("_", "-"): str(value) for name, value in coding.items()}
     base = 1 / Fraction(fps).limit_denominator(100_000) if times is None else Fraction(1, 1000)
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=muxer or {}) as container:
         stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(100_000), options=options)
         (stream.height, stream.width), stream.pix_fmt = frames.shape[1:3], pix_fmt
         stream.codec_context.time_base = base

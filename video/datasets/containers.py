@@ -38,7 +38,6 @@ from video.datasets.facts import (
     TRANSPOSED,
     UNEVEN,
     VideoFacts,
-    as_fraction,
     check_size,
     is_even,
     turn_of,
@@ -222,7 +221,7 @@ def _facts(path: Path, scan: Scan, stamps: np.ndarray | None, decoded: bool) -> 
     turn = turn_of(_display_matrix(frame))
     height, width = (frame.width, frame.height) if turn & TRANSPOSED else (frame.height, frame.width)
     count = len(scan.frames) if decoded else len(scan.packets)
-    facts = VideoFacts(count, height, width, turn, *as_fraction(tick), *ends, access)
+    facts = VideoFacts(count, height, width, turn, tick.numerator, tick.denominator, *ends, access)
     return replace(facts, seekable=int(access != COUNTED and (not scan.guessed or _is_found(path, facts, scan))))
 
 
@@ -253,11 +252,6 @@ def _is_found(path: Path, facts: VideoFacts, scan: Scan) -> bool:
 
 
 # Frames of a file
-
-
-def read_frames(path: Path | str, facts: VideoFacts, wanted: Sequence[int], threads: int = 1) -> dict[int, np.ndarray]:
-    """Frames `wanted` of a file, RGB (H, W, 3) uint8 as a player shows them, by their number; see `map_frames`."""
-    return map_frames(path, facts, wanted, np.ascontiguousarray, threads)
 
 
 def map_frames(

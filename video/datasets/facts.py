@@ -6,7 +6,6 @@ Letters: F frames of a file, H height, W width in pixels. A tick is the unit of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 
@@ -87,11 +86,6 @@ class VideoFacts:
         seconds = self.interval * self.tick
         return 1 / seconds if seconds > 0 else 0.0
 
-    @property
-    def seconds(self) -> float:
-        """How long it is shown: the last frame as long as one in the mean."""
-        return self.frames * self.interval * self.tick
-
 
 def check_size(height: int, width: int) -> None:
     """Raises ValueError for a frame of no pixels, or of more than any camera has."""
@@ -130,8 +124,3 @@ def turned(frame: np.ndarray, turn: int) -> np.ndarray:
     if turn & FLIPPED_Y:
         frame = frame[::-1]
     return frame
-
-
-def as_fraction(tick: Fraction) -> tuple[int, int]:
-    """Numerator and denominator of a tick."""
-    return tick.numerator, tick.denominator

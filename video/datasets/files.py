@@ -7,6 +7,7 @@ shows g / rate seconds after the first; of one that is not, it is frame g.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def examine_clip(path: Path) -> VideoFacts:
 
 
 VIDEO = MediaKind("video", VIDEO_SUFFIXES, VideoFacts, probe_clip, OTHER_SUFFIXES, find_clips)
-DECODED_VIDEO = MediaKind("decoded_video", VIDEO_SUFFIXES, VideoFacts, examine_clip, OTHER_SUFFIXES, find_clips)
+DECODED_VIDEO = replace(VIDEO, probe=examine_clip, index="decoded_video")
 
 
 def map_clip(

@@ -12,8 +12,8 @@ def facts(**changes):
     return VideoFacts(**{**values, "last": 360, "access": EVEN, "seekable": 1} | changes)
 
 
-def test_rate_and_length_come_from_the_time_stamps():
-    assert facts().rate == pytest.approx(25) and facts().seconds == pytest.approx(0.36)
+def test_the_rate_comes_from_the_time_stamps():
+    assert facts().rate == pytest.approx(25) and facts().interval == 40
     assert not facts(tick_num=0).timed and facts(tick_num=0).rate == 0
 
 
@@ -42,7 +42,7 @@ def test_numbers_that_no_video_has_are_refused(changes, told):
 
 
 def test_a_lone_frame_has_no_rate_to_refuse():
-    assert facts(frames=1, last=40, access=COUNTED).seconds > 0
+    assert facts(frames=1, last=40, access=COUNTED).interval == 1
 
 
 @every_row(

@@ -201,7 +201,8 @@ def test_broken_files_are_refused_or_counted(tmp_path, caplog):
         match=r"broken video files: 2, data\.max_broken is 0; the first: video file .*b\.mp4: it has no video",
     ):
         folder(tmp_path)
-    data = folder(tmp_path, max_broken=2)
+    data = folder(tmp_path, max_broken=2, cache_dir=str(tmp_path / "cache"))
+    assert [file.name[:19] for file in (tmp_path / "cache").iterdir()] == ["decoded_video_index"]
     assert len(data) == 1 and data.num_broken == 2
     assert "left out: video file" in caplog.text and "c.mp4: it is cut off" in caplog.text
 
