@@ -16,6 +16,7 @@ from torch import Tensor
 
 from core.contracts import Tokenizer
 from core.latents.scaling import MeasuredLatents, ScalingMeasurement
+from video.codecs.clip_grid import checked_clip
 from video.codecs.fidelity import explained_variance
 from video.tokenizer import TokenizerConfig, VAEConfig, VideoTokenizer
 
@@ -32,8 +33,8 @@ class ClipMeasurement(ScalingMeasurement):
     darkest = math.inf  # pixel of what was read
 
     def media(self, index: int) -> Tensor:
-        """Clip `index` (C, F, H, W)."""
-        clip = self.dataset.clip_at(index)
+        """Clip `index` (C, F, H, W); ValueError with its name for pixels outside [-1, 1]."""
+        clip = checked_clip(self.dataset, index)
         self.darkest = min(self.darkest, float(clip.min()))
         return clip
 
