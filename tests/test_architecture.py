@@ -46,6 +46,7 @@ ENTRIES = {
     "evaluate.py",
     "train_tokenizer.py",
     "finetune.py",
+    "convert_lora.py",
     "launch.py",
     "reconstruct_ema.py",
     "weights.py",
@@ -282,6 +283,7 @@ def test_every_yaml_key_says_what_the_schema_says():
         required = {"sample": run, "probe": run, "similarity": run, "reconstruct_ema": [*run, "width=0.1"]}
         required |= {"compare": ["domain=image"], "report": ["runs=[some-run]"]}
         required |= {"finetune": ["model=some-folder", "data.root=some-folder"]}
+        required |= {"convert_lora": ["source=some-file", "format=kohya"]}
         values = compose_config(module.split(".")[0] + ".conf", name, required.get(name, []))
         missing = {field.name for field in dataclasses.fields(schema)} - set(values)
         assert not missing, f"{module}: {missing} stand in the schema and not in its YAML"

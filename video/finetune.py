@@ -20,6 +20,7 @@ from core.processes.world import Place, pick_device
 from core.schema import FREE, choice
 from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
+from video.codecs.trained import check_tokenizer
 from video.datasets.folder import FolderConfig
 from video.tokenizer import WanVAEConfig
 from video.wan.backbone import WanConfig
@@ -124,7 +125,7 @@ def open_parts(config: FinetuneConfig, device: torch.device) -> tuple[WanFiles, 
     clips = config.data.build()
     if getattr(clips, "captions", None) is None:
         raise ValueError("the data has no captions, which Wan is trained with; needed: data.captions, a table or txt")
-    tokenizer.latent_shape(clips.media_shape)
+    check_tokenizer(config.tokenizer, tokenizer, clips, config.cache)
     texts = config.conditioning.build(files, clips.captions, device)
     clips.conditions, clips.labels, clips.class_names = texts.numbers(clips.captions, device), None, []
     return files, Clips(clips, tokenizer, config.data.transform), texts

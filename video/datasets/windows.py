@@ -233,7 +233,11 @@ class WindowDataset:
 
     def clip_at(self, index: int) -> Tensor:
         """Media (C, F, H, W) without chance: the tile, or the middle of a file."""
-        return self.read(index, Window(int(self._starts[index])))
+        return self.read(index, self.window_at(index))
+
+    def window_at(self, index: int) -> Window:
+        """The window that `clip_at` reads."""
+        return Window(int(self._starts[index]))
 
     def mask(self, index: int) -> Tensor:
         """(N,) bool, True for the tokens of item `index` that hold a real frame."""

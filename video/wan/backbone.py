@@ -80,11 +80,12 @@ class WanBackbone(nn.Module):
         ):
             raise ValueError(
                 f"latents {tuple(latent_shape)} (channels, frames, rows, columns) do not fit Wan's transformer: it "
-                f"takes {config.in_channels} channels in patches of {self.patch_size}; data.size must be a multiple of both"
+                f"takes {config.in_channels} channels in patches of {self.patch_size} (data.size)"
             )
         self.grid = tuple(side // patch for side, patch in zip(sides, self.patch_size, strict=True))
         self.num_tokens, self.width = math.prod(self.grid), config.num_attention_heads * config.attention_head_dim
         self.token_size, self.time_range = channels * math.prod(self.patch_size), time_range
+        self.frame_tokens = math.prod(self.grid[1:])
         self.transformer, self.texts = with_full_times(transformer), texts
         self._other: list[nn.Module] = []  # no module of this one: neither listened to nor saved
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from core.commands.cache import CacheOptions, Caching, fill_cache
 from core.latents.cache import LatentShards, StoredType, missing_shards
 from core.latents.tokenizer import KLTokenizer
+from video.datasets.windows import Window
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,23 @@ class CachedClips(LatentShards):
     def name(self, index: int) -> str:
         """The clip's file."""
         return self.clips.name(index)
+
+
+class AsEncoded:
+    """A data set of clips whose windows are those that are encoded, for a contact sheet."""
+
+    def __init__(self, clips: Any):
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.clips, name)
+
+    def draw(self, row: int, rng: np.random.Generator) -> Window:
+        """The one window of a row."""
+        return self.clips.window_at(row)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from einops import rearrange
 from torch import Tensor
 
 from core.commands.sample import check_weights, in_a_name
+from core.data.pixels import UINT8_RULE
 from core.draws import SampleRandom
 from core.processes.world import Place, pick_device
 from core.schema import plain
@@ -33,6 +34,8 @@ from video.wan.lora_keys import LoRA, read_lora
 
 log = logging.getLogger(__name__)
 
+FRAMES, SIZE, FPS = 81, (480, 832), 16.0  # of Wan 2.1 at 480p
+GROUP = 4  # frames of a latent frame, but for the first
 RUN_KEY = "lora"  # below backbone in the config of a fine-tuning
 
 
@@ -48,7 +51,6 @@ class WanSampleOptions:
     num_steps        of UniPC
     guidance_scale   1: none
     shift            of the scheduler's times: 5 for 720p, 3 for 480p; null: as the directory says
-    frames           4n+1
     size             [height, width], multiples of 16
     fps              at which clips are shown
     dtype            of the networks but the VAE, which is float32
@@ -62,7 +64,6 @@ class WanSampleOptions:
     num_steps: int = 50
     guidance_scale: float = 5.0
     shift: float | None = None
-    frames: int | None = None
     size: list[int] | None = None
     fps: float | None = None
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -70,8 +71,6 @@ class WanSampleOptions:
     def __post_init__(self) -> None:
         if self.num_steps < 1 or self.guidance_scale < 0:
             raise ValueError(f"wan.num_steps is {self.num_steps} and guidance_scale {self.guidance_scale}; see --help")
-        if self.frames is not None and (self.frames < 1 or self.frames % 4 != 1):
-            raise ValueError(f"wan.frames is {self.frames}; Wan's VAE makes 1 frame and then groups of 4 (4n+1)")
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
             raise ValueError(f"wan.size is {self.size}; needed: [height, width], pixels")
         if self.shift is not None and self.shift <= 0:
@@ -82,6 +81,11 @@ class SampleConfig(Protocol):
     """The keys of `python -m video.sample` that are read here."""
 
     run: str | None
+    architecture: str | None
+    sampler: dict[str, Any]
+    labels: object
+    compile: str
+    gif: bool
     checkpoint: str | None
     weights: str
     num: int
@@ -90,6 +94,7 @@ class SampleConfig(Protocol):
     out: str | None
     overwrite: bool
     prompts: list[str] | None
+    frames: int | None
     wan: WanSampleOptions
 
 
@@ -118,6 +123,25 @@ def is_finetuned(run: str | None) -> bool:
     return isinstance(backbone, dict) and RUN_KEY in backbone
 
 
+def checkpoint_of(run: RunDirectory, checkpoint: str | None) -> Path:
+    """The checkpoint that is named, or the newest sound one of a run; ValueError where there is none."""
+    if checkpoint is not None:
+        return follow_latest(Path(checkpoint))
+    newest = CheckpointStore(run.checkpoints).newest_intact()
+    if newest is None:
+        raise ValueError(f"{run.shown()} has no sound checkpoint yet")
+    return newest
+
+
+def trained_adapters(checkpoint: Path, alpha: float, weights: str) -> LoRA:
+    """The adapters in a checkpoint of a fine-tuning; ValueError for weights that it has not, or a foreign one."""
+    check_weights(checkpoint, weights)
+    lora = adapters_of(load_weights(checkpoint, prefer=weights), alpha)
+    if not lora:
+        raise ValueError(f"{checkpoint} holds no adapters of a fine-tuning of Wan")
+    return lora
+
+
 class WanSampling:
     """Samples by diffusers' pipeline; sample i depends on (seed, i), its prompt and the weights only.
 
@@ -143,7 +167,23 @@ class WanSampling:
 
     def source(self) -> Source:
         """The run, or the directory, that the keys name; ValueError for what does not fit together."""
+        self._check_keys()
+        frames = self.config.frames
+        if frames is not None and (frames < 1 or frames % GROUP != 1):
+            raise ValueError(f"frames is {frames}; Wan's VAE makes 1 frame and then groups of {GROUP} ({GROUP}n+1)")
         return self._of_run() if self.config.run is not None else self._of_model()
+
+    def _check_keys(self) -> None:
+        """Raises ValueError for keys that other models are sampled with: nothing that is asked for is passed over."""
+        config = self.config
+        given = [f"sampler.{name}" for name, value in config.sampler.items() if value is not None]
+        given += [name for name in ("labels", "architecture") if getattr(config, name) is not None]
+        given += ["gif"] * config.gif + ["compile"] * (config.compile != "none")
+        if given:
+            raise ValueError(
+                f"{given[0]} is given, but Wan is sampled by diffusers' pipeline, with the keys of wan (num_steps, "
+                "guidance_scale, shift, dtype, ...) and prompts, frames, num, seed"
+            )
 
     def _of_run(self) -> Source:
         from video.finetune import FinetuneConfig
@@ -153,28 +193,19 @@ class WanSampling:
             raise ValueError(f"wan.lora is {own.lora!r}, but run is given, which has its own; give one of them")
         run = RunDirectory.find(config.run)
         trained = run.checked_config(FinetuneConfig)
-        checkpoint = self._checkpoint(run)
-        check_weights(checkpoint, config.weights)
-        adapters = adapters_of(load_weights(checkpoint, prefer=config.weights), trained.backbone.lora.alpha)
+        checkpoint = checkpoint_of(run, config.checkpoint)
+        adapters = trained_adapters(checkpoint, trained.backbone.lora.alpha, config.weights)
         clip, data = trained.data.clip, trained.data.media_shape
         return Source(
             files=WanFiles(own.model or trained.model, "wan.model" if own.model else "model"),
             lora={trained.backbone.expert: adapters},
-            frames=own.frames or clip.frames,
+            frames=config.frames or clip.frames,
             size=tuple(own.size or data[-2:]),
-            fps=own.fps or clip.fps or 16.0,
+            fps=own.fps or clip.fps or FPS,
             prompts=config.prompts or trained.conditioning.prompts,
             name=run.path.name,
             facts={"checkpoint": str(checkpoint)},
         )
-
-    def _checkpoint(self, run: RunDirectory) -> Path:
-        if self.config.checkpoint is not None:
-            return follow_latest(Path(self.config.checkpoint))
-        newest = CheckpointStore(run.checkpoints).newest_intact()
-        if newest is None:
-            raise ValueError(f"{run.shown()} has no sound checkpoint yet")
-        return newest
 
     def _of_model(self) -> Source:
         own, config = self.config.wan, self.config
@@ -189,8 +220,8 @@ class WanSampling:
         if own.lora_low_noise is not None:
             lora["low_noise"] = read_lora(own.lora_low_noise)[0]
         name = Path(own.lora).stem if own.lora else files.folder.resolve().name
-        size, fps = tuple(own.size or (480, 832)), own.fps or 16.0
-        return Source(files, lora, own.frames or 81, size, fps, list(config.prompts), name)
+        size, fps = tuple(own.size or SIZE), own.fps or FPS
+        return Source(files, lora, config.frames or FRAMES, size, fps, list(config.prompts), name)
 
     def output_folder(self, source: Source) -> Path:
         """Where samples go; ValueError for a folder that is there, unless overwrite is true."""
@@ -260,11 +291,14 @@ class WanSampling:
             yield rearrange(found.float().cpu() * 2 - 1, "b f c h w -> b c f h w")
 
     def protocol(self, source: Source, prompts: list[str]) -> dict[str, Any]:
-        """What made the samples."""
+        """What made the samples: which model, of which run, and below `protocol` how, which any model may share."""
         config, own = self.config, plain(self.config.wan)
-        own |= {"model": source.files.path, "frames": source.frames, "size": list(source.size), "fps": source.fps}
-        keys = {"run": config.run, "weights": config.weights, "num": config.num, "seed": config.seed}
-        return {**keys, **source.facts, "prompts": prompts, "wan": own, "sampler": "UniPC of diffusers"}
+        model = {"model": source.files.path, **{name: own.pop(name) for name in ("lora", "lora_low_noise", "scale")}}
+        own |= {"frames": source.frames, "size": list(source.size), "fps": source.fps}
+        own |= {"weights": config.weights, "num": config.num, "seed": config.seed, "prompts": source.prompts}
+        own |= {"sampler": "UniPC of diffusers", "pixels": UINT8_RULE}
+        how = {name: value for name, value in own.items() if name != "model"}
+        return {"run": config.run, **source.facts, **model, "prompts": prompts, "protocol": how}
 
 
 def latent_shape(pipeline: Any, frames: int, size: tuple[int, int]) -> tuple[int, int, int, int]:

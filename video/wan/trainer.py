@@ -21,13 +21,16 @@ from core.train.ema import PRIMARY
 from core.train.flops import forward_flops
 from core.train.saved import whole_groups
 from core.train.trainer import Trainer
+from video.datasets.sheet import write_data_sheet
 from video.wan.backbone import WanBackbone
+from video.wan.latents import AsEncoded
 from video.wan.lora import adapters_of, delta_norms
 from video.wan.lora_keys import LoRA
 from video.wan.written import write_formats
 
 log = logging.getLogger(__name__)
 
+SHEET = "data.png"  # in the folder of a run: some clips as they are encoded
 FROZEN_FACTOR = 2  # forward, and backward to the activations alone: frozen weights need no gradient
 GIGABYTE = 1e9
 
@@ -46,7 +49,10 @@ class FinetuneTrainer(Trainer):
         return FROZEN_FACTOR * forward_flops(shell, self.domain.latent_shape, numbers)
 
     def begin(self) -> None:
-        """Try one batch, tell its tokens and memory, and show what the network makes before the first step."""
+        """Show the clips, try one batch, tell its tokens and memory, and sample before the first step."""
+        if self.step == 0:
+            clips, sheet = AsEncoded(self.domain.dataset.clips), self.run.path / SHEET
+            self.records.write(lambda: write_data_sheet(clips, sheet) and None)
         self.try_batch()
         if self.step == 0:
             attempt(self.preview, 0)
@@ -63,6 +69,8 @@ class FinetuneTrainer(Trainer):
         if batch is None:
             return
         started = time.perf_counter()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)  # encoding clips and texts had its own
         try:
             self.model.train()
             losses = self._passes(batch.to(device))

@@ -10,8 +10,10 @@ import torch
 
 from core.storage.checkpoint import read_checkpoint
 from core.storage.lines import read_lines
+from eval.measure.record import differences, read_records
 from tests.end_to_end.commands import call, one_line_error, told_to_stop
 from tests.rows import every_row
+from tests.video.encoders.networks import save_videomae
 from tests.video.video_files import numbered_frames, write_video
 from video.finetune import ENTRY
 from video.wan.lora import LoRAConfig
@@ -26,6 +28,7 @@ SMALL = [
     "trainer.num_workers=0",
     "trainer.num_previews=1",
     "trainer.log_every=1",
+    "tracking.loss_by_time={bins: 2, every: 2, samples: 2}",
     "trainer.checkpoint_blocks=true",
     "data.clip.frames=5",
     "data.clip.fps=8",
@@ -82,6 +85,7 @@ def test_a_run_leaves_what_it_promises(finished):
     run, outcome = finished
     assert {file.stem for file in (run / "previews").glob("*.mp4")} == {"step_00000000", f"step_{STEPS:08d}"}
     assert json.loads((run / "previews" / "step_00000000.json").read_text())["0"].startswith("A cat walks")
+    assert (run / "data.png").is_file()
     lines = read_lines(run / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     for name in ("similarity/1->3", "lora_delta/block_01", "lora_delta/block_03"):
@@ -116,6 +120,21 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(words, finished):
         assert (run / file).read_bytes() == (finished[0] / file).read_bytes(), file
 
 
+def test_a_checkpoint_or_a_file_is_converted(finished, wan, tmp_path):
+    """A run's newest checkpoint gives its own file; from format to format the change stays what it was."""
+    out = tmp_path / "kohya.safetensors"
+    outcome = call("video.convert_lora", f"source={finished[0]}", "format=kohya", f"out={out}", f"model={wan}")
+    assert outcome.code == 0 and "30 of 30 maps" in outcome.out, outcome
+    outcome = call("video.convert_lora", f"source={out}", "format=diffusers")
+    assert outcome.code == 0, outcome
+    expected, _ = read_lora(finished[0] / "lora" / "whole_original.safetensors")
+    for file in (out, tmp_path / "kohya_diffusers.safetensors"):
+        found, _ = read_lora(file)
+        assert all(torch.equal(found[module].delta(), adapter.delta()) for module, adapter in expected.items())
+    again = one_line_error(call("video.convert_lora", f"source={out}", "format=diffusers"), "which exists")
+    assert not again, again
+
+
 def samples_of(folder):
     """The frames of samples, uint8."""
     with np.load(folder / "samples.npz") as file:
@@ -126,7 +145,7 @@ def test_samples_are_made_with_the_lora_of_a_run_of_a_file_or_without_it(words, 
     """Through diffusers' pipeline: a run and its file give the same frames, scale 0 those of the model."""
     short = ["num=1", "wan.num_steps=2", "wan.dtype=float32", "device=cpu"]
     prompts = "prompts=['a red ball moves left']"
-    own = ["wan.frames=5", "wan.size=[32,32]", f"wan.model={wan}", prompts, *short]
+    own = ["frames=5", "wan.size=[32,32]", f"wan.model={wan}", prompts, *short]
     asked = {
         "run": [f"run={finished[0]}", prompts, *short],
         "kohya": [f"wan.lora={finished[0]}/lora/whole_kohya.safetensors", *own],
@@ -143,6 +162,44 @@ def test_samples_are_made_with_the_lora_of_a_run_of_a_file_or_without_it(words, 
     assert frames["run"].shape == (1, 5, 32, 32, 3)
     assert np.array_equal(frames["run"], frames["kohya"]) and np.array_equal(frames["scale0"], frames["without"])
     assert not np.array_equal(frames["run"], frames["without"])
+
+
+def test_keys_that_do_not_go_with_wan_are_refused(finished, wan, tmp_path):
+    """Nothing that is asked for is passed over in silence."""
+    run, model = f"run={finished[0]}", f"wan.model={wan}"
+    rows = [
+        ([run, "sampler.num_steps=3"], ["sampler.num_steps is given", "wan"]),
+        ([run, "labels=[1]"], ["labels is given"]),
+        ([run, "frames=6"], ["frames is 6", "4n+1"]),
+        ([run, "wan.lora=some.safetensors"], ["wan.lora is 'some.safetensors'", "run is given"]),
+        ([run, "weights=ema_decay0.5"], ["weights", "ema"]),
+        ([model], ["prompts is null"]),
+        ([model, "prompts=[a]", "wan.lora_low_noise=some.safetensors"], ["wan.lora_low_noise", "one transformer"]),
+        ([model, "prompts=[a]", "wan.size=[32,40]"], ["wan.size is [32, 40]", "multiples of 16"]),
+    ]
+    failed = [one_line_error(call("video.sample", *given, f"out={tmp_path / 'out'}"), *parts) for given, parts in rows]
+    assert not any(failed), failed
+
+
+def test_samples_are_measured_against_the_clips_of_the_run(words, finished, tmp_path):
+    """With a LoRA and without it: the same protocol, so that both numbers stand in one table; the run itself is not."""
+    save_videomae(tmp_path / "videomae", num_frames=5, tubelet_size=1)
+    how = ["features=videomae", f"videomae={tmp_path / 'videomae'}", "real=data", "device=cpu"]
+    how.append(f"out={tmp_path / 'out'}")
+    made = ["num=2", "wan.num_steps=1", "wan.dtype=float32", "device=cpu"]
+    for name in ("with", "without"):
+        scale = [f"wan.scale={1 if name == 'with' else 0}"]
+        sampled = call("video.sample", f"run={finished[0]}", *made, *scale, f"out={tmp_path / name}")
+        assert sampled.code == 0, sampled
+        outcome = call("video.evaluate", f"samples={tmp_path / name}", *how)
+        assert outcome.code == 0, outcome
+    one, other = read_records([tmp_path / "out"])
+    assert differences(one, other) == {} and one.value != other.value
+    assert one.protocol["num_steps"] == 1 and one.protocol["clip"]["model_fps"] == 8.0
+    assert [one.reference[key] for key in ("frames", "fps", "size")] == [5, 8.0, [32, 32]]
+    refused = call("video.evaluate", f"run={finished[0]}", *how)
+    problem = one_line_error(refused, "a fine-tuning of Wan, which diffusers samples", "samples=... measures")
+    assert not problem, problem
 
 
 def test_an_expert_is_trained_and_sampled_in_its_own_place(words, two_experts):
