@@ -30,6 +30,7 @@ class ClipMeasurement(ScalingMeasurement):
     """Clips without chance, compared pixel by pixel; few of them, as one is as much as many images."""
 
     measured_items, decoded_items, batch = 16, 4, 1
+    likeness = "explained variance"
     darkest = math.inf  # pixel of what was read
 
     def media(self, index: int) -> Tensor:
