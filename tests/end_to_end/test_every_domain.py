@@ -122,7 +122,7 @@ def nearly(a, b):
 def test_it_leaves_what_it_promises(toy, whole):
     run = whole[0].run()
     names = {"config.yaml", "metrics.jsonl", "speed.jsonl", "sessions.jsonl", "loss_curve.png", "summary.json"}
-    names |= {"evaluations.jsonl", "checkpoints", "previews", ".lock"}
+    names |= {"evaluations.jsonl", "checkpoints", "previews", ".lock"} | toy.leaves
     assert {path.name for path in run.iterdir()} == names
     assert not list(run.rglob("*.tmp")) and steps_of(run) == [50, STEPS]
     assert {path.name[:13] for path in (run / "previews").iterdir()} == {"step_00000030", f"step_{STEPS:08d}"}

@@ -51,6 +51,7 @@ class Toy:
     bad         of the stand-in's run; the first is refused when the config is read
     bad_files   of a run on files, its words behind those of `on_files`
     damage      each spoils a folder of files, and gives words of the error
+    leaves      files in the folder of a run that other domains' runs do not have
     """
 
     domain: str
@@ -68,6 +69,7 @@ class Toy:
     bad: tuple[Bad, ...]
     bad_files: tuple[Bad, ...]
     damage: tuple[Callable[[Path], tuple[str, ...]], ...]
+    leaves: frozenset[str] = frozenset()
 
 
 def changed(words: Sequence[str], changes: Sequence[str]) -> tuple[str, ...]:

@@ -124,4 +124,5 @@ TOY = Toy(
         (("data=latents", "data.root=nowhere"), ("data.root is 'nowhere'", "python -m video.cache")),
     ),
     damage=(text, empty, cut_off, sound_only, no_video),
+    leaves=frozenset({"data.png"}),
 )
