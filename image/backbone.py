@@ -15,7 +15,12 @@ __all__ = ["BACKBONES", "SIZES", "SiT", "SiTConfig"]
 
 
 class SiTConfig(sit.SiTConfig):
-    """The options of `core.nets.sit.SiTConfig` for images."""
+    """The options of `core.nets.sit.SiTConfig` for images; patch_size: a number, or [rows, columns]."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.patch_size, list) and len(self.patch_size) != 2:
+            raise ValueError(f"backbone.patch_size is {self.patch_size}; needed: a number, or [rows, columns]")
 
     def num_classes_in(self, state: dict[str, Tensor], source: str) -> int:
         """Number of classes of saved weights, from their label table; ValueError where there is none."""
