@@ -15,7 +15,7 @@ from audio.datasets.folder import FolderConfig, FolderDataset
 from audio.datasets.jamendo import JamendoConfig, JamendoDataset
 from audio.datasets.notes import NotesConfig, NotesDataset
 from audio.sounds.sound import MAX_SAMPLE_RATE, MAX_SECONDS, ClipFormat
-from core.latents.cache import LatentShards
+from core.latents.cache import LastAxisMasks, LatentShards
 from core.schema import FREE
 
 CACHE_KIND = "audio"
@@ -49,13 +49,14 @@ class LatentsConfig:
 
     def build(self, clip: ClipFormat, patch_size: int) -> LatentShards:
         """The cache; ValueError, naming the config key, for a root that holds none, or one of other clips."""
-        cache = LatentShards(self.root, kind=CACHE_KIND, make_command=CACHE_COMMAND, patch=patch_size)
+        cache = LatentShards(self.root, kind=CACHE_KIND, make_command=CACHE_COMMAND)
         made, given = (*cache.media_shape, cache.spec.transform["sample_rate"]), (*clip.shape, clip.sample_rate)
         if made != given:
             raise ValueError(
                 f"data.channels, seconds and sample_rate give clips of {given} (channels, samples, Hz), but the cache "
                 f"{self.root} was made of clips of {made}"
             )
+        cache.mask_tokens(LastAxisMasks(cache.spec.latent_shape[-1], patch_size))
         return cache
 
 

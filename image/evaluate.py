@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from core.commands.entry import Entry
-from core.data.pixels import to_uint8
+from core.data.pixels import UINT8_RULE, to_uint8
 from eval.measure.command import run_evaluation
 from eval.measure.evaluation import EvaluateConfig, Evaluation, run_behind
 from eval.measure.extractor import Extractor
@@ -23,7 +23,7 @@ from image.datasets.digits import DigitsConfig
 from image.extractors import DinoFeatures, WeightsSource
 from image.media import DIGITS, open_images, open_reference, size_of
 from image.metrics import TABLE
-from image.sample import UINT8_RULE, ImageSampleConfig, ImageSampling
+from image.sample import ImageSampleConfig, ImageSampling
 from image.stand_in import DigitFeatures, DigitsEvaluationConfig
 from image.train import ImageConfig
 

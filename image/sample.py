@@ -15,7 +15,7 @@ from torch import Tensor
 from core.commands.entry import Entry
 from core.commands.sample import ModelParts, Sampling, SamplingOptions, in_a_name
 from core.conditioning.labels import by_name
-from core.data.pixels import to_uint8
+from core.data.pixels import UINT8_RULE, to_uint8
 from core.generate import Generator
 from core.storage.atomic import reserve
 from core.storage.checkpoint import State
@@ -24,7 +24,6 @@ from image.preview import ImagePreview, to_images
 from image.train import ENTRY as TRAIN
 
 MAX_SHOWN = 100  # samples in the grid
-UINT8_RULE = "uint8: 127.5 x + 128, cut to 0..255, truncated"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ Letters: Z latent channels, T Y X latent frames, rows and columns.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from core.conditioning.contract import EmbeddedConditioning
 from core.nets import sit
@@ -25,12 +26,18 @@ class SiTConfig(sit.SiTConfig):
                   frames is then trained, and begins at zero
     """
 
+    rope_of_frames: ClassVar[bool] = False  # whether the angles inside a frame are those of an image model
     inflate_from: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.patch) != 3:
             raise ValueError(f"backbone.patch_size is {self.patch_size}; needed: a number, or [frames, rows, columns]")
+        if self.inflate_from is not None and self.rope and not self.rope_of_frames:
+            raise ValueError(
+                "backbone.rope is true, but its angles over three axes are not those of the image model that "
+                "backbone.inflate_from names; allowed with it: false, or backbone=latte"
+            )
 
     @property
     def patch(self) -> tuple[int, int, int]:
@@ -62,6 +69,8 @@ class LatteConfig(SiTConfig):
     inflate_from: the weights are those of its space blocks, every other block, so that depth is twice that of the image
     model.
     """
+
+    rope_of_frames: ClassVar[bool] = True
 
     @property
     def patch(self) -> tuple[int, int, int]:

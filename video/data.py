@@ -66,7 +66,7 @@ class LatentsConfig:
 
         ValueError, naming the config key, for a root that holds none, or one of other clips.
         """
-        cache = LatentShards(self.root, kind=CACHE_KIND, make_command=CACHE_COMMAND, flip=self.flip, masks=frame_masks)
+        cache = LatentShards(self.root, kind=CACHE_KIND, make_command=CACHE_COMMAND, flip=self.flip)
         if cache.media_shape != self.media_shape:
             raise ValueError(
                 f"data.channels, clip.frames and size give clips of {self.media_shape} (channels, frames, height, "
@@ -77,6 +77,8 @@ class LatentsConfig:
             made = cache.spec.transform.get(name, given)
             if made != given:
                 raise ValueError(f"data.clip.{name} is {given}, but the cache {self.root} was made with {made}")
+        if frame_masks is not None:
+            cache.mask_tokens(frame_masks)
         return cache
 
 

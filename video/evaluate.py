@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from core.commands.entry import Entry
-from core.data.pixels import to_uint8
+from core.data.pixels import UINT8_RULE, to_uint8
 from core.storage.arrays import npz_keys
+from core.storage.run_folder import RunDirectory
 from eval.measure.command import run_evaluation
 from eval.measure.evaluation import EvaluateConfig, Evaluation, run_behind
 from eval.measure.extractor import Extractor
 from eval.measure.generated import Chunks, Form
-from eval.measure.media import Media, PlannedSamples
+from eval.measure.media import FirstMedia, Media, PlannedSamples
 from eval.measure.reference import FACTS, MediaReference, Reference, Size, StatisticsReference
 from eval.weights import weights_root
 from video.datasets.clips import ClipConfig
@@ -42,10 +44,15 @@ from video.media import (
     source_of,
 )
 from video.metrics import TABLE
-from video.sample import UINT8_RULE, VideoSampleConfig, VideoSampling
+from video.sample import VideoSampleConfig, VideoSampling
 from video.stand_in import DigitFeatures, DigitsEvaluationConfig
 from video.train import VideoConfig
+from video.wan.sample import is_finetuned
 
+if TYPE_CHECKING:
+    from video.finetune import FinetuneConfig
+
+log = logging.getLogger(__name__)
 KEY = "real"
 DIGITS = {"digits": "train", "digits_heldout": "heldout"}  # real=NAME -> the split
 DATA = "data"  # real=data: the run's own
@@ -127,21 +134,31 @@ class VideoEvaluation(Evaluation):
     model: VideoConfig | None
 
     @cached_property
-    def known_model(self) -> VideoConfig | None:
+    def known_model(self) -> VideoConfig | FinetuneConfig | None:
         """The training config of the model whose samples are measured; of given samples, where their run is known."""
         run = run_behind(self.config)
-        if self.model is not None or run is None:
-            return self.model
-        return VideoSampling(VideoSampleConfig(run=str(run), overrides={}, sampler={})).model_config
+        if run is None or not is_finetuned(str(run)):
+            given = run is not None and self.model is None
+            return known_config(run) if given else self.model
+        if self.config.run is not None:
+            raise ValueError(
+                f"run is {self.config.run!r}, a fine-tuning of Wan, which diffusers samples: python -m video.sample "
+                "run=... writes clips, and samples=... measures them"
+            )
+        from video.finetune import FinetuneConfig
+
+        return RunDirectory.find(str(run)).checked_config(FinetuneConfig)
 
     # What is asked for
 
     @cached_property
     def reference_name(self) -> str:
-        """The reference: as the config says, or moving digits for a run on them."""
+        """The reference: as the config says, or moving digits for a run on them, the run's data for one on files."""
         model = self.known_model
         of_digits = model is not None and isinstance(model.data, DigitsConfig)
-        name = self.config.real or ("digits" if of_digits or self.config.features == "digits" else None)
+        of_files = model is not None and isinstance(model.data, WindowsConfig)
+        default = "digits" if of_digits or self.config.features == "digits" else DATA if of_files else None
+        name = self.config.real or default
         self.config.check_target(KEY, name, REFERENCES)
         if name == DATA and model is None:
             raise ValueError(f"{KEY} is {DATA!r}, and no run is known whose data that were; allowed: {REFERENCES}")
@@ -170,7 +187,8 @@ class VideoEvaluation(Evaluation):
         if run is None:
             return options, data, Path(self.config.cache_dir)
         model = self.known_model
-        options = model.evaluation if isinstance(model.evaluation, DigitsEvaluationConfig) else options
+        own = getattr(model, "evaluation", None)
+        options = own if isinstance(own, DigitsEvaluationConfig) else options
         data = replace(model.data, split="train") if isinstance(model.data, DigitsConfig) else data
         return options, data, run.resolve().parents[1] / "cache"
 
@@ -259,11 +277,10 @@ class VideoEvaluation(Evaluation):
     def generated_samples(self, chunks: Chunks, name: str) -> Media:
         """The clips that were made, as floats for digits, else as frames."""
         clips = super().generated_samples(chunks, name)
-        return clips if chunks.form.floats else self.cut(clips)
+        return clips if chunks.form.floats else self.cut(clips, self.config.sample_stride)
 
-    def cut(self, clips: Media) -> Media:
+    def cut(self, clips: Media, stride: int) -> Media:
         """The frames of uint8 clips that are measured."""
-        stride = self.config.sample_stride
         return clips if (size_of(clips)[0], stride) == (self.frames, 1) else StridedClips(clips, self.frames, stride)
 
     def extractor(self, name: str, device: torch.device) -> Extractor:
@@ -273,7 +290,8 @@ class VideoEvaluation(Evaluation):
     def open_samples(self, path: Path) -> Media:
         """The clips in an .npz, in a folder that `video.sample` wrote, or of the video files in a folder."""
         if self.given_file is not None:
-            return self.given_file if self.extractor_name == "digits" else self.cut(self.given_file)
+            whole = self.extractor_name == "digits"
+            return self.given_file if whole else self.cut(self.given_file, self.config.sample_stride)
         if not path.is_dir():
             what = "a file" if path.exists() else "not there"
             raise ValueError(f"samples is {str(path)!r}, which is {what}; allowed: an .npz, or a folder of videos")
@@ -292,11 +310,13 @@ class VideoEvaluation(Evaluation):
             return StatisticsReference(path, self.table.unit, KEY)
         file = npz_in(path)
         if file is not None:
-            clips = NpzClips(file)
+            clips = self.cut(NpzClips(file), self.config.clip.stride or 1)
+            most = self.config.num_real
+            clips = FirstMedia(clips, most) if isinstance(most, int) and most < len(clips) else clips
             return MediaReference(clips, size_of(clips))
         rule = ClipRule(self.config.clips, self.clip_seed, self.num_real)
         if name == DATA and not path.exists():
-            return of_files(FileClips(f"the run's data, {self.data_config.root}", self.data_config, rule))
+            return of_files(FileClips(Path(self.data_config.root).name, self.data_config, rule))
         with keys_of(KEY):
             return of_files(FileClips(path.name, self.files_config(checked_folder(path, KEY), real=True), rule))
 
@@ -326,11 +346,9 @@ class VideoEvaluation(Evaluation):
         trained = {} if model is None else {"model_fps": model.data.clip.fps, "model_stride": model.data.clip.stride}
         found: dict[str, Any] = {"clip": {"frames": self.frames, "stride": self.config.sample_stride, **trained}}
         if isinstance(clips, FileClips):
-            found |= {
-                "pixels": clips.frames_of,
-                "clips": clips.facts()["clips"],
-                "size": list(self.size_of(samples)[1:]),
-            }
+            how = "lossless" if clips.lossless else "as a codec left them"
+            found |= {"pixels": f"{clips.kind}, {how}", "clips": clips.facts()["clips"]}
+            found |= {"size": list(self.size_of(samples)[1:]), "fit": clips.config.fit}
         return found
 
     def size_of(self, samples: Media) -> Size:
@@ -346,6 +364,11 @@ class VideoEvaluation(Evaluation):
         if len(set(shapes)) > 1:
             ours, other = (f"{frames} frames of {width}x{height} pixels" for frames, height, width in shapes)
             raise ValueError(f"samples have {ours}, the reference {reference.name} {other}; both must agree")
+
+
+def known_config(run: Path) -> VideoConfig:
+    """The training config of the run that made given samples."""
+    return VideoSampling(VideoSampleConfig(run=str(run), overrides={}, sampler={})).model_config
 
 
 def npz_in(path: Path) -> Path | None:
@@ -364,7 +387,9 @@ def checked_folder(path: Path, key: str) -> Path:
 
 
 def of_files(clips: FileClips) -> FileReference:
-    """Clips of files to compare with."""
+    """Clips of files to compare with; that there are fewer than were asked for is told."""
+    if clips.rule.count is not None and len(clips) < clips.rule.count:
+        log.warning("%s has %d clips of the %d that num_real asks for", clips.name, len(clips), clips.rule.count)
     return FileReference(clips, tuple(clips.config.media_shape[1:]))
 
 

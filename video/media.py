@@ -84,7 +84,7 @@ class NpzClips(Media):
         return torch.from_numpy(np.array(self.array[first:last]))
 
     def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "frames_of": "an .npz, lossless"}
+        return {**super().facts(), "lossless": True}
 
     @cached_property
     def sha256(self) -> str:
@@ -147,10 +147,9 @@ class FileClips(Media):
         return " and ".join(parts)
 
     @property
-    def frames_of(self) -> str:
-        """Whether the frames are those that were stored, or what a codec left of them."""
-        lossless = all(path.is_dir() and _frames(path)[0].suffix.lower() in LOSSLESS for path in self.paths)
-        return f"{self.kind}, lossless" if lossless else f"{self.kind}, as a codec left them"
+    def lossless(self) -> bool:
+        """Whether the frames are surely those that were stored, not what a codec left of them."""
+        return all(path.is_dir() and _frames(path)[0].suffix.lower() in LOSSLESS for path in self.paths)
 
     def facts(self) -> dict[str, Any]:
         """Also which clips, and what was done to their frames."""
@@ -160,7 +159,7 @@ class FileClips(Media):
         split = getattr(self.config, "split", None)
         return {
             **super().facts(),
-            "frames_of": self.frames_of,
+            "lossless": self.lossless,
             "clips": which,
             "split": split,
             "short_files_left_out": self.dataset.num_short,
@@ -200,7 +199,7 @@ class StridedClips(Media):
         there = -(-len(clips.rows(0, 1)[0]) // stride)
         if there < frames:
             raise ValueError(
-                f"clips of {clips.name} have {there} frames with sample_stride {stride}; needed: clip.frames, {frames}"
+                f"clips of {clips.name} have {there} frames with stride {stride}; needed: clip.frames, {frames}"
             )
 
     def __len__(self) -> int:

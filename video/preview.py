@@ -21,7 +21,7 @@ from torch import Tensor
 
 from core.contracts import Condition, Requests
 from core.data.pixels import to_uint8
-from core.storage.atomic import write_atomic
+from core.storage.atomic import write_atomic, writing
 from core.titles import class_titles, numbered, one_of_each_first
 
 if TYPE_CHECKING:
@@ -103,7 +103,9 @@ def to_frames(media: Tensor) -> np.ndarray:
 
 def write_mp4(frames: np.ndarray, path: Path, fps: float) -> Path:
     """Frames (F, H, W, C) uint8 as an MP4 at `path`, which is returned; whole or absent."""
-    return write_atomic(path, mp4(frames, fps))
+    with writing(path):  # also where the disk of temporary files is full
+        content = mp4(frames, fps)
+    return write_atomic(path, content)
 
 
 def mp4(frames: np.ndarray, fps: float) -> bytes:

@@ -23,6 +23,7 @@ from core.commands.requested import (
 )
 from core.commands.sample import ModelParts, Sampling, SamplingOptions
 from core.conditioning.labels import LabelConditioning
+from core.data.pixels import UINT8_RULE
 from core.generate import Generator
 from core.storage.atomic import reserve
 from core.storage.checkpoint import State
@@ -30,7 +31,6 @@ from video.preview import MAX_CLIPS, VideoPreview, to_frames, write_mp4
 from video.train import ENTRY as TRAIN
 from video.wan.sample import WanSampleOptions, WanSampling, is_finetuned
 
-UINT8_RULE = "uint8: 127.5 x + 128, cut to 0..255, truncated"
 CLIPS = "mp4"
 
 

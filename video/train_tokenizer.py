@@ -32,7 +32,7 @@ from core.schema import choice, plain
 from core.storage.atomic import atomic_dir
 from core.storage.run_folder import RunDirectory
 from video.codecs.autoencoder import KIND, AutoencoderConfig, VideoAutoencoder, save_autoencoder
-from video.codecs.clip_grid import check_range
+from video.codecs.clip_grid import checked_clip
 from video.codecs.fidelity import psnr_db, ssim
 from video.data import CLIP_DATASETS, ClipsConfig
 from video.datasets.digits import DigitsConfig
@@ -41,6 +41,7 @@ from video.preview import VideoPreview
 METRICS_FILE, PICTURE = "metrics.json", "reconstructions"
 SHOWN = 6  # clips, each before and after, in the picture
 SIDES = ("original", "decoded")
+MEASURED_CLIPS = 1000  # at most, for the latents' mean and deviation
 OUTPUT_FILES = {CONFIG_FILE, WEIGHTS_FILE, METRICS_FILE, f"{PICTURE}.png", f"{PICTURE}.mp4"}
 USE = "python -m video.train tokenizer=conv3d_kl tokenizer.path={} data.clip.frames={} backbone.patch_size=1"
 Code = Callable[[Tensor], Tensor]  # clips (B, C, F, H, W) -> decoded clips
@@ -54,8 +55,8 @@ class VideoTrainTokenizerConfig(TokenizerTraining):
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     heldout_clips: int = 200
     steps: int = 1500
-    batch_size: int = 16
-    lr: float = 2e-3
+    batch_size: int = 8
+    lr: float = 4e-3
     name: str = "digits"
 
     def __post_init__(self):
@@ -79,7 +80,7 @@ def main(config: VideoTrainTokenizerConfig) -> Path:
     print(f"training on {len(train)} clips, {config.steps} steps of {config.batch_size}")
     seconds = fit(network, train, config)
     metrics = measure(network, train, heldout, config)
-    mean, std = latent_statistics(network, train, config.batch_size).of_channels()
+    mean, std = latent_statistics(network, train, config.batch_size, MEASURED_CLIPS).of_channels()
     with atomic_dir(directory) as temporary:
         save_autoencoder(temporary, network, mean, std)
         save_pictures(network, heldout, temporary / PICTURE)
@@ -92,10 +93,10 @@ def main(config: VideoTrainTokenizerConfig) -> Path:
 def split_clips(config: VideoTrainTokenizerConfig) -> tuple[Rows, Rows]:
     """Clips to train on and clips to measure on, disjoint; the digits' train split is measured on their held-out one.
 
-    MediaError for a first clip whose pixels leave [-1, 1].
+    ValueError for a first clip whose pixels leave [-1, 1].
     """
     dataset = config.data.build()
-    check_range(dataset.clip_at(0)[None])
+    checked_clip(dataset, 0)
     if isinstance(config.data, DigitsConfig) and config.data.split == "train":
         return all_rows(dataset), all_rows(replace(config.data, split="heldout").build())
     return split_by_chance(dataset, config.heldout_clips, "clip")

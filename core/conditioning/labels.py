@@ -23,13 +23,15 @@ class LabelConfig:
     """How labels are dropped and made up.
 
     drop: share of labels replaced by the null label in training. labels: balanced gives every class the same number of
-    samples, random draws each label uniformly; an FID of one differs from an FID of the other, so say which.
+    samples, random draws each label uniformly; an FID of one differs from an FID of the other, so say which. words:
+    the vector of a class is the sum of those of the words in its name, so that "3 left" shares with "3 right".
     """
 
     kind: ClassVar[str] = "labels"
     lacking: ClassVar[str] = "no classes (data=folder: data.classes=folders)"
     drop: float = 0.1
     labels: Literal["balanced", "random"] = "balanced"
+    words: bool = False
 
     def __post_init__(self) -> None:
         check_drop(self.drop)
@@ -60,7 +62,9 @@ class LabelConditioning:
             )
 
     def embedder(self, width: int, null: bool) -> nn.Module:
-        """A table of vectors (num_classes, D), and one for no class where `null` asks for it."""
+        """Vectors of classes, or of the words in their names, and one for no class where `null` asks for it."""
+        if self.config.words:
+            return WordEmbedder(self.names, width, null_row=null)
         return LabelEmbedder(self.num_classes, width, null_row=null)
 
     def drop(self, condition: Tensor, random: Random) -> Tensor:
@@ -120,6 +124,30 @@ class LabelConditioning:
     def _names_too(self) -> str:
         named = [name for place, name in enumerate(self.names) if name != str(place)]
         return f", or names in quotes, such as '{json.dumps(named[0], ensure_ascii=False)}'" if named else ""
+
+
+class WordEmbedder(nn.Module):
+    """Labels (B,) as the sum of the vectors of the words in their class's name, over the root of their number."""
+
+    def __init__(self, names: Sequence[str], width: int, null_row: bool):
+        super().__init__()
+        words = list(dict.fromkeys(word for name in names for word in name.split()))
+        shares = torch.zeros(len(names) + null_row, len(words) + null_row)
+        for row, name in enumerate(names):
+            own = [words.index(word) for word in dict.fromkeys(name.split())]
+            shares[row, own] = len(own) ** -0.5
+        if null_row:
+            shares[-1, -1] = 1
+        self.register_buffer("shares", shares, persistent=False)
+        self.embedding_table = nn.Embedding(len(words) + null_row, width)
+
+    def initialize(self) -> None:
+        """Normal, 0.02, as for classes."""
+        nn.init.normal_(self.embedding_table.weight, std=0.02)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """(B,) -> (B, D)."""
+        return self.shares[labels] @ self.embedding_table.weight
 
 
 def namesakes(names: Sequence[str]) -> dict[int, int]:

@@ -16,6 +16,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from PIL import Image
 
+UINT8_RULE = "uint8: 127.5 x + 128, cut to 0..255, truncated"  # what `to_uint8` does, for a protocol
 RUNS_A_PROGRAM = "EPS"  # which Pillow has Ghostscript draw
 # What Pillow's decoders raise for bytes that are no image, only the beginning of one, or damaged.
 DECODE_ERRORS = (

@@ -204,21 +204,11 @@ class LatentShards:
 
     The constructor looks at names and sizes only. Shards are mapped when first read, in each process by itself; a
     process that reads them all keeps as many files open. Raises ValueError, naming the config key `data.root`, for a
-    folder that holds no cache, not all of one, or one of another `kind` of media; `make_command` makes one. For the
-    masks of a cache with lengths: `masks`, or None where lengths are frames of the last axis of the latents, `patch` of
-    them in a token of the backbone.
+    folder that holds no cache, not all of one, or one of another `kind` of media; `make_command` makes one. Items
+    have masks after `mask_tokens`.
     """
 
-    def __init__(
-        self,
-        root: Path | str,
-        *,
-        kind: str,
-        make_command: str,
-        flip: bool = False,
-        patch: int = 1,
-        masks: TokenMasks | None = None,
-    ):
+    def __init__(self, root: Path | str, *, kind: str, make_command: str, flip: bool = False):
         self.root = Path(root).expanduser()
         try:
             self.spec = read_spec(self.root)
@@ -241,21 +231,23 @@ class LatentShards:
         if is_class and count and not ((self.labels >= 0) & (self.labels < count)).all():
             raise ValueError(f"{self.root / CONDITIONS} is damaged: there are labels outside the {count} classes")
         self._shards: dict[int, np.ndarray] = {}
-        self._masks = None
-        if self.spec.lengths is not None:
-            self._masks = self._token_masks(masks or LastAxisMasks(self.spec.latent_shape[-1], patch))
+        self._masks: Tensor | None = None  # (n, N) bool
 
-    def _token_masks(self, masks: TokenMasks) -> Tensor | None:
-        """(n, N) bool, true for the tokens that hold a real frame; None where all do."""
+    def mask_tokens(self, masks: TokenMasks) -> None:
+        """Give items the masks that the lengths of their rows mean; a cache without lengths has none.
+
+        ValueError for a file of lengths that is damaged.
+        """
+        if self.spec.lengths is None:
+            return
         lengths, frames = _numbers(self.root / LENGTHS).long(), masks.frames
         if lengths.shape != (len(self),) or not ((lengths >= 1) & (lengths <= frames)).all():
             raise ValueError(f"{self.root / LENGTHS} is damaged: needed are ({len(self)},) numbers from 1 to {frames}")
         kinds, rows = lengths.unique(return_inverse=True)
         found = [masks.mask(length) for length in kinds.tolist()]
         known = next((mask for mask in found if mask is not None), None)
-        if known is None:
-            return None
-        return torch.stack([torch.ones_like(known) if mask is None else mask for mask in found])[rows]
+        if known is not None:
+            self._masks = torch.stack([torch.ones_like(known) if mask is None else mask for mask in found])[rows]
 
     def __len__(self) -> int:
         return self.spec.rows

@@ -195,10 +195,10 @@ class LatentStatistics:
 
 
 @torch.no_grad()
-def latent_statistics(network: nn.Module, rows: Rows, batch_size: int) -> LatentStatistics:
-    """The statistics of the latents of at most `MEASURED_ITEMS` items."""
+def latent_statistics(network: nn.Module, rows: Rows, batch_size: int, limit: int = MEASURED_ITEMS) -> LatentStatistics:
+    """The statistics of the latents of at most `limit` items."""
     device = next(network.parameters()).device
     found = LatentStatistics()
-    for media in rows.batches(batch_size, MEASURED_ITEMS):
+    for media in rows.batches(batch_size, limit):
         found.add(*network.moments(media.to(device)))
     return found

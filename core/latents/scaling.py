@@ -108,9 +108,11 @@ class ScalingMeasurement:
     measured_items  at most, for mean and deviation
     decoded_items   of these, coded and decoded
     batch           read at once
+    likeness        what `correlation` measures, in words
     """
 
     measured_items, decoded_items, batch = 256, 8, 8
+    likeness = "correlation"
 
     def __init__(self, tokenizer: KLTokenizer, dataset: Any):
         self.tokenizer, self.dataset = tokenizer, dataset
@@ -145,8 +147,9 @@ class ScalingMeasurement:
             found = self.measure()
             write_atomic(file, json.dumps(vars(found)) + "\n")
         log.info(
-            "latents of %d items: means %.3g to %.3g, deviations %.3g to %.3g; correlation of decoded items %.3f",
-            *(found.num_items, min(found.mean), max(found.mean), min(found.std), max(found.std), found.correlation),
+            "latents of %d items: means %.3g to %.3g, deviations %.3g to %.3g; %s of decoded items %.3f",
+            *(found.num_items, min(found.mean), max(found.mean), min(found.std), max(found.std)),
+            *(self.likeness, found.correlation),
         )
         return found
 

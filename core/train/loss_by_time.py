@@ -19,6 +19,7 @@ from torch import Tensor
 from core.contracts import Batch, Dataset
 from core.data.stream import collate
 from core.draws import SampleRandom, fold_seed, numpy_rng
+from core.latents.tokenizer import MediaError
 from core.precision import autocast
 from core.processes.world import World
 from core.step import TrainingLoss
@@ -114,6 +115,14 @@ class LossByTime:
                 {**self.source.item(int(chosen[i]), numpy_rng(self.seed, STREAM, "augment", i)), "index": i}
                 for i in numbers
             ]
-            batch, random = collate(items), SampleRandom(fold_seed(self.seed, STREAM), numbers, self.world.device)
-            latents = self.loss.tokenizer.encode(batch.media.to(self.world.device), random).cpu()
+            batch = collate(items)
+            try:
+                latents = self._encoded(batch)
+            except MediaError as error:
+                row = int(chosen[int(batch.index[error.row])])
+                raise ValueError(f"tracking.loss_by_time: {self.source.name(row)} (row {row}): {error}") from error
             yield Batch(latents, batch.condition, batch.index, batch.mask)
+
+    def _encoded(self, batch: Batch) -> Tensor:
+        random = SampleRandom(fold_seed(self.seed, STREAM), batch.index.tolist(), self.world.device)
+        return self.loss.tokenizer.encode(batch.media.to(self.world.device), random).cpu()

@@ -132,7 +132,8 @@ def test_it_leaves_what_it_promises(toy, whole):
             assert min(opened.size) > 40
     summary, saved = json.loads((run / "summary.json").read_text()), read_checkpoint(newest(run))
     weights = load_file(newest(run) / "model.safetensors")
-    assert summary["parameters"] == sum(value.numel() for name, value in weights.items() if name != "pos_embed")
+    fixed = ("pos_embed", "temp_embed")  # codes of positions, which are no parameters
+    assert summary["parameters"] == sum(value.numel() for name, value in weights.items() if name not in fixed)
     assert (summary["steps"], summary["device"], summary["num_samples"]) == (STEPS, "cpu", 24)
     assert summary["wall_seconds"] > summary["train_seconds"] > 0
     assert summary["frechet_floor"] > 0 and summary["frechet_distance"] > 0 and 0 <= summary["class_accuracy"] <= 1
@@ -379,6 +380,8 @@ def test_a_run_made_before_the_move_continues(toy, user):
     may differ by 1e-5 of their size and media by a level of their integers.
     """
     before = ROOT / "tests" / "data" / "run_before_the_move" / toy.domain
+    if not before.is_dir():
+        pytest.skip("the domain came after the move")
     shutil.copytree(before / "run", user.run("before"))
     config = yaml.safe_load((user.run("before") / "config.yaml").read_text())
     entry = importlib.import_module(f"{toy.domain}.train").ENTRY

@@ -12,7 +12,6 @@ from video.sample import ENTRY as SAMPLE
 from video.train import ENTRY as TRAIN
 
 TOY = [
-    "data.num_clips=80",
     "backbone.depth=2",
     "backbone.hidden_size=16",
     "backbone.num_heads=2",
@@ -22,16 +21,19 @@ TOY = [
     "trainer.preview_every=0",
     "trainer.num_previews=2",
     "sampler.num_steps=2",
-    "evaluation.classifier_steps=10",
     "tracking.tensorboard=off",
     "device=cpu",
 ]
 
 
-def train(place: Path, *overrides: str) -> Path:
-    """A finished tiny run on moving digits in `place`/runs; its folder."""
-    TRAIN.main(TRAIN.config([*TOY, f"runs_dir={place / 'runs'}", *overrides]))
-    return place / "runs" / "video" / "digits"
+DIGITS = ["data.num_clips=80", "evaluation.classifier_steps=10"]
+FILES = ["data=folder", "conditioning=none", "sampler.guidance_scale=1", "evaluation=none", "name=files"]
+
+
+def train(place: Path, *overrides: str, files: bool = False) -> Path:
+    """A finished tiny run on moving digits, or on the files that the overrides name, in `place`/runs; its folder."""
+    TRAIN.main(TRAIN.config([*TOY, *(FILES if files else DIGITS), f"runs_dir={place / 'runs'}", *overrides]))
+    return place / "runs" / "video" / ("files" if files else "digits")
 
 
 def sample(run: Path, out: Path, *overrides: str) -> Path:

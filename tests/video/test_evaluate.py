@@ -19,6 +19,7 @@ from tests.video.evaluations import (
     train,
     video_files,
 )
+from video.evaluate import VideoEvaluateConfig, VideoEvaluation
 
 OPTIONS = {"rescale": True, "resize": True, "return_features": True}
 
@@ -88,6 +89,18 @@ def test_samples_that_are_made_and_those_that_were_written_give_the_same_fvd(use
     assert "protocol.pixels" in differences(made, coded)
 
 
+def test_a_run_on_files_is_compared_with_its_own_data_as_it_was_trained(user, tmp_path, caplog):
+    data = [f"data.root={user / 'frames'}", "data.size=8", "data.clip={frames: 12, stride: 2}", "data.cache_dir=null"]
+    run = train(tmp_path, *data, files=True)
+    words = [f"run={run}", "features=i3d", f"i3d={user / 'i3d.pt'}", "num=5"]
+    found = measured(*words, out=tmp_path / "out")["fvd"]  # real=data
+    assert [found.reference[key] for key in ("frames", "stride", "size", "fit")] == [12, 2, [8, 8], "crop"]
+    assert found.protocol["clip"] == {"frames": 12, "stride": 1, "model_fps": None, "model_stride": 2}
+    assert "frames has 8 clips of the 2048 that num_real asks for" in caplog.text
+    folder = measured(*words, f"real={user / 'frames'}", f"cache_dir={tmp_path}", out=tmp_path / "folder")["fvd"]
+    assert differences(found, folder) == {} and folder.value == found.value
+
+
 # --- FVD
 
 
@@ -99,7 +112,7 @@ def test_fvd_is_what_stylegan_v_computes_of_the_first_frames(user, fvd):
     said = found.reference
     assert (said["num_samples"], said["frames"], said["stride"], said["fps"]) == (8, 16, 1, None)
     assert said["clips"] == "the first one of each file" and said["size"] == [12, 16]
-    assert said["frames_of"] == "folders of frames (.png), lossless"
+    assert said["kind"] == "folders of frames (.png)" and said["lossless"]
 
 
 def test_strides_of_both_sides_are_their_own(user, fvd):
@@ -145,8 +158,8 @@ def test_numbers_of_another_protocol_are_not_put_beside_each_other(user, fvd):
         with pytest.raises(ValueError, match="different protocols"):
             table([one, other])
     coded = fvd(real=user / "videos")
-    assert coded.reference["frames_of"] == "video files (.mp4), as a codec left them"
-    assert {"reference.sha256", "reference.frames_of"} <= differences(one, coded).keys()
+    assert coded.reference["kind"] == "video files (.mp4)"
+    assert {"reference.sha256", "reference.lossless"} <= differences(one, coded).keys()
 
 
 def test_files_shorter_than_a_clip_are_left_out_and_counted(user, fvd, caplog):
@@ -191,6 +204,38 @@ def test_moving_digits_may_be_measured_from_files(user, tmp_path):
     assert files.value == pytest.approx(array.value, rel=1e-5)
 
 
+def test_another_array_is_cut_as_real_clips_are(user, fvd):
+    real = save_npz(user / "real.npz", moving(8, 34, seed=4))
+    found = fvd("clip.stride=2", "num_real=7", real=real)
+    fakes, reals = moving(9, 16, seed=1), moving(8, 34, seed=4)[:7, :32:2]
+    assert found.value == pytest.approx(fvd_by_hand(features(user, fakes), features(user, reals)), rel=1e-4)
+    assert found.reference["num_samples"] == 7
+
+
+def test_several_seeds_make_samples_anew(user, tmp_path):
+    run = user / "runs" / "video" / "digits"
+    words = [f"run={run}", "num=6", "metrics=[frechet_distance]"]
+    alone = [measured(*words, f"seed={seed}", out=tmp_path / str(seed))["frechet_distance"].value for seed in (4, 5)]
+    found = measured(*words, "seeds=[4,5]", out=tmp_path / "both")["frechet_distance"]
+    assert alone[0] != alone[1] and found.value == pytest.approx(np.mean(alone), rel=1e-9)
+    assert found.protocol["seed"] == [4, 5] and found.num_samples == 6
+    assert [path.suffix for path in (tmp_path / "both").iterdir()] == [".json"]  # no samples are left
+
+
+@every_row(
+    ("features", "seed", "num_real"),
+    [("i3d", 0, 2048), ("i3d_cdfvd", 42, None), ("videomae", 42, None), ("inception", 0, None)],
+)
+def test_each_protocol_has_its_own_seed_and_number(features, seed, num_real):
+    def evaluation(**keys):
+        return VideoEvaluation(VideoEvaluateConfig(features=features, samples="a", real="b", **keys))
+
+    assert (evaluation().clip_seed, evaluation().num_real) == (seed, num_real)
+    assert (evaluation(seed=7).clip_seed, evaluation(num_real=9).num_real) == (7, 9)
+    assert evaluation(num_real="all").num_real is None
+    assert evaluation().num == 2048
+
+
 # --- bad input
 
 
@@ -202,8 +247,8 @@ def test_moving_digits_may_be_measured_from_files(user, tmp_path):
         (["clip.frames=12", "features=videomae"], "have 12 frames; features=videomae needs 16 "),
         (["num=1"], "fvd with features=i3d needs at least 2 samples, there are 1"),
         (["real=one"], "fvd with features=i3d needs at least 2 clips of the reference, there are 1"),
-        (["clip.frames=20"], r"clips of fakes\.npz have 16 frames with sample_stride 1; needed: clip\.frames, 20"),
-        (["sample_stride=2", "clip.frames=16"], r"have 8 frames with sample_stride 2; needed: clip\.frames, 16"),
+        (["clip.frames=20"], r"clips of fakes\.npz have 16 frames with stride 1; needed: clip\.frames, 20"),
+        (["sample_stride=2", "clip.frames=16"], r"have 8 frames with stride 2; needed: clip\.frames, 16"),
         (
             ["clip.stride=9"],
             r"^real is .*frames': no file is left; a clip of 16 frames with stride 9.* needs 136 frames",

@@ -84,11 +84,13 @@ def test_the_hash_is_of_the_files(tmp_path):
 
 def test_where_frames_come_from_is_told(folder, tmp_path):
     assert clips_of(folder).kind == "video files (.mp4) and folders of frames (.png)"
-    assert clips_of(folder).frames_of.endswith("as a codec left them")
+    assert clips_of(folder).facts()["lossless"] is False
     frame_folders(tmp_path / "png", moving(2, 12))
-    assert clips_of(tmp_path / "png", frames=10).frames_of == "folders of frames (.png), lossless"
+    frames = clips_of(tmp_path / "png", frames=10)
+    assert (frames.kind, frames.lossless) == ("folders of frames (.png)", True)
     write_frames(tmp_path / "jpg" / "clip", moving(1, 12)[0], ".jpg")
-    assert clips_of(tmp_path / "jpg", frames=10).frames_of == "folders of frames (.jpg), as a codec left them"
+    frames = clips_of(tmp_path / "jpg", frames=10)
+    assert (frames.kind, frames.lossless) == ("folders of frames (.jpg)", False)
 
 
 def test_frames_of_the_size_of_a_clip_are_not_touched(tmp_path):
@@ -106,7 +108,7 @@ def test_every_so_many_frames_of_an_array(tmp_path):
     assert np.array_equal(cut.rows(1, 3).numpy(), clips[1:, 0:18:3])
     assert size_of(cut) == (6, 12, 16) and len(cut) == 3 and cut.sha256 != array.sha256
     assert source_of(FirstMedia(cut, 2)) is array
-    with pytest.raises(ValueError, match=r"clips of clips\.npz have 7 frames with sample_stride 3; needed: .* 8"):
+    with pytest.raises(ValueError, match=r"clips of clips\.npz have 7 frames with stride 3; needed: .* 8"):
         StridedClips(array, 8, 3)
 
 

@@ -148,11 +148,18 @@ def test_what_cannot_play_is_refused(tmp_path, frames, fps, parts):
 
 
 def test_a_disk_that_is_full_leaves_no_half_of_a_file(tmp_path, monkeypatch):
-    def full(container, *packets):
+    def full(*_):
         raise OSError(28, "No space left on device")
 
     write_mp4(clips(1)[0], tmp_path / "a.mp4", 8.0)
     before = (tmp_path / "a.mp4").read_bytes()
+    for module, name in (("tempfile", "TemporaryDirectory"), ("video.preview", "mp4")):
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(OSError, match=r"a\.mp4 could not be written: No space left"),
+        ):
+            patch.setattr(f"{module}.{name}", full)
+            write_mp4(clips(1)[0], tmp_path / "a.mp4", 8.0)
     monkeypatch.setattr(preview, "mp4", lambda frames, fps: b"new")
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
     with pytest.raises(OSError, match=r"a\.mp4 could not be written: No space left on device"):

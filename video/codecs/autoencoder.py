@@ -43,9 +43,9 @@ class AutoencoderConfig:
     """
 
     latent_channels: int = 8
-    downsample: int = 4
+    downsample: int = 2
     frame_stride: int = 4
-    width: int = 32
+    width: int = 16
     blocks: int = 1
     kl_weight: float = 1e-3
 

@@ -6,7 +6,7 @@ columns, s frames of a latent frame.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -73,3 +73,13 @@ def check_range(media: Tensor) -> Tensor:
             row,
         )
     return media
+
+
+def checked_clip(dataset: Any, index: int) -> Tensor:
+    """Clip `index` (C, F, H, W) of a data set, without chance; ValueError with its name for pixels outside [-1, 1]."""
+    clip = dataset.clip_at(index)
+    try:
+        check_range(clip[None])
+    except MediaError as error:
+        raise ValueError(f"{dataset.name(index)} (row {index}): {error}") from error
+    return clip

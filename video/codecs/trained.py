@@ -16,6 +16,7 @@ from torch import Tensor
 
 from core.contracts import Tokenizer
 from core.latents.scaling import MeasuredLatents, ScalingMeasurement
+from video.codecs.clip_grid import checked_clip
 from video.codecs.fidelity import explained_variance
 from video.tokenizer import TokenizerConfig, VAEConfig, VideoTokenizer
 
@@ -29,11 +30,12 @@ class ClipMeasurement(ScalingMeasurement):
     """Clips without chance, compared pixel by pixel; few of them, as one is as much as many images."""
 
     measured_items, decoded_items, batch = 16, 4, 1
+    likeness = "explained variance"
     darkest = math.inf  # pixel of what was read
 
     def media(self, index: int) -> Tensor:
-        """Clip `index` (C, F, H, W)."""
-        clip = self.dataset.clip_at(index)
+        """Clip `index` (C, F, H, W); ValueError with its name for pixels outside [-1, 1]."""
+        clip = checked_clip(self.dataset, index)
         self.darkest = min(self.darkest, float(clip.min()))
         return clip
 

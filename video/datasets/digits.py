@@ -24,7 +24,7 @@ DIRECTIONS = {"right": (0, 1), "left": (0, -1), "up": (-1, 0), "down": (1, 0)}  
 NUM_DIGITS = 10
 CLASSES = [f"{digit} {direction}" for digit in range(NUM_DIGITS) for direction in DIRECTIONS]
 HELDOUT_PART = 20  # the held-out split has so many times fewer clips than the train split
-WIDEST_DRIFT = 0.35  # of the speed
+WIDEST_DRIFT = 0.25  # of the speed
 SMALLEST, LARGEST = 10, 256  # pixels of the canvas
 AT_ONCE = 256  # clips that are rendered together
 FPS = 8.0  # at which such clips are shown
@@ -126,7 +126,7 @@ def draw_clip(split: str, row: int, counts: Sequence[int], config: DigitsConfig)
     speed = 2 * room / config.clip.frames
     drawings = rng.choice(counts[digit], config.digits, replace=False)
     starts, velocities = np.empty((config.digits, 2)), np.empty((config.digits, 2))
-    behind = rng.uniform(0, room / 2, config.digits)  # of the wall that it comes from
+    behind = rng.uniform(0, room / 4, config.digits)  # of the wall that it comes from
     starts[:, along] = behind if towards[along] > 0 else room - behind
     starts[:, 1 - along] = rng.uniform(0, room, config.digits)
     velocities[:, along] = speed * towards[along]

@@ -47,6 +47,8 @@ def inflate(backbone: SiT, image: State, source: str) -> None:
 
     Raises ValueError that tells another architecture by its differences, before anything is changed.
     """
+    if FRAMES in image:
+        raise ValueError(f"{source} is of a video network, it has a code of frames; needed: weights of an image SiT")
     own, state = backbone.state_dict(), dict(image)
     for name in {KERNEL, *LAST} & state.keys():
         state[name] = _over_frames(name, state[name], backbone.patch[0], own[name])

@@ -85,6 +85,7 @@ class WanBackbone(nn.Module):
         self.grid = tuple(side // patch for side, patch in zip(sides, self.patch_size, strict=True))
         self.num_tokens, self.width = math.prod(self.grid), config.num_attention_heads * config.attention_head_dim
         self.token_size, self.time_range = channels * math.prod(self.patch_size), time_range
+        self.frame_tokens = math.prod(self.grid[1:])
         self.transformer, self.texts = with_full_times(transformer), texts
         self._other: list[nn.Module] = []  # no module of this one: neither listened to nor saved
 

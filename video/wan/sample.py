@@ -19,6 +19,7 @@ from einops import rearrange
 from torch import Tensor
 
 from core.commands.sample import check_weights, in_a_name
+from core.data.pixels import UINT8_RULE
 from core.draws import SampleRandom
 from core.processes.world import Place, pick_device
 from core.schema import plain
@@ -290,11 +291,14 @@ class WanSampling:
             yield rearrange(found.float().cpu() * 2 - 1, "b f c h w -> b c f h w")
 
     def protocol(self, source: Source, prompts: list[str]) -> dict[str, Any]:
-        """What made the samples."""
+        """What made the samples: which model, of which run, and below `protocol` how, which any model may share."""
         config, own = self.config, plain(self.config.wan)
-        own |= {"model": source.files.path, "frames": source.frames, "size": list(source.size), "fps": source.fps}
-        keys = {"run": config.run, "weights": config.weights, "num": config.num, "seed": config.seed}
-        return {**keys, **source.facts, "prompts": prompts, "wan": own, "sampler": "UniPC of diffusers"}
+        model = {"model": source.files.path, **{name: own.pop(name) for name in ("lora", "lora_low_noise", "scale")}}
+        own |= {"frames": source.frames, "size": list(source.size), "fps": source.fps}
+        own |= {"weights": config.weights, "num": config.num, "seed": config.seed, "prompts": source.prompts}
+        own |= {"sampler": "UniPC of diffusers", "pixels": UINT8_RULE}
+        how = {name: value for name, value in own.items() if name != "model"}
+        return {"run": config.run, **source.facts, **model, "prompts": prompts, "protocol": how}
 
 
 def latent_shape(pipeline: Any, frames: int, size: tuple[int, int]) -> tuple[int, int, int, int]:

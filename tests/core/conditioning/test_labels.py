@@ -63,6 +63,23 @@ def test_random_requests_are_uniform_and_depend_on_seed_and_index_only():
     assert labels.dtype == torch.int64
 
 
+def test_classes_share_the_vectors_of_their_words():
+    names = ["3 left", "3 right", "4 left", "rest"]
+    embedder = LabelConditioning(LabelConfig(words=True), 4, names).embedder(8, null=True)
+    embedder.initialize()
+    table = embedder.embedding_table.weight  # of 3, left, right, 4, rest, and none
+    assert table.shape == (6, 8)
+    found = embedder(torch.arange(5))
+    expected = [(table[0] + table[1]) / 2**0.5, (table[0] + table[2]) / 2**0.5, (table[3] + table[1]) / 2**0.5]
+    torch.testing.assert_close(found, torch.stack([*expected, table[4], table[5]]))
+    whole = LabelConditioning(LabelConfig(), 4, names).embedder(8, null=True)
+    assert whole.embedding_table.weight.shape == (5, 8)
+    assert LabelConditioning(LabelConfig(words=True), 4, names).embedder(8, null=False)(torch.tensor([3])).shape == (
+        1,
+        8,
+    )
+
+
 def test_chosen_labels_cycle():
     assert conditioning().chosen(3, 4).tolist() == [3, 3, 3, 3]
     assert conditioning().chosen([7, 2, 2], 5).tolist() == [7, 2, 2, 7, 2]

@@ -8,6 +8,7 @@ import torch
 from core.draws import fold_seed
 from core.flow.objective import FlowMatching, ObjectiveConfig
 from core.flow.path import TableConfig
+from core.latents.tokenizer import MediaError
 from core.processes.world import World
 from core.train.loss_by_time import LossByTime
 from core.train.tracking import BY_TIME, BY_TIME_EMA, LossByTimeConfig
@@ -111,6 +112,17 @@ def test_masked_tokens_do_not_count(trainer):
         found.append(measurement._losses(dataclasses.replace(whole, media=latents, mask=mask)))
     assert torch.equal(*found)
     assert not torch.equal(found[0], measurement._losses(trainer.by_time.batches[0]))
+
+
+def test_media_that_the_tokenizer_does_not_take_are_named(trainer):
+    class Picky:
+        def encode(self, media, random):
+            raise MediaError("its pixels are in [0, 1]", 2)
+
+    picky = dataclasses.replace(trainer.loss, tokenizer=Picky())
+    measurement = LossByTime(trainer.config, trainer.domain.dataset, picky, World())
+    with pytest.raises(ValueError, match=r"^tracking\.loss_by_time: digit (\d+) of heldout \(row \1\): its pixels are"):
+        measurement.measure("x")
 
 
 def test_a_number_that_is_not_finite_is_left_out(trainer, monkeypatch):

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 import subprocess
 
 import pytest
@@ -12,6 +13,7 @@ from core.commands.entry import compose_config
 from core.contracts import Batch
 from core.data.stream import SampleStream, collate, fingerprint
 from core.draws import StepRandom
+from core.latents.tokenizer import MediaError
 from core.processes.failures import NonFiniteError, SamplesError
 from core.processes.world import World, pick_device
 from core.schema import plain, strict
@@ -220,6 +222,20 @@ def test_nothing_moves_when_a_loss_or_gradient_is_not_finite(make, where):
     for state, saved in zip(states, (before, average, moments), strict=True):
         assert all(torch.equal(value, saved[name]) for name, value in state.items())
     assert all(parameter.grad is None for parameter in trainer.model.parameters())
+
+
+def test_media_that_the_tokenizer_refuses_are_named(make):
+    trainer = make("trainer.accumulate=2")
+
+    def refuse(batch, random, number):
+        raise MediaError("it is too bright", row=1)
+
+    trainer.loss = refuse
+    batch = batch_of(trainer)
+    index = int(batch.index[1])
+    name = trainer.domain.dataset.name(index)
+    with pytest.raises(ValueError, match=re.escape(f"step 1: {name} (row {index}): it is too bright")):
+        trainer.update(batch)
 
 
 # --- micro-batches and half precision

@@ -1,4 +1,4 @@
-"""Video at toy size: a few moving digits, clips in files of five kinds and a folder of frames, a random AutoencoderKL."""
+"""Video at toy size: a few moving digits, clips in files of four kinds and as frames, a random AutoencoderKL."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ TEXT = ("conditioning=text", "conditioning.encoder=t5", "conditioning.path=x", "
 TOY = Toy(
     domain="video",
     name="digits",
-    stand_in=("data.num_clips=80", "data.clip.frames=4", "data.size=12"),
+    stand_in=("data.num_clips=80", "data.clip.frames=4"),
     measured=("evaluation.classifier_steps=5", "evaluation.num_samples=24"),
     request=('labels=["3 right",5]',),
     media=lambda folder: np.load(folder / "samples.npz")["arr_0"].astype(int),

@@ -101,6 +101,19 @@ def test_tiles_are_the_whole_frame_up_to_their_size_and_near_it_beyond():
     assert tiled.decode(mean).shape == media.shape
 
 
+def test_the_published_configs_add_up():
+    """2.1: 16 channels of 4 x 8 x 8 pixels; 2.2 (5B): 48 of 4 x 16 x 16. Networks of full size, without weights."""
+    from diffusers import AutoencoderKLWan
+
+    patches = {"is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12, "scale_factor_spatial": 16}
+    sizes = {"base_dim": 160, "decoder_base_dim": 256, "z_dim": 48}
+    numbers = {"latents_mean": [0.1] * 48, "latents_std": [0.5] * 48}
+    with torch.device("meta"):
+        first, second = WanNetwork(AutoencoderKLWan()), WanNetwork(AutoencoderKLWan(**patches, **sizes, **numbers))
+    assert first.latent_shape((3, 81, 480, 832)) == (16, 21, 60, 104)
+    assert second.latent_shape((3, 121, 704, 1280)) == (48, 31, 44, 80)
+
+
 @every_row(
     ("config", "tile", "words"),
     [

@@ -49,6 +49,13 @@ def video(kind, patch, file, shape=(3, FRAMES, 4, 6), classes=CLASSES, condition
     return model.eval()
 
 
+def begun(place):
+    """A run that has a checkpoint."""
+    run = RunDirectory(place / "begun")
+    CheckpointStore(run.checkpoints).save(6, {"model": {"a": torch.zeros(1)}}, {})
+    return run
+
+
 def still(frames=FRAMES, seed=0):
     """One image, noise included, for all frames of a clip (B, 3, F, 4, 6); the image; times; labels."""
     generator = torch.Generator().manual_seed(seed)
@@ -82,11 +89,22 @@ def test_it_learns_the_order_of_frames_from_there(kind, patch, file):
 
 
 @torch.no_grad()
+def test_rotary_positions_inside_a_frame_are_the_image_models_in_latte(tmp_path):
+    model = opened(image.SiTConfig(depth=2, **SIZES, rope=True, learn_sigma=True).build((3, 4, 6), CLASSES))
+    save_file(model.state_dict(), tmp_path / "rope.safetensors")
+    clip, x, t, y = still()
+    expected = model(x, t, y)[:, :, None].expand(-1, -1, FRAMES, -1, -1)
+    made = video("latte", 2, tmp_path / "rope.safetensors", rope=True)
+    torch.testing.assert_close(made(clip, t, y), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(
+        ValueError, match=r"^backbone\.rope is true, .* backbone\.inflate_from names; allowed with it: false"
+    ):
+        video("sit", 2, tmp_path / "rope.safetensors", rope=True)
+
+
+@torch.no_grad()
 def test_a_run_that_has_begun_does_not_read_the_weights_again(file, tmp_path):
-    run = RunDirectory(tmp_path)
-    CheckpointStore(run.checkpoints).save(6, {"model": {"a": torch.zeros(1)}}, {})
-    gone = tmp_path / "no such file"
-    model = video("sit", 2, gone, run=run)
+    model = video("sit", 2, tmp_path / "no such file", run=begun(tmp_path))
     assert model.blocks[0].adaLN_modulation[1].weight.abs().max() == 0  # as it was built
 
 
@@ -142,6 +160,8 @@ def test_files_that_are_no_weights_of_an_image_model_are_refused(trained, tmp_pa
     broken.write_bytes(b"no weights")
     save_file({"other.weight": torch.zeros(3), "b": torch.zeros(1)}, tmp_path / "other.safetensors")
     state = trained.state_dict()
+    clips = video("sit", [1, 2, 2], tmp_path / "none", run=begun(tmp_path)).state_dict()
+    save_file(clips, tmp_path / "clips.safetensors")
     save_file(
         {**state, "final_layer.linear.bias": state["final_layer.linear.bias"] * torch.nan}, tmp_path / "nan.safetensors"
     )
@@ -149,6 +169,7 @@ def test_files_that_are_no_weights_of_an_image_model_are_refused(trained, tmp_pa
         "broken": "is damaged",
         "missing": "no checkpoint at",
         "other": "is of another architecture than the configured backbone: missing blocks",
+        "clips": "is of a video network, it has a code of frames",
         "nan": "holds NaN or infinity in final_layer.linear.bias",
     }
     for name, message in messages.items():

@@ -9,12 +9,14 @@ from einops import rearrange
 from core.conditioning.labels import LabelConditioning, LabelConfig
 from core.conditioning.none import Unconditional
 from core.flow.sampler import guide
+from core.nets.layers import BlockOptions
 from core.storage.weights import load_into, load_weights
 from layersync.hooks import LayerHooks
 from layersync.outputs import LayerOutput
 from tests.golden_files import load_golden, with_prefix
 from tests.rows import every_row
 from video.backbone import LatteConfig
+from video.nets.latte import SPACE, TIME, FoldedAttention
 
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
 PUBLISHED = {"S": 12, "B": 12, "L": 24, "XL": 28}
@@ -162,3 +164,18 @@ def test_published_sizes_are_there(size):
     with torch.device("meta"):
         model = LatteConfig(size=size, learn_sigma=True).build((4, 16, 32, 32), LabelConditioning(LabelConfig(), 101))
     assert (len(model.blocks), model.num_tokens, model.out_channels) == (PUBLISHED[size], 16 * 256, 8)
+
+
+@every_row("fold", [SPACE, TIME])
+@torch.no_grad()
+def test_a_row_without_a_real_token_attends_to_itself_whatever_kernel_runs(fold):
+    """Some kernels make NaN of no key, some zeros; what is padding stays finite and reaches nobody."""
+    torch.manual_seed(0)
+    attention = FoldedAttention(BlockOptions(16, 2), fold)
+    x = torch.randn(2, 3, 4, 16)
+    mask = torch.ones(2, 3, 4, dtype=torch.bool)
+    row = (0, 1) if fold == SPACE else (0, slice(None), 2)
+    mask[row] = False
+    torch.testing.assert_close(attention(x, mask=mask), attention(x))
+    mask[0, 0, 0] = False
+    assert not torch.allclose(attention(x, mask=mask)[0], attention(x)[0])

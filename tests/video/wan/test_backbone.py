@@ -65,6 +65,7 @@ def test_tokens_are_laid_out_as_the_transformer_lays_them():
     """A patch that is marked changes one token of the embedding; times of a token reach its numbers."""
     model = backbone()
     assert (model.num_tokens, model.grid, model.width, model.token_size) == (12, (2, 2, 3), 24, 4 * LATENTS)
+    assert model.frame_tokens == 6
     x = torch.zeros(1, *SHAPE)
     x[0, :, 1, 2:4, 2:4] = 1.0  # frame 1, row 1, column 1: token 1 * 6 + 1 * 3 + 1
     embedded = model.transformer.patch_embedding(x).flatten(2).transpose(1, 2)

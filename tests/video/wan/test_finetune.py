@@ -10,8 +10,10 @@ import torch
 
 from core.storage.checkpoint import read_checkpoint
 from core.storage.lines import read_lines
+from eval.measure.record import differences, read_records
 from tests.end_to_end.commands import call, one_line_error, told_to_stop
 from tests.rows import every_row
+from tests.video.encoders.networks import save_videomae
 from tests.video.video_files import numbered_frames, write_video
 from video.finetune import ENTRY
 from video.wan.lora import LoRAConfig
@@ -26,6 +28,7 @@ SMALL = [
     "trainer.num_workers=0",
     "trainer.num_previews=1",
     "trainer.log_every=1",
+    "tracking.loss_by_time={bins: 2, every: 2, samples: 2}",
     "trainer.checkpoint_blocks=true",
     "data.clip.frames=5",
     "data.clip.fps=8",
@@ -176,6 +179,27 @@ def test_keys_that_do_not_go_with_wan_are_refused(finished, wan, tmp_path):
     ]
     failed = [one_line_error(call("video.sample", *given, f"out={tmp_path / 'out'}"), *parts) for given, parts in rows]
     assert not any(failed), failed
+
+
+def test_samples_are_measured_against_the_clips_of_the_run(words, finished, tmp_path):
+    """With a LoRA and without it: the same protocol, so that both numbers stand in one table; the run itself is not."""
+    save_videomae(tmp_path / "videomae", num_frames=5, tubelet_size=1)
+    how = ["features=videomae", f"videomae={tmp_path / 'videomae'}", "real=data", "device=cpu"]
+    how.append(f"out={tmp_path / 'out'}")
+    made = ["num=2", "wan.num_steps=1", "wan.dtype=float32", "device=cpu"]
+    for name in ("with", "without"):
+        scale = [f"wan.scale={1 if name == 'with' else 0}"]
+        sampled = call("video.sample", f"run={finished[0]}", *made, *scale, f"out={tmp_path / name}")
+        assert sampled.code == 0, sampled
+        outcome = call("video.evaluate", f"samples={tmp_path / name}", *how)
+        assert outcome.code == 0, outcome
+    one, other = read_records([tmp_path / "out"])
+    assert differences(one, other) == {} and one.value != other.value
+    assert one.protocol["num_steps"] == 1 and one.protocol["clip"]["model_fps"] == 8.0
+    assert [one.reference[key] for key in ("frames", "fps", "size")] == [5, 8.0, [32, 32]]
+    refused = call("video.evaluate", f"run={finished[0]}", *how)
+    problem = one_line_error(refused, "a fine-tuning of Wan, which diffusers samples", "samples=... measures")
+    assert not problem, problem
 
 
 def test_an_expert_is_trained_and_sampled_in_its_own_place(words, two_experts):
