@@ -25,12 +25,10 @@ from video.conditioning import CONDITIONINGS, ConditioningConfig, LabelConfig
 from video.data import DATASETS, LatentsConfig
 from video.datasets.clips import FrameMasks
 from video.datasets.digits import DigitsConfig
-from video.datasets.sheet import write_data_sheet
+from video.datasets.sheet import DATA_SHEET, write_data_sheet
 from video.preview import VideoPreview
 from video.stand_in import ASPECTS, EVALUATIONS, DigitsEvaluationConfig, NoEvaluationConfig
 from video.tokenizer import TOKENIZERS, ClipPixels, PixelsConfig, VideoTokenizer
-
-DATA_SHEET = "data.png"  # in the folder of a run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +101,8 @@ class VideoTrainer(Trainer):
     def begin(self) -> None:
         """Write data.png into the folder of a run that begins: some clips with their files, classes and seconds."""
         super().begin()
-        if self.world.is_main and self.step == 0 and not isinstance(self.config.data, LatentsConfig):
-            write_data_sheet(self.domain.dataset, self.run.path / DATA_SHEET)
+        if self.step == 0 and not isinstance(self.config.data, LatentsConfig):
+            self.records.write(lambda: write_data_sheet(self.domain.dataset, self.run.path / DATA_SHEET) and None)
 
 
 def main(config: VideoConfig) -> None:

@@ -27,6 +27,13 @@ def own_values(config_module: str, config_name: str) -> set[str]:
     return {key for key in keys if _is_group(str(key), folders)}
 
 
+def default_groups(config_module: str, config_name: str) -> set[str]:
+    """The groups in the defaults list of the command's own file, those whose default is no file among them."""
+    file = _folders(config_module)[-1].joinpath(f"{config_name}.yaml")
+    content = load_yaml(file) if file.is_file() else {}
+    return {str(name) for entry in (content or {}).get("defaults", []) if isinstance(entry, dict) for name in entry}
+
+
 def check_chosen(config_module: str, overrides: Sequence[str]) -> None:
     """Raises ValueError naming the file that the overrides choose and that is no YAML of keys and values.
 

@@ -26,7 +26,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from tqdm import tqdm
 from yaml import YAMLError
 
-from core.commands.config_files import check_chosen, key_of, own_values
+from core.commands.config_files import check_chosen, default_groups, key_of, own_values
 from core.commands.overrides import check_words, read_overrides
 from core.processes.failures import RunError, is_out_of_memory
 from core.processes.signals import ended_by_signals
@@ -171,7 +171,9 @@ def help_text(main: Callable, config_module: str, config_name: str) -> str:
     groups = {name: names for name, names in config_groups(config_module).items() if name not in own}
     values = compose_config(config_module, config_name, complete=False)
     lines = [inspect.cleandoc(main.__doc__ or ""), "", "usage:", f"  python -m {entry} [key=value ...]", ""]
-    used = {name: names for name, names in groups.items() if name in values or name == "experiment"}
+    chosen = default_groups(config_module, config_name)
+    whole = chosen & {"experiment", "recipe"} or {"experiment"}  # whole configs: no key is called as they are
+    used = {name: names for name, names in groups.items() if name in {*values, *whole}}
     if used:
         lines += ["choices (group=name):"]
         lines += [f"  {name}={' | '.join(names)}" for name, names in used.items()] + [""]

@@ -21,6 +21,7 @@ from core.storage.atomic import write_atomic
 ITEMS, FRAMES = 8, 8
 SMALLEST, LARGEST = 96, 192  # pixels of a frame's longer side on the sheet
 GAP, LINE, LETTER = 4, 12, 6  # pixels between frames, of a line of text, of a letter
+DATA_SHEET = "data.png"  # in the folder of a run, written before its first step
 STREAM = "data sheet"
 
 

@@ -21,7 +21,7 @@ from core.train.ema import PRIMARY
 from core.train.flops import forward_flops
 from core.train.saved import whole_groups
 from core.train.trainer import Trainer
-from video.datasets.sheet import write_data_sheet
+from video.datasets.sheet import DATA_SHEET, write_data_sheet
 from video.wan.backbone import WanBackbone
 from video.wan.latents import AsEncoded
 from video.wan.lora import adapters_of, delta_norms
@@ -30,7 +30,6 @@ from video.wan.written import write_formats
 
 log = logging.getLogger(__name__)
 
-SHEET = "data.png"  # in the folder of a run: some clips as they are encoded
 FROZEN_FACTOR = 2  # forward, and backward to the activations alone: frozen weights need no gradient
 GIGABYTE = 1e9
 
@@ -51,7 +50,7 @@ class FinetuneTrainer(Trainer):
     def begin(self) -> None:
         """Show the clips, try one batch, tell its tokens and memory, and sample before the first step."""
         if self.step == 0:
-            clips, sheet = AsEncoded(self.domain.dataset.clips), self.run.path / SHEET
+            clips, sheet = AsEncoded(self.domain.dataset.clips), self.run.path / DATA_SHEET
             self.records.write(lambda: write_data_sheet(clips, sheet) and None)
         self.try_batch()
         if self.step == 0:

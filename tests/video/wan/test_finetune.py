@@ -319,3 +319,9 @@ def test_recipes_say_row_command_hardware_and_expected_number():
             assert word in text, (name, word)
         config = ENTRY.config([f"recipe={name}", "model=some-folder", "data.root=some-folder"])
         assert config.name == name and hasattr(config.alignment, "pairs") == (name != "wan_mixkit")
+
+
+def test_help_needs_no_model_and_shows_the_recipes():
+    outcome = call("video.finetune", "--help")
+    assert outcome.code == 0 and "recipe=wan_mixkit | wan_mixkit_layersync" in outcome.out, outcome
+    assert not one_line_error(call("video.finetune", "data.root=some-folder"), "missing config key 'model'")
