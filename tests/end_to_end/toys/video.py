@@ -74,7 +74,7 @@ TOY = Toy(
     name="digits",
     stand_in=("data.num_clips=80", "data.clip.frames=4"),
     measured=("evaluation.classifier_steps=5", "evaluation.num_samples=24"),
-    request=('labels=["3 right",5]',),
+    request=('labels=["3 right",5]', "sampler.guidance_scale=40"),  # after few steps a class says little
     media=lambda folder: np.load(folder / "samples.npz")["arr_0"].astype(int),
     sight='src="data:video/mp4;base64,',
     codec=(
