@@ -181,7 +181,7 @@ class FewDigits:
         self._unit = in_unit_range
 
     def __len__(self):
-        return len(self._digits)
+        return 12
 
     def name(self, index):
         return self._digits.name(index)
