@@ -32,7 +32,7 @@ def test_a_training_leaves_weights_numbers_and_pictures(own):
     metrics = json.loads((own / "metrics.json").read_text())
     assert set(metrics["conv3d_kl"]) == {"psnr_db", "ssim"} and metrics["heldout_clips"] == 6
     assert metrics["conv3d_kl"]["psnr_db"] > 8  # black clips have about 9, random weights 3
-    assert (metrics["media_numbers"], metrics["latent_numbers"]) == (5 * 16 * 16, 8 * 3 * 8 * 8)
+    assert (metrics["media_numbers"], metrics["latent_numbers"]) == (5 * 12 * 12, 8 * 3 * 6 * 6)
     with Image.open(own / "reconstructions.png") as sheet:
         columns, rows = sheet.size[0] // 48, sheet.size[1] // 48
     assert columns >= 5 and rows >= 12  # frames across, with titles; six clips, each before and after

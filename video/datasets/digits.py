@@ -44,7 +44,7 @@ class DigitsConfig:
     split: Literal["train", "heldout", "all"] = "train"
     num_clips: int = 8000
     digits: Literal[1, 2] = 1
-    size: int = 16
+    size: int = 12
     clip: ClipConfig = field(default_factory=ClipConfig)
 
     def __post_init__(self) -> None:

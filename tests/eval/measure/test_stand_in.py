@@ -1,5 +1,7 @@
 """The extractor that trains its own classifier, and its evaluator, on a toy data set of waves with three classes."""
 
+from types import MappingProxyType
+
 import numpy as np
 import pytest
 import torch
@@ -71,6 +73,33 @@ def test_the_numbers_are_those_of_the_networks_features(tmp_path):
     assert numbers["num_samples"] == 40
     assert evaluator.evaluate(heldout, (labels + 1) % CLASSES)["class_accuracy"] < 0.1
     assert evaluator.evaluate(-heldout, labels)["frechet_distance"] > 10 * numbers["frechet_floor"]
+
+
+def drowned(media):
+    return media + 3 * torch.randn(media.shape, generator=torch.Generator().manual_seed(2))
+
+
+class OddOrNot(WaveFeatures):
+    aspects = MappingProxyType({"odd": [1, 0, 1]})  # of one, two and three periods
+
+    def controls(self, media):
+        return {"drowned": drowned(media)}
+
+
+def test_aspects_of_classes_and_controls_have_numbers_of_their_own(tmp_path):
+    evaluator = StandInEvaluator(OddOrNot(options(), tmp_path, CPU))
+    media, labels = waves(40, 1)
+    numbers = evaluator.evaluate(media, labels)
+    assert numbers["odd_accuracy"] == numbers["classifier_odd_accuracy"] >= numbers["class_accuracy"] > 0.9
+    swapped = torch.tensor([2, 1, 0])[labels]  # the other odd class: wrong, and of the same aspect
+    numbers = evaluator.evaluate(media, swapped)
+    assert numbers["class_accuracy"] < 0.5 < 0.9 < numbers["odd_accuracy"]
+    found = evaluator.measure(drowned(media), labels)
+    assert {f"drowned_{name}": value for name, value in found.items()}.items() <= numbers.items()
+    assert numbers["drowned_class_accuracy"] < 0.8 and numbers["drowned_frechet_distance"] > numbers["frechet_floor"]
+    assert set(StandInEvaluator(WaveFeatures(options(), tmp_path, CPU)).evaluate(media, labels)) == {
+        *("frechet_distance", "frechet_floor", "class_accuracy", "classifier_accuracy", "num_samples")
+    }
 
 
 def test_how_many_the_network_is_given_at_once_moves_nothing(tmp_path, monkeypatch):

@@ -12,9 +12,13 @@ from video.datasets.digits import CLASSES, DIRECTIONS, DigitsConfig, render, spl
 ROOM = 8  # pixels that a digit can move on a canvas of 16
 
 
+def on_canvas(**options):
+    return DigitsConfig(size=SIDE + ROOM, **options)
+
+
 @pytest.fixture(scope="module")
 def clips():
-    return DigitsConfig(num_clips=400).build()
+    return on_canvas(num_clips=400).build()
 
 
 def centres(media):
@@ -63,21 +67,21 @@ def test_all_frames_together_do_not_tell_the_way(clips):
 
 
 def test_a_clip_is_a_function_of_split_and_row(clips):
-    more = DigitsConfig(num_clips=800).build()
+    more = on_canvas(num_clips=800).build()
     batch = more.items(np.array([7, 399]), [])
     assert torch.equal(batch["media"], torch.stack([clips.clip_at(7), clips.clip_at(399)]))
     assert batch["condition"].tolist() == [7, 39]
     item = clips.item(7, np.random.default_rng(5))
     assert torch.equal(item["media"], clips.clip_at(7)) and int(item["condition"]) == 7
-    heldout = DigitsConfig(split="heldout", num_clips=400).build()
+    heldout = on_canvas(split="heldout", num_clips=400).build()
     assert len(heldout) == 20 and not torch.equal(heldout.clip_at(0), clips.clip_at(0))
-    both = DigitsConfig(split="all", num_clips=400).build()
+    both = on_canvas(split="all", num_clips=400).build()
     assert len(both) == 420 and torch.equal(both.clip_at(400), heldout.clip_at(0))
 
 
 def test_held_out_clips_show_held_out_drawings(clips):
     for split in ("train", "heldout"):
-        data = DigitsConfig(split=split, num_clips=400).build()
+        data = on_canvas(split=split, num_clips=400).build()
         drawings = read_digits(split)
         shown = data.describe(5)
         image = (drawings.images[drawings.labels == shown.digit][shown.drawings[0]] + 1) / 2
@@ -100,13 +104,13 @@ def test_motion_is_smooth_between_pixels():
 
 
 def test_two_digits_are_different_drawings_that_start_the_same_way():
-    clips = DigitsConfig(num_clips=400, digits=2).build()
+    clips = on_canvas(num_clips=400, digits=2).build()
     for index in range(0, 400, 7):
         shown = clips.describe(index)
         assert shown.drawings[0] != shown.drawings[1]
         along = int(np.abs(shown.velocities[0]).argmax())
         assert shown.velocities[0, along] == shown.velocities[1, along]
-    assert clips.clip_at(3).add(1).sum() > 1.2 * DigitsConfig(num_clips=400).build().clip_at(3).add(1).sum()
+    assert clips.clip_at(3).add(1).sum() > 1.2 * on_canvas(num_clips=400).build().clip_at(3).add(1).sum()
 
 
 @every_row(
