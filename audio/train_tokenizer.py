@@ -6,7 +6,6 @@ Letters: B batch, C channels, L samples.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,27 +21,14 @@ from audio.preview import AudioPreview
 from audio.sounds.pcm import write_wav
 from audio.sounds.quality import log_mel_correlation, log_mel_distance_db, si_snr_db, snr_db, spectral_distance
 from core.commands.entry import Entry
-from core.draws import seeded_weights
-from core.latents.fitting import (
-    Rows,
-    TokenizerTraining,
-    all_rows,
-    fit,
-    latent_statistics,
-    output_directory,
-    split_by_chance,
-)
-from core.latents.own_files import CONFIG_FILE, WEIGHTS_FILE
-from core.processes.world import pick_device
-from core.schema import choice, plain
-from core.storage.atomic import atomic_dir
-from core.storage.run_folder import RunDirectory
+from core.commands.train_tokenizer import TokenizerFitting
+from core.latents.fitting import Rows, TokenizerTraining, all_rows, latent_statistics, split_by_chance
+from core.schema import choice
 
-METRICS_FILE, PICTURE_FILE = "metrics.json", "reconstructions.png"
+PICTURE_FILE = "reconstructions.png"
 HEARD = 6  # clips, each before and after, in the picture and as WAV files
 SIDES = ("original", "decoded")
 WAVS = [f"{side}_{number}.wav" for number in range(HEARD) for side in SIDES]
-OUTPUT_FILES = {CONFIG_FILE, WEIGHTS_FILE, METRICS_FILE, PICTURE_FILE, *WAVS}
 USE = "python -m audio.train tokenizer=conv_oobleck tokenizer.path={} backbone.patch_size=1"
 Code = Callable[[Tensor], Tensor]  # clips (B, C, L) -> decoded clips
 
@@ -72,37 +58,51 @@ def main(config: AudioTrainTokenizerConfig) -> Path:
     files of held-out clips before and after to runs_dir/tokenizer/name, and tells how it compares with the spectral
     codec, which needs no training. It stands in for a pretrained VAE: it has no adversarial loss.
     """
-    directory = output_directory(config, OUTPUT_FILES, USE)
-    train, heldout = split_clips(config)
-    network = build_network(config, train.media_shape)
-    print(f"training on {len(train)} clips, {config.steps} steps of {config.batch_size}")
-    seconds = fit(network, train, config)
-    metrics = measure(network, train, heldout, config)
-    mean, std = latent_statistics(network, train, config.batch_size).of_channels()
-    with atomic_dir(directory) as temporary:
-        save_autoencoder(temporary, network, mean, std)
-        save_sounds(partial(coded, network), heldout, config, temporary)
-        record = {**metrics, "train_seconds": seconds, "config": plain(config)}
-        (temporary / METRICS_FILE).write_text(json.dumps(record, indent=2) + "\n")
-    print(report(directory, metrics, seconds))
-    return directory
+    return AudioFitting(config).run(print)
 
 
-def split_clips(config: AudioTrainTokenizerConfig) -> tuple[Rows, Rows]:
-    """Clips to train on and clips to measure on, disjoint; the notes' train split is measured on their held-out one."""
-    clip = clip_format(config.data, config.autoencoder.hop, 1)
-    dataset = config.data.build(clip, 1)
-    if isinstance(config.data, NotesConfig) and config.data.split == "train":
-        return all_rows(dataset), all_rows(replace(config.data, split="heldout").build(clip, 1))
-    return split_by_chance(dataset, config.heldout_clips, "clip")
+class AudioFitting(TokenizerFitting):
+    """A small VAE of sound."""
 
+    unit, pictures, use = "clip", (PICTURE_FILE, *WAVS), USE
+    config: AudioTrainTokenizerConfig
 
-def build_network(config: AudioTrainTokenizerConfig, media_shape: tuple[int, ...]) -> AudioAutoencoder:
-    """A fresh network for clips (C, L), on `config.device`; its weights are a function of the seed."""
-    with seeded_weights(config.seed, "weights"):
-        network = AudioAutoencoder(config.autoencoder, media_shape[0], config.data.sample_rate)
-    network.latent_shape(media_shape)  # a length that does not fit is refused here, before the first batch
-    return network.to(pick_device(config.device))
+    def split(self) -> tuple[Rows, Rows]:
+        """Clips to train on and clips to measure on, disjoint; of notes the held-out ones."""
+        data = self.config.data
+        clip = clip_format(data, self.config.autoencoder.hop, 1)
+        dataset = data.build(clip, 1)
+        if isinstance(data, NotesConfig) and data.split == "train":
+            return all_rows(dataset), all_rows(replace(data, split="heldout").build(clip, 1))
+        return split_by_chance(dataset, self.config.heldout_clips, self.unit)
+
+    def network(self, media_shape: tuple[int, ...]) -> AudioAutoencoder:
+        """An untrained network for clips (C, L)."""
+        return AudioAutoencoder(self.config.autoencoder, media_shape[0], self.config.data.sample_rate)
+
+    def measure(self, network: AudioAutoencoder, train: Rows, heldout: Rows) -> dict[str, float | dict]:
+        """See `measure`."""
+        return measure(network, train, heldout, self.config)
+
+    def write(self, folder: Path, network: AudioAutoencoder, data: tuple[Rows, Rows], metrics: dict) -> None:
+        """The files, and a picture and WAV files of held-out clips before and after."""
+        train, heldout = data
+        save_autoencoder(folder, network, *latent_statistics(network, train, self.config.batch_size).of_channels())
+        save_sounds(partial(coded, network), heldout, self.config, folder)
+
+    def numbers(self, metrics: dict) -> list[str]:
+        """The comparison with the codec."""
+        head = "tokenizer      SNR dB   SI-SNR dB   log-mel distance dB   log-mel correlation   latent numbers a second"
+        rows = [
+            f"{name:<13}  {row['snr_db']:>6.1f}   {row['si_snr_db']:>9.1f}   {row['log_mel_distance_db']:>19.2f}   "
+            f"{row['log_mel_correlation']:>19.3f}   {row['latent_numbers_a_second']:>23.0f}"
+            for name, row in ((name, metrics[name]) for name in ("conv_oobleck", "spectral"))
+        ]
+        return [f"{metrics['heldout_clips']} held-out clips, encoded and decoded:", head, *rows]
+
+    def shown_pictures(self) -> str:
+        """How the report calls the pictures and sounds."""
+        return f"picture: {PICTURE_FILE}, sounds: *.wav"
 
 
 @torch.no_grad()
@@ -125,8 +125,6 @@ def measure(
     sizes = {name: numbers_a_second(each, config) for name, each in (("conv_oobleck", network), ("spectral", codec))}
     return {
         **{name: {**numbers, "latent_numbers_a_second": sizes[name]} for name, numbers in found.items()},
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "train_clips": len(train),
         "heldout_clips": count,
     }
 
@@ -162,27 +160,6 @@ def save_sounds(code: Code, heldout: Rows, config: AudioTrainTokenizerConfig, fo
             write_wav(folder / f"{side}_{number}.wav", sound, config.data.sample_rate)
     sides = torch.arange(len(SIDES)).repeat(len(clips))
     AudioPreview(SIDES, config.data.sample_rate).save_picture(pairs.flatten(0, 1), sides, folder / PICTURE_FILE)
-
-
-def report(directory: Path, metrics: dict, seconds: float) -> str:
-    """What a training prints at its end: the comparison with the codec, places, next command."""
-    shown = RunDirectory(directory).shown()
-    head = "tokenizer      SNR dB   SI-SNR dB   log-mel distance dB   log-mel correlation   latent numbers a second"
-    rows = [
-        f"{name:<13}  {row['snr_db']:>6.1f}   {row['si_snr_db']:>9.1f}   {row['log_mel_distance_db']:>19.2f}   "
-        f"{row['log_mel_correlation']:>19.3f}   {row['latent_numbers_a_second']:>23.0f}"
-        for name, row in ((name, metrics[name]) for name in ("conv_oobleck", "spectral"))
-    ]
-    return "\n".join(
-        [
-            f"{metrics['heldout_clips']} held-out clips, encoded and decoded:",
-            head,
-            *rows,
-            f"size              {metrics['parameters']:,} parameters, trained in {seconds:.0f} s",
-            f"directory         {shown} (picture: {PICTURE_FILE}, sounds: *.wav, numbers: {METRICS_FILE})",
-            f"use               {USE.format(shown)}",
-        ]
-    )
 
 
 ENTRY = Entry(main, "audio.conf", "train_tokenizer", AudioTrainTokenizerConfig)

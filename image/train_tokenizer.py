@@ -5,7 +5,6 @@ Letters: B batch, C image channels, H height, W width in pixels.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,31 +13,18 @@ import torch
 from einops import rearrange
 
 from core.commands.entry import Entry
-from core.draws import StepRandom, seeded_weights
-from core.latents.fitting import (
-    Rows,
-    TokenizerTraining,
-    all_rows,
-    fit,
-    latent_statistics,
-    output_directory,
-    split_by_chance,
-)
-from core.latents.own_files import CONFIG_FILE, WEIGHTS_FILE
+from core.commands.train_tokenizer import TokenizerFitting
+from core.draws import StepRandom
+from core.latents.fitting import Rows, TokenizerTraining, all_rows, latent_statistics, split_by_chance
 from core.latents.tokenizer import kl_divergence
-from core.processes.world import pick_device
-from core.schema import choice, plain
-from core.storage.atomic import atomic_dir
-from core.storage.run_folder import RunDirectory
+from core.schema import choice
 from image.codecs.autoencoder import AutoencoderConfig, ConvKL, save_autoencoder
 from image.data import PIXEL_DATASETS, PixelsDataConfig
 from image.datasets.digits import DigitsConfig
 from image.preview import grid
 
-METRICS_FILE = "metrics.json"
 PICTURE_FILE = "reconstructions.png"
 USE = "python -m image.train tokenizer=conv_kl tokenizer.path={}"
-OUTPUT_FILES = {CONFIG_FILE, WEIGHTS_FILE, METRICS_FILE, PICTURE_FILE}
 DATA_RANGE = 2.0  # of media in [-1, 1]
 PICTURE_IMAGES, PICTURE_PAIRS_PER_ROW = 64, 8
 
@@ -65,52 +51,43 @@ def main(config: ImageTrainTokenizerConfig) -> Path:
     held-out images beside their reconstructions to runs_dir/tokenizer/name. It stands in for a pretrained
     autoencoder where none can be downloaded: it has no perceptual and no adversarial loss.
     """
-    directory = output_directory(config, OUTPUT_FILES, USE)
-    train, heldout = split_images(config)
-    network = build_network(config, train.media_shape)
-    print(f"training on {len(train)} images, {config.steps} steps of {config.batch_size}")
-    seconds = fit(network, train, config)
-    metrics = measure(network, train, heldout, config)
-    with atomic_dir(directory) as temporary:
-        save_autoencoder(temporary, network, metrics["latent_mean"], metrics["latent_std"])
-        save_picture(network, heldout, temporary / PICTURE_FILE)
-        record = {**metrics, "train_seconds": seconds, "config": plain(config)}
-        (temporary / METRICS_FILE).write_text(json.dumps(record, indent=2) + "\n")
-    print(report(directory, metrics, seconds))
-    return directory
+    return ImageFitting(config).run(print)
 
 
-def report(directory: Path, metrics: dict[str, float], seconds: float) -> str:
-    """What a training prints at its end: numbers, places, next command."""
-    shown = RunDirectory(directory).shown()
-    return "\n".join(
-        [
-            f"PSNR              {metrics['psnr_db']:.2f} dB, over {metrics['heldout_images']} held-out images",
-            f"size              {metrics['parameters']:,} parameters, trained in {seconds:.0f} s",
-            f"directory         {shown} (picture: {PICTURE_FILE}, numbers: {METRICS_FILE})",
-            f"use               {USE.format(shown)}",
-        ]
-    )
+class ImageFitting(TokenizerFitting):
+    """A small KL autoencoder of images."""
 
+    unit, pictures, use = "image", (PICTURE_FILE,), USE
+    config: ImageTrainTokenizerConfig
 
-def split_images(config: ImageTrainTokenizerConfig) -> tuple[Rows, Rows]:
-    """Images to train on and images to measure on, disjoint.
+    def split(self) -> tuple[Rows, Rows]:
+        """Images to train on and images to measure on, disjoint.
 
-    The digits' train split is measured on their held-out split. Other data gives up `heldout_images` rows, at most a
-    fifth, which do not depend on the seed.
-    """
-    dataset = config.data.build()
-    if config.data == DigitsConfig(split="train"):
-        return all_rows(dataset), all_rows(replace(config.data, split="heldout").build())
-    return split_by_chance(dataset, config.heldout_images, "image")
+        The digits' train split is measured on their held-out split. Other data gives up `heldout_images` rows, at most
+        a fifth, which do not depend on the seed.
+        """
+        data = self.config.data
+        dataset = data.build()
+        if data == DigitsConfig(split="train"):
+            return all_rows(dataset), all_rows(replace(data, split="heldout").build())
+        return split_by_chance(dataset, self.config.heldout_images, self.unit)
 
+    def network(self, media_shape: tuple[int, ...]) -> ConvKL:
+        """An untrained network for images of `media_shape`."""
+        return ConvKL(self.config.autoencoder, in_channels=media_shape[0])
 
-def build_network(config: ImageTrainTokenizerConfig, media_shape: tuple[int, ...]) -> ConvKL:
-    """A fresh network for images of `media_shape`, on `config.device`; its weights are a function of the seed."""
-    with seeded_weights(config.seed, "weights"):
-        network = ConvKL(config.autoencoder, in_channels=media_shape[0])
-    network.latent_shape(media_shape)  # a size that does not fit is refused here, before the first batch
-    return network.to(pick_device(config.device))
+    def measure(self, network: ConvKL, train: Rows, heldout: Rows) -> dict[str, float]:
+        """See `measure`."""
+        return measure(network, train, heldout, self.config)
+
+    def write(self, folder: Path, network: ConvKL, data: tuple[Rows, Rows], metrics: dict[str, float]) -> None:
+        """The files, and a picture of held-out images beside their reconstructions."""
+        save_autoencoder(folder, network, metrics["latent_mean"], metrics["latent_std"])
+        save_picture(network, data[1], folder / PICTURE_FILE)
+
+    def numbers(self, metrics: dict[str, float]) -> list[str]:
+        """PSNR."""
+        return [f"PSNR              {metrics['psnr_db']:.2f} dB, over {metrics['heldout_images']} held-out images"]
 
 
 @torch.no_grad()
@@ -139,8 +116,6 @@ def measure(network: ConvKL, train: Rows, heldout: Rows, config: ImageTrainToken
         "kl": torch.cat(kls).mean().item(),
         "latent_mean": latent_mean,
         "latent_std": latent_std,
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "train_images": len(train),
         "heldout_images": len(heldout),
     }
 

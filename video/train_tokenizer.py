@@ -5,7 +5,6 @@ Letters: B batch, C channels, F frames, H height, W width in pixels, f downsampl
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,21 +15,9 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool3d, interpolate
 
 from core.commands.entry import Entry
-from core.draws import seeded_weights
-from core.latents.fitting import (
-    Rows,
-    TokenizerTraining,
-    all_rows,
-    fit,
-    latent_statistics,
-    output_directory,
-    split_by_chance,
-)
-from core.latents.own_files import CONFIG_FILE, WEIGHTS_FILE
-from core.processes.world import pick_device
-from core.schema import choice, plain
-from core.storage.atomic import atomic_dir
-from core.storage.run_folder import RunDirectory
+from core.commands.train_tokenizer import TokenizerFitting
+from core.latents.fitting import Rows, TokenizerTraining, all_rows, latent_statistics, split_by_chance
+from core.schema import choice
 from video.codecs.autoencoder import KIND, AutoencoderConfig, VideoAutoencoder, save_autoencoder
 from video.codecs.clip_grid import checked_clip
 from video.codecs.fidelity import psnr_db, ssim
@@ -38,11 +25,10 @@ from video.data import CLIP_DATASETS, ClipsConfig
 from video.datasets.digits import DigitsConfig
 from video.preview import VideoPreview
 
-METRICS_FILE, PICTURE = "metrics.json", "reconstructions"
+PICTURE = "reconstructions"
 SHOWN = 6  # clips, each before and after, in the picture
 SIDES = ("original", "decoded")
 MEASURED_CLIPS = 1000  # at most, for the latents' mean and deviation
-OUTPUT_FILES = {CONFIG_FILE, WEIGHTS_FILE, METRICS_FILE, f"{PICTURE}.png", f"{PICTURE}.mp4"}
 USE = "python -m video.train tokenizer=conv3d_kl tokenizer.path={} data.clip.frames={} backbone.patch_size=1"
 Code = Callable[[Tensor], Tensor]  # clips (B, C, F, H, W) -> decoded clips
 
@@ -73,41 +59,70 @@ def main(config: VideoTrainTokenizerConfig) -> Path:
     as small as its grid and enlarged again, and with clips that stand still. It stands in for a pretrained VAE: it has
     no perceptual and no adversarial loss.
     """
-    use = USE.format("{}", config.data.clip.frames)
-    directory = output_directory(config, OUTPUT_FILES, use)
-    train, heldout = split_clips(config)
-    network = build_network(config, train.media_shape)
-    print(f"training on {len(train)} clips, {config.steps} steps of {config.batch_size}")
-    seconds = fit(network, train, config)
-    metrics = measure(network, train, heldout, config)
-    mean, std = latent_statistics(network, train, config.batch_size, MEASURED_CLIPS).of_channels()
-    with atomic_dir(directory) as temporary:
-        save_autoencoder(temporary, network, mean, std)
-        save_pictures(network, heldout, temporary / PICTURE)
-        record = {**metrics, "train_seconds": seconds, "config": plain(config)}
-        (temporary / METRICS_FILE).write_text(json.dumps(record, indent=2) + "\n")
-    print(report(directory, metrics, seconds, use))
-    return directory
+    return VideoFitting(config).run(print)
 
 
-def split_clips(config: VideoTrainTokenizerConfig) -> tuple[Rows, Rows]:
-    """Clips to train on and clips to measure on, disjoint; the digits' train split is measured on their held-out one.
+class VideoFitting(TokenizerFitting):
+    """A small causal VAE of clips."""
 
-    ValueError for a first clip whose pixels leave [-1, 1].
-    """
-    dataset = config.data.build()
-    checked_clip(dataset, 0)
-    if isinstance(config.data, DigitsConfig) and config.data.split == "train":
-        return all_rows(dataset), all_rows(replace(config.data, split="heldout").build())
-    return split_by_chance(dataset, config.heldout_clips, "clip")
+    unit, pictures = "clip", (f"{PICTURE}.png", f"{PICTURE}.mp4")
+    config: VideoTrainTokenizerConfig
 
+    @property
+    def use(self) -> str:
+        """The command that trains on its latents, with {} for the folder."""
+        return USE.format("{}", self.config.data.clip.frames)
 
-def build_network(config: VideoTrainTokenizerConfig, media_shape: tuple[int, ...]) -> VideoAutoencoder:
-    """A fresh network for clips (C, F, H, W), on `config.device`; its weights are a function of the seed."""
-    with seeded_weights(config.seed, "weights"):
-        network = VideoAutoencoder(config.autoencoder, media_shape[0])
-    network.latent_shape(media_shape)  # clips that do not fit are refused here, before the first batch
-    return network.to(pick_device(config.device))
+    def split(self) -> tuple[Rows, Rows]:
+        """Clips to train on and clips to measure on, disjoint; of digits the held-out ones.
+
+        ValueError for a first clip whose pixels leave [-1, 1].
+        """
+        data = self.config.data
+        dataset = data.build()
+        checked_clip(dataset, 0)
+        if isinstance(data, DigitsConfig) and data.split == "train":
+            return all_rows(dataset), all_rows(replace(data, split="heldout").build())
+        return split_by_chance(dataset, self.config.heldout_clips, self.unit)
+
+    def network(self, media_shape: tuple[int, ...]) -> VideoAutoencoder:
+        """An untrained network for clips (C, F, H, W)."""
+        return VideoAutoencoder(self.config.autoencoder, media_shape[0])
+
+    def measure(self, network: VideoAutoencoder, train: Rows, heldout: Rows) -> dict[str, float | dict]:
+        """How near held-out clips come back, beside what needs no network, on the same clips."""
+        count = min(self.config.heldout_clips, len(heldout))
+        grid = network.latent_shape(train.media_shape)
+        codes: dict[str, Code] = {KIND: partial(coded, network), "shrunk": partial(shrunk, grid[1:]), "still": still}
+        batches = list(heldout.batches(self.config.batch_size, count))
+        return {
+            **{name: distances(code, batches) for name, code in codes.items()},
+            "media_numbers": torch.Size(train.media_shape).numel(),
+            "latent_numbers": torch.Size(grid).numel(),
+            "heldout_clips": count,
+        }
+
+    def write(self, folder: Path, network: VideoAutoencoder, data: tuple[Rows, Rows], metrics: dict) -> None:
+        """The files, and held-out clips before and after."""
+        train, heldout = data
+        save_autoencoder(
+            folder, network, *latent_statistics(network, train, self.config.batch_size, MEASURED_CLIPS).of_channels()
+        )
+        save_pictures(network, heldout, folder / PICTURE)
+
+    def numbers(self, metrics: dict) -> list[str]:
+        """The comparison."""
+        share = metrics["media_numbers"] / metrics["latent_numbers"]
+        rows = [
+            f"{name:<16}  {metrics[name]['psnr_db']:>7.2f}   {metrics[name]['ssim']:>5.3f}"
+            for name in (KIND, "shrunk", "still")
+        ]
+        head = f"{metrics['heldout_clips']} held-out clips, encoded and decoded ({share:.1f} numbers become one):"
+        return [head, "                  PSNR dB    SSIM", *rows]
+
+    def shown_pictures(self) -> str:
+        """How the report calls the pictures."""
+        return f"pictures: {', '.join(self.pictures)}"
 
 
 @torch.no_grad()
@@ -127,24 +142,6 @@ def still(clips: Tensor) -> Tensor:
     return clips[:, :, :1].expand_as(clips)
 
 
-def measure(
-    network: VideoAutoencoder, train: Rows, heldout: Rows, config: VideoTrainTokenizerConfig
-) -> dict[str, float | dict]:
-    """What metrics.json holds: how near held-out clips come back, beside what needs no network, on the same clips."""
-    count = min(config.heldout_clips, len(heldout))
-    grid = network.latent_shape(train.media_shape)
-    codes: dict[str, Code] = {KIND: partial(coded, network), "shrunk": partial(shrunk, grid[1:]), "still": still}
-    batches = list(heldout.batches(config.batch_size, count))
-    return {
-        **{name: distances(code, batches) for name, code in codes.items()},
-        "media_numbers": torch.Size(train.media_shape).numel(),
-        "latent_numbers": torch.Size(grid).numel(),
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "train_clips": len(train),
-        "heldout_clips": count,
-    }
-
-
 def distances(code: Code, batches: Iterable[Tensor]) -> dict[str, float]:
     """Means over clips of PSNR and SSIM."""
     parts = [(psnr_db(clips, decoded), ssim(clips, decoded)) for clips in batches for decoded in (code(clips),)]
@@ -158,26 +155,6 @@ def save_pictures(network: VideoAutoencoder, heldout: Rows, path: Path) -> None:
     pairs = torch.stack([clips, coded(network, clips)], dim=1).flatten(0, 1)  # (2 B, C, F, H, W)
     sides = torch.arange(len(SIDES)).repeat(len(clips))
     VideoPreview(SIDES, heldout.dataset.fps).save(pairs, sides, path)
-
-
-def report(directory: Path, metrics: dict, seconds: float, use: str) -> str:
-    """What a training prints at its end: the comparison, places, next command."""
-    shown = RunDirectory(directory).shown()
-    rows = [
-        f"{name:<16}  {metrics[name]['psnr_db']:>7.2f}   {metrics[name]['ssim']:>5.3f}"
-        for name in (KIND, "shrunk", "still")
-    ]
-    share = metrics["media_numbers"] / metrics["latent_numbers"]
-    return "\n".join(
-        [
-            f"{metrics['heldout_clips']} held-out clips, encoded and decoded ({share:.1f} numbers become one):",
-            "                  PSNR dB    SSIM",
-            *rows,
-            f"size              {metrics['parameters']:,} parameters, trained in {seconds:.0f} s",
-            f"directory         {shown} (pictures: {PICTURE}.png, {PICTURE}.mp4, numbers: {METRICS_FILE})",
-            f"use               {use.format(shown)}",
-        ]
-    )
 
 
 ENTRY = Entry(main, "video.conf", "train_tokenizer", VideoTrainTokenizerConfig)

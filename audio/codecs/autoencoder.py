@@ -24,7 +24,7 @@ from audio.codecs.chunked import context_frames
 from audio.codecs.oobleck import frames_of
 from audio.codecs.stft_loss import RESOLUTIONS, mid_side, multi_resolution_stft_loss
 from core.draws import Random
-from core.latents.own_files import TokenizerFiles
+from core.latents.own_files import TokenizerFiles, channels_fault
 from core.latents.tokenizer import kl_divergence
 
 KIND = "conv_oobleck"
@@ -147,15 +147,9 @@ class SavedAutoencoder:
 
     def fault(self) -> str | None:
         """What is wrong with the numbers; None: nothing."""
-        channels = self.autoencoder.latent_channels
-        fits = len(self.latent_mean) == len(self.latent_std) == channels
-        sound = all(map(math.isfinite, self.latent_mean)) and all(0 < std < math.inf for std in self.latent_std)
-        if self.sample_rate >= 1 and self.in_channels >= 1 and fits and sound:
-            return None
-        return (
-            f"needed are sample_rate and in_channels of 1 or more, and for each of the {channels} latent channels a "
-            "finite latent_mean and a latent_std above 0"
-        )
+        if self.sample_rate < 1 or self.in_channels < 1:
+            return "needed are sample_rate and in_channels of 1 or more"
+        return channels_fault(self.autoencoder.latent_channels, self.latent_mean, self.latent_std)
 
 
 FILES = TokenizerFiles(KIND, SavedAutoencoder, MAKE_COMMAND)

@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 from core.contracts import Batch, Dataset
 from core.data.stream import StepPositions, check_workers, step_batches
-from core.draws import StepRandom, numpy_rng
+from core.draws import Random, StepRandom, numpy_rng
+from core.latents.tokenizer import kl_divergence
 from core.processes.failures import LoaderError, NonFiniteError
 from core.processes.workers import LoaderWorkers
 
@@ -134,6 +135,33 @@ def fit(network: nn.Module, train: Dataset, config: TokenizerTraining) -> float:
     with workers.told(_killed):
         _fit(network, batches, config)
     return time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class PixelLoss:
+    """The training loss of a batch of pictures or clips and its parts, all scalar tensors.
+
+    total           reconstruction + kl_weight * kl per latent number
+    reconstruction  mean of |error| + error^2 over pixels, for media in [-1, 1]
+    kl              KL(posterior || standard normal) in nats, mean over the batch
+    """
+
+    total: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+
+
+def pixel_loss(network: nn.Module, media: Tensor, random: Random, kl_weight: float) -> PixelLoss:
+    """The loss of media (B, ...) in [-1, 1] under a network with `moments` and `decode`.
+
+    The posterior is sampled with the stream "posterior" of `random`.
+    """
+    mean, std = network.moments(media)
+    noise = random.normal("posterior", tuple(mean.shape)).to(mean)
+    error = network.decode(mean + std * noise) - media
+    reconstruction = (error.abs() + error.square()).mean()
+    kl = kl_divergence(mean, std).mean()
+    return PixelLoss(reconstruction + kl_weight * kl / mean[0].numel(), reconstruction, kl)
 
 
 def _killed(error: Exception) -> LoaderError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -31,6 +33,14 @@ class Description(Protocol):
     def fault(self) -> str | None:
         """What is wrong with its numbers, in words; None: nothing."""
         ...
+
+
+def channels_fault(channels: int, means: Sequence[float], stds: Sequence[float]) -> str | None:
+    """What is wrong with the statistics of latents, one of each channel, in words; None: nothing."""
+    fits = len(means) == len(stds) == channels
+    if fits and all(map(math.isfinite, means)) and all(0 < std < math.inf for std in stds):
+        return None
+    return f"needed is for each of the {channels} latent channels a finite latent_mean and a latent_std above 0"
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from core.draws import Random
 from core.latents.autoencoder_kl import latent_grid
+from core.latents.fitting import PixelLoss, pixel_loss
 from core.latents.own_files import TokenizerFiles
-from core.latents.tokenizer import kl_divergence
 
 KIND = "conv_kl"
 MAKE_COMMAND = "python -m image.train_tokenizer"
@@ -55,20 +55,6 @@ class AutoencoderConfig:
             raise ValueError(f"autoencoder.kl_weight is {self.kl_weight!r}; allowed: a finite number, 0 or more")
 
 
-@dataclass(frozen=True)
-class AutoencoderLoss:
-    """The training loss of a batch and its parts, all scalar tensors.
-
-    total           reconstruction + kl_weight * kl per latent number
-    reconstruction  mean of |error| + error^2 over pixels, for media in [-1, 1]
-    kl              KL(posterior || standard normal) in nats, mean over images
-    """
-
-    total: Tensor
-    reconstruction: Tensor
-    kl: Tensor
-
-
 class ConvKL(nn.Module):
     """Residual convolutions around a normal posterior; see `AutoencoderConfig` for the sizes."""
 
@@ -92,14 +78,9 @@ class ConvKL(nn.Module):
         """(B, Z, H/f, W/f) -> (B, C, H, W), about [-1, 1] and not clamped."""
         return self.decoder(latents)
 
-    def loss(self, media: Tensor, random: Random) -> AutoencoderLoss:
-        """The loss of (B, C, H, W) in [-1, 1]; the posterior is sampled with the stream "posterior" of `random`."""
-        mean, std = self.moments(media)
-        noise = random.normal("posterior", tuple(mean.shape)).to(mean)
-        error = self.decode(mean + std * noise) - media
-        reconstruction = (error.abs() + error.square()).mean()
-        kl = kl_divergence(mean, std).mean()
-        return AutoencoderLoss(reconstruction + self.config.kl_weight * kl / mean[0].numel(), reconstruction, kl)
+    def loss(self, media: Tensor, random: Random) -> PixelLoss:
+        """The loss of (B, C, H, W) in [-1, 1]."""
+        return pixel_loss(self, media, random, self.config.kl_weight)
 
 
 @dataclass(frozen=True)

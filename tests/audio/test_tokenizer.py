@@ -11,7 +11,7 @@ from audio.datasets.folder import FolderConfig, FolderDataset
 from audio.datasets.notes import NotesConfig, NotesDataset
 from audio.tokenizer import ConvOobleckConfig, SpectralTokenizerConfig, StableAudioConfig
 from audio.train_tokenizer import ENTRY as TRAIN_TOKENIZER
-from audio.train_tokenizer import OUTPUT_FILES
+from audio.train_tokenizer import AudioFitting
 from core.draws import StepRandom
 from core.latents.scaling import MeasuredLatents, Scaling
 from tests.audio.audio_files import music, write_sound
@@ -143,7 +143,7 @@ def own(tmp_path_factory):
 
 
 def test_a_training_leaves_weights_numbers_a_picture_and_sounds(own):
-    assert {file.name for file in own.iterdir()} == OUTPUT_FILES
+    assert {file.name for file in own.iterdir()} == AudioFitting.files()
     metrics = json.loads((own / "metrics.json").read_text())
     assert metrics["spectral"]["log_mel_distance_db"] < metrics["conv_oobleck"]["log_mel_distance_db"]
     assert metrics["heldout_clips"] == 6

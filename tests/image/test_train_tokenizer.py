@@ -16,11 +16,9 @@ from image.datasets.digits import DigitsConfig
 from image.datasets.files import FolderConfig
 from image.tokenizer import ConvKLConfig
 from image.train_tokenizer import (
-    OUTPUT_FILES,
+    ImageFitting,
     ImageTrainTokenizerConfig,
-    build_network,
     main,
-    split_images,
 )
 
 SMALL = AutoencoderConfig(width=8)
@@ -53,7 +51,7 @@ def test_the_yaml_file_and_the_dataclass_agree():
 
 
 def test_a_training_leaves_a_tokenizer(trained, capsys):
-    assert {file.name for file in trained.iterdir()} == OUTPUT_FILES
+    assert {file.name for file in trained.iterdir()} == ImageFitting.files()
     metrics = json.loads((trained / "metrics.json").read_text())
     config = json.loads((trained / "config.json").read_text())
     assert all(np.isfinite(metrics[key]) for key in ("psnr_db", "psnr_sampled_db", "kl", "train_seconds"))
@@ -115,8 +113,8 @@ def test_a_failed_training_leaves_nothing(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights(tmp_path):
     config = tiny(tmp_path, autoencoder=AutoencoderConfig(width=8, kl_weight=1e38))
-    train, _ = split_images(config)
-    network = build_network(config, train.media_shape)
+    train, _ = ImageFitting(config).split()
+    network = ImageFitting(config).start(train.media_shape)
     before = weights_sha256(network)
     with pytest.raises(NonFiniteError):
         fit(network, train, config)
@@ -124,19 +122,19 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(tmp_path):
 
 
 def test_digits_are_measured_on_their_own_heldout_split(tmp_path):
-    train, heldout = split_images(tiny(tmp_path))
+    train, heldout = ImageFitting(tiny(tmp_path)).split()
     for images, split in ((train, "train"), (heldout, "heldout")):
         media = torch.cat(list(images.batches(500, len(images))))
         assert torch.equal(media, DigitsConfig(split=split).build().images)
 
 
 def test_other_data_gives_up_rows(tmp_path):
-    split = split_images(tiny(tmp_path, data=DigitsConfig(split="all"), heldout_images=100))
+    split = ImageFitting(tiny(tmp_path, data=DigitsConfig(split="all"), heldout_images=100)).split()
     train, heldout = (set(images.rows.tolist()) for images in split)
     assert len(heldout) == 100
     assert not train & heldout
     assert len(train | heldout) == 1797
-    other = split_images(tiny(tmp_path, data=DigitsConfig(split="all"), heldout_images=100, seed=5))[1]
+    other = ImageFitting(tiny(tmp_path, data=DigitsConfig(split="all"), heldout_images=100, seed=5)).split()[1]
     assert set(other.rows.tolist()) == heldout
 
 
@@ -155,8 +153,8 @@ def test_a_folder_of_colour_images(tmp_path):
 
 def test_latent_statistics_are_those_of_sampled_latents(tmp_path):
     config = tiny(tmp_path)
-    train, _ = split_images(config)
-    network = build_network(config, train.media_shape)
+    train, _ = ImageFitting(config).split()
+    network = ImageFitting(config).start(train.media_shape)
     expected_mean, expected_std = latent_statistics(network, train, batch_size=100).of_all()
     with torch.no_grad():
         mean, std = network.moments(next(train.batches(len(train), len(train))))

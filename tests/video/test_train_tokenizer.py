@@ -13,7 +13,7 @@ from video.codecs.autoencoder import load_autoencoder
 from video.codecs.fidelity import psnr_db
 from video.tokenizer import Conv3dKLConfig
 from video.train import ENTRY as TRAIN
-from video.train_tokenizer import ENTRY, OUTPUT_FILES, shrunk, still
+from video.train_tokenizer import ENTRY, VideoFitting, shrunk, still
 
 TINY = ["data.num_clips=160", "data.clip.frames=5", "heldout_clips=6", "autoencoder.width=4", "device=cpu"]
 
@@ -28,7 +28,7 @@ def own(tmp_path_factory):
 
 
 def test_a_training_leaves_weights_numbers_and_pictures(own):
-    assert {file.name for file in own.iterdir()} == OUTPUT_FILES
+    assert {file.name for file in own.iterdir()} == VideoFitting.files()
     metrics = json.loads((own / "metrics.json").read_text())
     assert set(metrics["conv3d_kl"]) == {"psnr_db", "ssim"} and metrics["heldout_clips"] == 6
     assert metrics["conv3d_kl"]["psnr_db"] > 8  # black clips have about 9, random weights 3

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from core.draws import Random
-from core.latents.own_files import TokenizerFiles
-from core.latents.tokenizer import kl_divergence
+from core.latents.fitting import PixelLoss, pixel_loss
+from core.latents.own_files import TokenizerFiles, channels_fault
 from video.codecs.causal import Carry, CausalConv3d, CausalResidual, CausalStack, Enlarge, FrameNorm, Stride
 from video.codecs.clip_grid import clip_grid
 
@@ -66,20 +66,6 @@ class AutoencoderConfig:
         return [(1 + (stage >= count - frames), *(1 + (stage < sides),) * 2) for stage in range(count)]
 
 
-@dataclass(frozen=True)
-class AutoencoderLoss:
-    """The training loss of a batch and its parts, all scalar tensors.
-
-    total           reconstruction + kl_weight * kl per latent number
-    reconstruction  mean of |error| + error^2 over pixels, for media in [-1, 1]
-    kl              KL(posterior || standard normal) in nats, mean over clips
-    """
-
-    total: Tensor
-    reconstruction: Tensor
-    kl: Tensor
-
-
 class VideoAutoencoder(nn.Module):
     """Causal residual convolutions around a normal posterior; see `AutoencoderConfig` for the sizes."""
 
@@ -114,14 +100,9 @@ class VideoAutoencoder(nn.Module):
         """The frames of the next latent frames of a clip; `carry` as for `encode_piece`, and another one."""
         return self.decoder(latents, carry)
 
-    def loss(self, media: Tensor, random: Random) -> AutoencoderLoss:
-        """The loss of (B, C, F, H, W) in [-1, 1]; the posterior is sampled with the stream "posterior" of `random`."""
-        mean, std = self.moments(media)
-        noise = random.normal("posterior", tuple(mean.shape)).to(mean)
-        error = self.decode(mean + std * noise) - media
-        reconstruction = (error.abs() + error.square()).mean()
-        kl = kl_divergence(mean, std).mean()
-        return AutoencoderLoss(reconstruction + self.config.kl_weight * kl / mean[0].numel(), reconstruction, kl)
+    def loss(self, media: Tensor, random: Random) -> PixelLoss:
+        """The loss of (B, C, F, H, W) in [-1, 1]."""
+        return pixel_loss(self, media, random, self.config.kl_weight)
 
 
 @dataclass(frozen=True)
@@ -143,15 +124,9 @@ class SavedAutoencoder:
 
     def fault(self) -> str | None:
         """What is wrong with the numbers; None: nothing."""
-        channels = self.autoencoder.latent_channels
-        fits = len(self.latent_mean) == len(self.latent_std) == channels
-        sound = all(map(math.isfinite, self.latent_mean)) and all(0 < std < math.inf for std in self.latent_std)
-        if self.in_channels >= 1 and fits and sound:
-            return None
-        return (
-            f"needed are in_channels of 1 or more, and for each of the {channels} latent channels a finite latent_mean "
-            "and a latent_std above 0"
-        )
+        if self.in_channels < 1:
+            return "needed are in_channels of 1 or more"
+        return channels_fault(self.autoencoder.latent_channels, self.latent_mean, self.latent_std)
 
 
 FILES = TokenizerFiles(KIND, SavedAutoencoder, MAKE_COMMAND)
