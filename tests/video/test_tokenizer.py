@@ -173,15 +173,15 @@ def test_a_missing_extra_is_named(sd, monkeypatch):
 
 
 class FewDigits:
-    """Some moving digits as grey RGB clips of 17 frames."""
+    """A few moving digits as grey RGB clips of 17 frames."""
 
     def __init__(self, in_unit_range: bool = False):
-        self._digits = DigitsConfig(num_clips=12, clip=ClipConfig(frames=17)).build()
+        self._digits = DigitsConfig(num_clips=20, clip=ClipConfig(frames=17)).build()
         self.media_shape, self.class_names, self.labels = (3, 17, 16, 16), [], None
         self._unit = in_unit_range
 
     def __len__(self):
-        return len(self._digits)
+        return 12
 
     def name(self, index):
         return self._digits.name(index)
