@@ -176,11 +176,7 @@ class FewDigits:
     """A few moving digits as grey RGB clips of 17 frames."""
 
     def __init__(self, in_unit_range: bool = False):
-<<<<<<< HEAD
         self._digits = DigitsConfig(num_clips=20, size=16, clip=ClipConfig(frames=17)).build()
-=======
-        self._digits = DigitsConfig(num_clips=20, clip=ClipConfig(frames=17)).build()
->>>>>>> vD
         self.media_shape, self.class_names, self.labels = (3, 17, 16, 16), [], None
         self._unit = in_unit_range
 
