@@ -37,7 +37,8 @@ MAX_COLUMNS = 8
 TITLE_WIDTH = 116  # pixels beside the frames of a contact sheet
 GAP, LINE, FONT_SIZE = 2, 14, 11  # pixels
 WHITE, BLACK, GREY = (255, 255, 255), (0, 0, 0), (110, 110, 110)
-QUALITY = {"crf": "16", "preset": "medium"}
+# With mbtree, its default, x264 gives equal frames unequal bytes now and then.
+QUALITY = {"crf": "16", "preset": "medium", "x264-params": "mbtree=0"}
 BT709, LIMITED_RANGE = 1, 1  # as H.264 numbers them
 HUNDREDTH = 10  # milliseconds, what the durations of a GIF are made of
 QUICKEST = 2  # hundredths of a second: browsers slow down what is quicker

@@ -277,3 +277,16 @@ def test_samples_that_are_broken_can_be_looked_at(tmp_path):
     assert len(names(tmp_path)) == 6
     with pytest.raises(ValueError, match="0 frames a second"):
         VideoPreview([], 0)
+
+
+def test_equal_frames_give_equal_bytes_whatever_the_memory_held():
+    rng = np.random.default_rng(0)
+    others = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((8, 50, 34, 3), (8, 100, 404, 3))]
+    clip = rng.integers(0, 256, (16, 12, 12, 1), dtype=np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+    found = set()
+    for number in range(25):
+        used = np.full(100_000 * (number + 1), number, dtype=np.uint8)
+        del used
+        mp4(others[number % 2], 8.0)
+        found.add(mp4(clip, 8.0))
+    assert len(found) == 1
