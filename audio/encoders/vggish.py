@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from audio.encoders.clap_keys import check_names
 from audio.encoders.protocols import ONE_WINDOW, WindowProtocol
 from audio.sounds.sound import Sound
-from core.storage.atomic import sha256_file
 from core.storage.weights import check_finite_weights, load_weights
 from eval.measure.extractor import Extractor
-from eval.weights import locate, verified
+from eval.weights import locate_file
 
 SAMPLE_RATE = 16_000
 FRAME, HOP, FFT = 400, 160, 512  # 25 ms, 10 ms, the next power of 2
@@ -70,13 +69,7 @@ class VggishFeatures(Extractor):
     ):
         """path: torchvggish's file, to take instead of the registry's under `root`. ValueError where it is none."""
         self.protocol, self.device = protocol, torch.device(device)
-        if path is None:
-            (self.weights_sha256,) = verified("vggish", root).values()
-            path = locate("vggish", root)
-        elif not path.is_file():
-            raise ValueError(f"vggish: there is no file {path}")
-        else:
-            self.weights_sha256 = sha256_file(path)
+        path, self.weights_sha256 = locate_file("vggish", path, root, "vggish")
         self.network = read_vggish(path).to(self.device)
 
     @property
