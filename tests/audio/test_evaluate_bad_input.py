@@ -68,7 +68,7 @@ def refused(out, message, *words):
         ("clap={0}/fused", "is a fused CLAP"),
         ("clap={0}/nowhere", "no file or directory .*nowhere"),
         ("clap={0}/empty", r"empty lacks config\.json and model\.safetensors"),
-        ("features=vggish vggish={0}/nowhere.pth", r"vggish: there is no file .*nowhere\.pth"),
+        ("features=vggish vggish={0}/nowhere.pth", r"vggish': there is no file .*nowhere\.pth"),
         (
             "features=vggish weights_dir={0}/none",
             r"'vggish' are missing: .* belongs at .*vggish-10086976\.pth; `python",

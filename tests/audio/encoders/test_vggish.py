@@ -149,7 +149,7 @@ def test_damaged_foreign_and_absent_files_are_refused(tmp_path, file):
     torch.save({"weight": torch.zeros(1), "other": Other()}, tmp_path / "evil.pth")
     with pytest.raises(ValueError, match="it holds more than tensors and plain values"):
         VggishFeatures(tmp_path / "evil.pth")
-    with pytest.raises(ValueError, match="vggish: there is no file"):
+    with pytest.raises(ValueError, match="config key 'vggish': there is no file"):
         VggishFeatures(tmp_path / "nowhere.pth")
     with pytest.raises(ValueError, match=r"vggish-10086976\.pth"):
         VggishFeatures(root=tmp_path)
