@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from core.processes.failures import LoaderError, RunError, is_dead_worker
 
+TORCH_HANDLERS = "torch.utils.data._utils.signal_handling"
+
 
 class LoaderWorkers:
     """Watches the workers of one pass over a DataLoader.
 
-    PyTorch tells of a worker that was killed by an error raised in a signal handler, so wherever the main process
-    happens to be; C++ code that is interrupted there replaces it by an error of its own. So the processes are asked.
+    PyTorch's own handler of SIGCHLD raises an error wherever the main process happens to be, also between the two
+    halves of a record, or where the lock of `logging` would be given back. It is taken away: that a worker is dead
+    shows when its next batch is waited for, within PyTorch's five seconds. An error that comes of it in another guise,
+    a connection that was reset for one, is known by asking the processes.
     """
 
     def __init__(self) -> None:
@@ -24,7 +30,8 @@ class LoaderWorkers:
     def read(self, loader: Iterable) -> Iterator:
         """The batches of `loader`, whose workers are watched until the last one was taken or an error came."""
         before = set(multiprocessing.active_children())
-        batches = iter(loader)
+        with _no_handler_of_torch():
+            batches = iter(loader)
         self._processes = [child for child in multiprocessing.active_children() if child not in before]
         try:
             yield from batches
@@ -48,3 +55,16 @@ class LoaderWorkers:
 
     def _find_killed(self) -> bool:
         return any(process.exitcode not in (None, 0) for process in self._processes)
+
+
+@contextlib.contextmanager
+def _no_handler_of_torch() -> Iterator[None]:
+    """Inside the block PyTorch may install its handler of SIGCHLD, which is gone after it."""
+    if threading.current_thread() is not threading.main_thread():  # PyTorch installs it there alone
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    if getattr(before, "__module__", None) == TORCH_HANDLERS:  # of a loader that was not read here
+        before = signal.SIG_DFL
+    signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)

@@ -1,12 +1,10 @@
 """What ends a run in its middle: one line that says what to do, the last good state saved, and the same end later."""
 
-import contextlib
 import json
 import multiprocessing
 import os
 import re
 import signal
-import time
 
 import pytest
 import torch
@@ -91,37 +89,41 @@ def test_a_worker_that_is_killed_is_told_with_what_to_turn_down(train, whole, tm
 
 @pytest.mark.parametrize("where", ["_log", "preview"])
 def test_a_worker_may_die_while_the_main_process_does_something_else(train, whole, tmp_path, monkeypatch, where):
-    """PyTorch raises its error wherever the main process happens to be: a record or a preview may be cut off there."""
+    """Nothing is cut off there: the step is recorded in full, and the run ends where the worker's batch is missing."""
     original = getattr(Trainer, where)
 
     def interrupted(self, *args):
         if self.step == 10:
-            multiprocessing.active_children()[0].kill()
-            time.sleep(10)
+            kill_a_worker()
         return original(self, *args)
 
     monkeypatch.setattr(Trainer, where, interrupted)
-    is_one_line_error(train("trainer.num_workers=2"), "step 11", "trainer.num_workers, now 2", code=1)
-    assert steps_of(tmp_path / RUN)[-1] == 9, "step 10 is not recorded in full"
+    parts = ["a worker process of the data loader died", "trainer.num_workers, now 2"]
+    is_one_line_error(train("trainer.num_workers=2"), *parts, code=1)
+    assert steps_of(tmp_path / RUN)[-1] >= 10
     goes_on(train, whole, tmp_path, monkeypatch, workers=2)
 
 
-def test_a_killed_worker_is_told_where_the_error_of_pytorch_got_lost(train, whole, tmp_path, monkeypatch):
-    """C++ code that PyTorch's signal handler interrupts raises an error of its own, without a word of the worker."""
+def test_a_killed_worker_is_told_where_another_error_comes_of_it(train, whole, tmp_path, monkeypatch):
     original = Trainer._log
 
     def interrupted(self, *args):
         if self.step == 10:
-            multiprocessing.active_children()[0].kill()
-            with contextlib.suppress(RuntimeError):
-                time.sleep(10)
-            raise ValueError("could not determine the shape of object type 'torch.storage.UntypedStorage'")
+            kill_a_worker()
+            raise ConnectionResetError("Connection reset by peer")
         return original(self, *args)
 
     monkeypatch.setattr(Trainer, "_log", interrupted)
     parts = ["step 11: a worker process of the data loader died", "trainer.num_workers, now 2"]
     is_one_line_error(train("trainer.num_workers=2"), *parts, code=1)
     goes_on(train, whole, tmp_path, monkeypatch, workers=2)
+
+
+def kill_a_worker() -> None:
+    """One of the loader's, and wait for its end."""
+    worker = next(child for child in multiprocessing.active_children() if isinstance(child, multiprocessing.Process))
+    worker.kill()
+    worker.join()
 
 
 def test_an_error_of_the_data_set_is_the_one_line_that_it_was(train, monkeypatch):

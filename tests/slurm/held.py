@@ -11,10 +11,10 @@ from unittest import mock
 
 import numpy as np
 
-import core.commands.train
 import core.train.tracking
 import core.train.trainer
 from core.commands.entry import Entry
+from core.commands.train import run_training
 from core.train.trainer import Trainer
 from image.train import ImageConfig, build_domain, report
 
@@ -54,8 +54,8 @@ def main(config: ImageConfig) -> None:
     """Train, without what takes its time and is not looked at."""
     fast = mock.patch.object(core.train.trainer, "matmul_peak", lambda device, dtype: 1e12)
     undrawn = mock.patch.object(core.train.tracking, "draw_curves", lambda *args: None)
-    with mock.patch.object(core.commands.train, "Trainer", Held), fast, undrawn, other_digits():
-        core.commands.train.run_training(config, "tests", build_domain, report, show=print)
+    with fast, undrawn, other_digits():
+        run_training(config, "tests", build_domain, report, show=print, trainer=Held)
 
 
 ENTRY = Entry(main, "image.conf", "train", ImageConfig)

@@ -50,3 +50,9 @@ def test_an_error_of_ours_says_itself_why_the_run_ends():
         for number, _ in enumerate(workers.read(DataLoader(Numbers(), batch_size=4, num_workers=1))):
             if number == 3:
                 raise NonFiniteError("step 3")
+
+
+def test_nothing_is_raised_wherever_the_main_process_happens_to_be():
+    before, workers = signal.getsignal(signal.SIGCHLD), LoaderWorkers()
+    for _ in workers.read(DataLoader(Numbers(), batch_size=4, num_workers=1)):
+        assert signal.getsignal(signal.SIGCHLD) == before == signal.SIG_DFL
