@@ -7,10 +7,12 @@ import multiprocessing
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import wait
 from typing import Any
 
 from core.processes.failures import LoaderError, RunError, is_dead_worker
 
+LAST_BREATH = 2.0  # seconds
 TORCH_HANDLERS = "torch.utils.data._utils.signal_handling"
 
 
@@ -35,8 +37,8 @@ class LoaderWorkers:
         self._processes = [child for child in multiprocessing.active_children() if child not in before]
         try:
             yield from batches
-        except (Exception, GeneratorExit):  # an error of the loader, or one of who takes the batches
-            self._killed = self._find_killed()  # before the loader ends those that are left
+        except (Exception, GeneratorExit) as error:  # of the loader, or of who takes the batches
+            self._killed = self._find_killed(error)  # before the loader ends those that are left
             raise
         finally:
             self._processes = []  # how they end now is the loader's doing
@@ -49,11 +51,13 @@ class LoaderWorkers:
         except RunError:
             raise
         except Exception as error:
-            if is_dead_worker(error) or self._killed or self._find_killed():
+            if is_dead_worker(error) or self._killed or self._find_killed(error):
                 raise error_of(error) from error
             raise
 
-    def _find_killed(self) -> bool:
+    def _find_killed(self, error: BaseException) -> bool:
+        if self._processes and isinstance(error, ConnectionError | EOFError):  # a process goes after its connections
+            wait([process.sentinel for process in self._processes], timeout=LAST_BREATH)
         return any(process.exitcode not in (None, 0) for process in self._processes)
 
 
