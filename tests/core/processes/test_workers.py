@@ -38,7 +38,7 @@ def read(error, deadly=None):
 
 
 def test_a_killed_worker_is_told_and_ends_that_are_no_kill_are_not():
-    with pytest.raises(LoaderError, match="^killed: "):
+    with pytest.raises(LoaderError, match=r"^killed: "):
         read(ValueError("of what follows"), deadly=32)
     with pytest.raises(ValueError, match="of what follows"):
         read(ValueError("of what follows"))
