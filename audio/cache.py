@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,6 @@ from torch import Tensor
 from audio.codecs.scaling import measured_latents
 from audio.conditioning import (
     CONDITIONINGS,
-    ConditioningConfig,
     LabelConfig,
     NoneConfig,
     TagsConfig,
@@ -21,12 +20,12 @@ from audio.conditioning import (
 from audio.data import CACHE_KIND, SOUND_DATASETS, NotesConfig, SoundConfig, clip_format
 from audio.datasets.windows import WindowsConfig
 from audio.tokenizer import TOKENIZERS, SpectralTokenizerConfig, TokenizerConfig
-from core.commands.cache import CacheOptions, Caching, run_cache
+from core.commands.cache import CacheOptions, Caching, reader_words, run_cache
 from core.commands.entry import Entry
 from core.commands.overrides import override
 from core.conditioning.contract import assign_conditions
 from core.latents.scaling import Scaling
-from core.schema import choice, plain
+from core.schema import choice
 from core.storage.run_folder import RunDirectory
 
 FRAME = 1  # latent frames are counted, not tokens: a run chooses its patch
@@ -78,21 +77,12 @@ class AudioCaching(Caching):
 
     def use_command(self, root: Path) -> str:
         """The command that trains on the cache; experiment, backbone and evaluation are the reader's choice."""
-        config, nodes = self.config, plain(self.config)
+        config = self.config
         values = {"root": RunDirectory(root).shown()}
         values |= {key: getattr(config.data, key) for key in ("seconds", "sample_rate", "channels")}
         words = [override(f"data.{key}", value) for key, value in values.items()]
-        for node in ("tokenizer", "conditioning"):
-            words += [f"{node}={nodes[node]['name']}", *own_keys(node, getattr(config, node))]
-        if config.conditioning.drop == 0:
-            words.append("sampler.guidance_scale=1")  # there is no unconditional pass to guide with
+        words += reader_words(config)
         return f"python -m audio.train data=latents {' '.join(map(shlex.quote, words))} evaluation=none"
-
-
-def own_keys(node: str, config: TokenizerConfig | ConditioningConfig) -> list[str]:
-    """Overrides for what is not as by default in a node of the config."""
-    changed = [each.name for each in fields(config) if getattr(config, each.name) != each.default]
-    return [override(f"{node}.{name}", plain(config)[name]) for name in changed]
 
 
 ENTRY = Entry(main, "audio.conf", "cache", AudioCacheConfig)

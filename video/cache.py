@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from core.commands.cache import CacheOptions, Caching, run_cache
+from core.commands.cache import CacheOptions, Caching, reader_words, run_cache
 from core.commands.entry import Entry
 from core.commands.overrides import override
 from core.conditioning.contract import assign_conditions
@@ -81,23 +81,14 @@ class VideoCaching(Caching):
 
     def use_command(self, root: Path) -> str:
         """The command that trains on the cache; experiment, backbone and evaluation are the reader's choice."""
-        config, nodes = self.config, plain(self.config)
+        config = self.config
         channels, _, height, width = config.data.media_shape
         values = {"root": RunDirectory(root).shown(), "channels": channels, "size": [height, width]}
         words = [override(f"data.{key}", value) for key, value in values.items()]
         words += [override(f"data.clip.{key}", value) for key, value in plain(config.data.clip).items()]
         words += ["data.flip=true"] * (self.mirrors == 2)
-        for node in ("tokenizer", "conditioning"):
-            words += [f"{node}={nodes[node]['name']}", *own_keys(node, getattr(config, node))]
-        if config.conditioning.drop == 0:
-            words.append("sampler.guidance_scale=1")  # there is no unconditional pass to guide with
+        words += reader_words(config)
         return f"python -m video.train data=latents {' '.join(map(shlex.quote, words))} evaluation=none"
-
-
-def own_keys(node: str, config: TokenizerConfig | ConditioningConfig) -> list[str]:
-    """Overrides for what is not as by default in a node of the config."""
-    changed = [each.name for each in fields(config) if getattr(config, each.name) != each.default]
-    return [override(f"{node}.{name}", plain(config)[name]) for name in changed]
 
 
 ENTRY = Entry(main, "video.conf", "cache", VideoCacheConfig)

@@ -12,7 +12,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.commands.overrides import override
 from core.contracts import Dataset
 from core.data.stream import check_workers, fingerprint
 from core.draws import StepRandom
@@ -27,6 +28,7 @@ from core.latents.cache import CacheSpec, StoredType, array_facts, damaged_files
 from core.latents.tokenizer import FromMoments, KLTokenizer, cache_constants
 from core.latents.writer import LatentWriter, Source, encode_rows, encode_shards
 from core.processes.world import Place, pick_device
+from core.schema import plain
 from core.storage.provenance import json_sha256
 from core.storage.run_folder import RunDirectory
 from core.train.progress import Progress
@@ -140,6 +142,18 @@ class Caching(ABC):
         ]
         use = f"use               {self.use_command(root)}"
         return "\n".join([*lines, f"left              {left} {OTHERS}" if left else use])
+
+
+def reader_words(config: Any) -> list[str]:
+    """Overrides that give a run on a cache the tokenizer and the conditioning of `config`, the cache's."""
+    words, values = [], plain(config)
+    for node in ("tokenizer", "conditioning"):
+        own = getattr(config, node)
+        changed = [each.name for each in fields(own) if getattr(own, each.name) != each.default]
+        words += [f"{node}={values[node]['name']}", *(override(f"{node}.{key}", values[node][key]) for key in changed)]
+    if config.conditioning.drop == 0:
+        words.append("sampler.guidance_scale=1")  # there is no unconditional pass to guide with
+    return words
 
 
 def run_cache(
