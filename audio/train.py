@@ -49,9 +49,7 @@ class AudioConfig(RunConfig):
         super().__post_init__()
         self.check_model(self.backbone, self.conditioning.drop)
         if isinstance(self.evaluation, NotesEvaluationConfig):
-            if not isinstance(self.data, NotesConfig):
-                data = next(name for name, schema in DATASETS.items() if type(self.data) is schema)
-                raise ValueError(f"evaluation is 'notes' but data is {data!r}; allowed there: none")
+            self.check_stand_in("notes", NotesConfig, DATASETS)
             if not isinstance(self.conditioning, LabelConfig):
                 raise ValueError("evaluation is 'notes', which needs conditioning=labels; allowed otherwise: none")
 

@@ -48,9 +48,7 @@ class VideoConfig(RunConfig):
             raise ValueError(f"data is 'latents' but tokenizer is 'pixels'; allowed there: {kinds}, as in the cache")
         self.check_model(self.backbone, self.conditioning.drop)
         if isinstance(self.evaluation, DigitsEvaluationConfig):
-            if not isinstance(self.data, DigitsConfig):
-                data = next(name for name, schema in DATASETS.items() if type(self.data) is schema)
-                raise ValueError(f"evaluation is 'digits' but data is {data!r}; allowed there: none")
+            self.check_stand_in("digits", DigitsConfig, DATASETS)
             if not isinstance(self.conditioning, LabelConfig):
                 raise ValueError("evaluation is 'digits', which needs conditioning=labels; allowed otherwise: none")
 

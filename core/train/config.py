@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,12 @@ class RunConfig:
         """
         check_layers(self.alignment, backbone.num_blocks)
         self.check_guidance(drop, backbone.null_label)
+
+    def check_stand_in(self, evaluation: str, own: type, datasets: Mapping[str, type]) -> None:
+        """Raises ValueError where an evaluation on the data of a stand-in, `own`, is chosen beside other data."""
+        if not isinstance(self.data, own):
+            data = next(name for name, schema in datasets.items() if type(self.data) is schema)
+            raise ValueError(f"evaluation is {evaluation!r} but data is {data!r}; allowed there: none")
 
     def check_guidance(self, drop: float, null: bool) -> None:
         """Raises ValueError where there is no unconditional model for what is asked.
