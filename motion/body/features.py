@@ -14,6 +14,7 @@ The heading is a yaw alone, so that "into the facing frame" is a rotation of x a
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ def slices(skeleton: Skeleton) -> dict[str, slice]:
 
 
 def check_joints(joints: Tensor, skeleton: Skeleton, name: str = "joints", frames: int = 2) -> None:
-    """ValueError, in one line with the name, unless these are finite joints (..., F, J, 3) of at least `frames` frames."""
+    """ValueError, in one line with the name, unless these are finite joints (..., F, J, 3) of `frames` frames or more."""
     shape = tuple(joints.shape)
     if len(shape) < 3 or shape[-1] != 3:
         raise ValueError(f"{name} has shape {shape}; joints are (frames, {skeleton.joints}, 3)")
@@ -118,7 +119,7 @@ def joints_from_rotations(features: Tensor, offsets: Tensor, skeleton: Skeleton)
     turned += [own[..., joint - 1, :, :] for joint in range(1, skeleton.joints)]
     placed += [placed[0]] * (skeleton.joints - 1)
     for chain in skeleton.chains:
-        for parent, joint in zip(chain, chain[1:], strict=False):
+        for parent, joint in pairwise(chain):
             turned[joint] = turned[skeleton.relative_to[joint]] @ turned[joint]
             placed[joint] = placed[parent] + turned[joint] @ offsets[joint].to(features)
     return torch.stack(placed, dim=-2)
@@ -144,7 +145,7 @@ def headings(joints: Tensor, skeleton: Skeleton, smooth: bool = True, published:
 
 
 def quaternions_of(facing: Tensor) -> Tensor:
-    """The shortest rotations (..., 4) from facings (..., 2) = (x, z) of unit length to +z: from the world to the body."""
+    """The shortest rotations (..., 4) from unit facings (..., 2) = (x, z) to +z: from the world to the body."""
     real, up = _half_angle(facing)
     nothing = torch.zeros_like(real)
     return torch.stack((real, nothing, up, nothing), dim=-1).to(facing.dtype)
@@ -158,7 +159,7 @@ def yaw_steps(facing: Tensor, mend_turns: bool = False) -> Tensor:
     real, up = _half_angle(facing)
     sines = up[..., 1:] * real[..., :-1] - real[..., 1:] * up[..., :-1]
     if mend_turns:
-        sines = sines * (real[..., 1:] * real[..., :-1] + up[..., 1:] * up[..., :-1]).sign()
+        sines = torch.where(real[..., 1:] * real[..., :-1] + up[..., 1:] * up[..., :-1] < 0, -sines, sines)
     return sines.clamp(-1.0, 1.0).asin().to(facing.dtype)
 
 
@@ -185,9 +186,9 @@ def joint_rotations(joints: Tensor, facing: Tensor, skeleton: Skeleton) -> Tenso
 
 
 def contacts(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """Which feet stand (..., F - 1, 4), bool, in the order of `skeleton.feet`: their squared step is below the threshold.
+    """Which feet of joints (..., F, J, 3) in metres stand (..., F - 1, 4), bool, in the order of `skeleton.feet`.
 
-    joints are (..., F, J, 3) in metres.
+    A foot stands where its squared step is below the threshold, at any height.
     """
     feet = joints[..., list(skeleton.feet), :] * skeleton.units
     return (feet[..., 1:, :, :] - feet[..., :-1, :, :]).square().sum(-1) < skeleton.contact_threshold

@@ -72,7 +72,7 @@ def to_six(rotation: Tensor) -> Tensor:
 
 
 def six_to_matrix(six: Tensor) -> Tensor:
-    """Rotation matrices (..., 3, 3) nearest to 6 numbers (..., 6): the first column is kept, the second straightened."""
+    """Rotation matrices (..., 3, 3) of 6 numbers (..., 6): the first column is kept, the second made square to it."""
     x = torch.nn.functional.normalize(six[..., :3], dim=-1)
     z = torch.nn.functional.normalize(torch.linalg.cross(x, six[..., 3:]), dim=-1)
     return torch.stack((x, torch.linalg.cross(z, x), z), dim=-1)

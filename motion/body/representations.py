@@ -9,7 +9,6 @@ Letters: F frames, J joints, C numbers of a frame.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -56,7 +55,6 @@ class Representation:
 
     def convert(self, rows: Tensor, target: Representation, skeleton: Skeleton) -> Tensor:
         """Rows (..., F, C) as those of another kind; `conversion` says what is lost, and whether a frame is."""
-        check_rows(rows, self.size(skeleton), f"rows of representation {self.name!r}")
         return conversion(self.name, target.name).apply(rows, skeleton)
 
 
@@ -91,37 +89,33 @@ class Conversion:
     target: str
     frames_lost: int
     loss: str
-    apply: Callable[[Tensor, Skeleton], Tensor]
+
+    def apply(self, rows: Tensor, skeleton: Skeleton) -> Tensor:
+        """Rows (..., F, C) of the source as rows (..., F - frames_lost, C) of the target."""
+        start, end = REPRESENTATIONS[self.source], REPRESENTATIONS[self.target]
+        check_rows(rows, start.size(skeleton), f"rows of representation {self.source!r}")
+        if start.blocks[: len(end.blocks)] == end.blocks and end.blocks:
+            return rows[..., : end.size(skeleton)]
+        joints = start.to_joints(rows, skeleton)
+        return end.from_joints(joints, skeleton, f"rows of {self.source!r}") if end.blocks else joints.flatten(-2)
+
+
+_NEW_START = "the last frame, and where the clip stood and looked at its start, are lost"
+_NEW_ROTATIONS = (
+    "rotations are found from the directions of the bones: no twist about a bone, and not those of a body model"
+)
+CONVERSIONS = (
+    Conversion("full", "positions", 0, "rotations, velocities and contacts are left out"),
+    Conversion("full", "joints", 0, "joints are those of the positions; rotations, velocities, contacts are left out"),
+    Conversion("positions", "joints", 0, ""),
+    Conversion("positions", "full", 1, f"{_NEW_START}; headings are found again from the joints; {_NEW_ROTATIONS}"),
+    Conversion("joints", "positions", 1, f"{_NEW_START}; headings are found from hips and shoulders"),
+    Conversion("joints", "full", 1, f"{_NEW_START}; headings are found from hips and shoulders; {_NEW_ROTATIONS}"),
+)
 
 
 def conversion(source: str, target: str) -> Conversion:
     """The way between two representations by their names; ValueError for a name that is none."""
-    start, end = representation_by_name(source), representation_by_name(target)
-    if start == end:
-        return Conversion(source, target, 0, "", lambda rows, _: rows)
-    if start.blocks and len(end.blocks) == len(REPRESENTATIONS["positions"].blocks):
-        loss = "rotations, velocities and contacts are left out"
-        return Conversion(source, target, 0, loss, lambda rows, skeleton: rows[..., : end.size(skeleton)])
-    if not end.blocks:
-        return Conversion(source, target, 0, _LOSS_OF_ROWS[source], start.to_joints)
-
-    def through_joints(rows: Tensor, skeleton: Skeleton) -> Tensor:
-        return end.from_joints(start.to_joints(rows, skeleton), skeleton, f"rows of {source!r}")
-
-    return Conversion(source, target, 1, _LOSS_OF_JOINTS[target], through_joints)
-
-
-_LOSS_OF_ROWS = {
-    "full": "joints are those of the positions: what rotations, velocities and contacts say otherwise is left out",
-    "positions": "",
-}
-_LOSS_OF_JOINTS = {
-    "full": (
-        "the last frame, and where the clip stood and looked at its start; headings are found again from hips and "
-        "shoulders, and rotations from the directions of the bones: no twist about a bone, and not those of a body model"
-    ),
-    "positions": (
-        "the last frame, and where the clip stood and looked at its start; headings are found again from hips and "
-        "shoulders"
-    ),
-}
+    names = representation_by_name(source).name, representation_by_name(target).name
+    ways = [way for way in CONVERSIONS if (way.source, way.target) == names]
+    return ways[0] if ways else Conversion(*names, 0, "")
