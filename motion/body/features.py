@@ -37,7 +37,7 @@ def slices(skeleton: Skeleton) -> dict[str, slice]:
 
 
 def check_joints(joints: Tensor, skeleton: Skeleton, name: str = "joints", frames: int = 2) -> None:
-    """ValueError, in one line with the name, unless these are finite joints (..., F, J, 3) of `frames` frames or more."""
+    """ValueError, with the name, unless these are finite joints (..., F, J, 3) of at least `frames` frames."""
     shape = tuple(joints.shape)
     if len(shape) < 3 or shape[-1] != 3:
         raise ValueError(f"{name} has shape {shape}; joints are (frames, {skeleton.joints}, 3)")
@@ -78,7 +78,7 @@ def to_features(joints: Tensor, skeleton: Skeleton, name: str = "joints", mend_t
     six = to_six(joint_rotations(here, facing[..., :-1, :], skeleton)[..., 1:, :])
     return torch.cat(
         (
-            yaw_steps(facing, mend_turns)[..., None],
+            yaw_steps(facing, mend_turns)[..., None].to(here.dtype),
             path[..., [0, 2]],
             here[..., 0, 1:2],
             local.flatten(-2),
@@ -126,7 +126,7 @@ def joints_from_rotations(features: Tensor, offsets: Tensor, skeleton: Skeleton)
 
 
 def headings(joints: Tensor, skeleton: Skeleton, smooth: bool = True, published: bool = True) -> Tensor:
-    """Facing (..., F, 2) = (x, z) of unit length of joints (..., F, J, 3), smoothed along time.
+    """Facing (..., F, 2) = (x, z) of unit length, in float64, of joints (..., F, J, 3), smoothed along time.
 
     As published the hips are exchanged and frame 0 is +z. A frame whose line across has no length adds nothing to its
     neighbours' facing, and where nothing is left the facing is +z.
@@ -141,18 +141,18 @@ def headings(joints: Tensor, skeleton: Skeleton, smooth: bool = True, published:
     facing = _unit(_smoothed(facing) if smooth else facing)
     if published:
         facing[..., 0, :] = facing.new_tensor((0.0, 1.0))
-    return facing.to(joints.dtype)
+    return facing
 
 
 def quaternions_of(facing: Tensor) -> Tensor:
-    """The shortest rotations (..., 4) from unit facings (..., 2) = (x, z) to +z: from the world to the body."""
+    """The shortest rotations (..., 4), in float64, from unit facings (..., 2) = (x, z) to +z: from the world to the body."""
     real, up = _half_angle(facing)
     nothing = torch.zeros_like(real)
-    return torch.stack((real, nothing, up, nothing), dim=-1).to(facing.dtype)
+    return torch.stack((real, nothing, up, nothing), dim=-1)
 
 
 def yaw_steps(facing: Tensor, mend_turns: bool = False) -> Tensor:
-    """Half the angle (..., F - 1) by which each frame's rotation to +z differs from the one before it.
+    """Half the angle (..., F - 1), in float64, by which each frame's rotation to +z differs from the one before it.
 
     It is the arc sine of a sine alone, as published: where the rotations change their sign, at -z, so does the step.
     """
@@ -160,7 +160,7 @@ def yaw_steps(facing: Tensor, mend_turns: bool = False) -> Tensor:
     sines = up[..., 1:] * real[..., :-1] - real[..., 1:] * up[..., :-1]
     if mend_turns:
         sines = torch.where(real[..., 1:] * real[..., :-1] + up[..., 1:] * up[..., :-1] < 0, -sines, sines)
-    return sines.clamp(-1.0, 1.0).asin().to(facing.dtype)
+    return sines.clamp(-1.0, 1.0).asin()
 
 
 def _half_angle(facing: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,7 +180,7 @@ def joint_rotations(joints: Tensor, facing: Tensor, skeleton: Skeleton) -> Tenso
     before = torch.tensor(skeleton.relative_to[1:], device=joints.device)
     raw = torch.tensor(skeleton.raw_offsets[1:], dtype=joints.dtype, device=joints.device)
     bones = torch.nn.functional.normalize(joints[..., 1:, :] - joints[..., parents, :], dim=-1)
-    root = quaternions_of(facing)[..., None, :]
+    root = quaternions_of(facing)[..., None, :].to(joints.dtype)
     turned = torch.cat((root, between(raw, bones)), dim=-2)
     return torch.cat((root, multiply(inverse(turned[..., before, :]), turned[..., 1:, :])), dim=-2)
 
@@ -211,7 +211,7 @@ def root_motion(features: Tensor) -> tuple[Tensor, Tensor]:
 def turn(vectors: Tensor, facing: Tensor) -> Tensor:
     """Vectors (..., 3) of the world as seen in the frame of a facing (..., 2)."""
     x, y, z = vectors.unbind(-1)
-    sin, cos = facing.unbind(-1)
+    sin, cos = facing.to(vectors.dtype).unbind(-1)
     return torch.stack((cos * x - sin * z, y.expand_as(x), sin * x + cos * z), dim=-1)
 
 
