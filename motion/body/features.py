@@ -145,7 +145,7 @@ def headings(joints: Tensor, skeleton: Skeleton, smooth: bool = True, published:
 
 
 def quaternions_of(facing: Tensor) -> Tensor:
-    """The shortest rotations (..., 4), in float64, from unit facings (..., 2) = (x, z) to +z: from the world to the body."""
+    """The shortest rotations (..., 4), in float64, from unit facings (..., 2) = (x, z) to +z: from world to body."""
     real, up = _half_angle(facing)
     nothing = torch.zeros_like(real)
     return torch.stack((real, nothing, up, nothing), dim=-1)
