@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from motion.body.features import headings, to_features, turn_back
-from motion.body.placing import centred, facing_forward, mirror, on_floor, place, process, retarget
+from motion.body.features import headings, turn_back
+from motion.body.placing import centred, on_floor, place, process, retarget
 from motion.body.representations import REPRESENTATIONS
 from motion.body.skeleton import SKELETONS, T2M, skeleton_by_name
 from tests.golden_files import load_golden, with_prefix
@@ -90,26 +90,6 @@ def test_a_placed_clip_stands_at_the_origin_and_faces_ahead(degrees):
     assert on_floor(turned)[..., 1].min() == 0 and centred(turned)[0, 0, 0] == 0
     left, right = (placed[0, T2M.joint_names.index(f"{side}_hip"), 0] for side in ("left", "right"))
     assert left > right
-
-
-@every_row("skeleton", SKELETONS.values())
-def test_a_mirror_twice_is_the_clip_itself(skeleton):
-    joints = place(moving(skeleton, 40, seed=5, degrees=2.0), skeleton)
-    seen = mirror(joints, skeleton)
-    assert torch.equal(mirror(seen, skeleton), joints)
-    hand, other = (skeleton.joint_names.index(f"{side}_wrist") for side in ("left", "right"))
-    assert torch.equal(seen[:, hand], joints[:, other] * torch.tensor((-1.0, 1.0, 1.0)))
-    assert apart(facing_forward(seen, skeleton), seen) < 1e-5
-
-
-def test_a_mirror_turns_the_numbers_of_the_left_into_those_of_the_right():
-    rows = to_features(place(moving(T2M, 40, degrees=2.0), T2M), T2M)
-    joints = place(moving(T2M, 40, degrees=2.0), T2M)
-    seen = to_features(mirror(joints, T2M), T2M)
-    assert apart(seen[:, :2], -rows[:, :2]) < 1e-5 and apart(seen[:, 2:4], rows[:, 2:4]) < 1e-5
-    assert torch.equal(seen[:, 259:], rows[:, [261, 262, 259, 260]])
-    positions = rows[:, 4:67].unflatten(-1, (21, 3))
-    assert apart(seen[:, 4:7], positions[:, 1] * torch.tensor((-1.0, 1.0, 1.0))) < 1e-5
 
 
 def test_units_of_the_rows_are_the_published_ones():
