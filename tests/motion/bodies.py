@@ -9,20 +9,19 @@ from torch import Tensor
 from motion.body.features import turn_back
 from motion.body.skeleton import Skeleton
 
-LEFT = {"left_hip", "left_collar", "left_shoulder"}
-RIGHT = {"right_hip", "right_collar", "right_shoulder"}
-
 
 def random(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
 def directions(skeleton: Skeleton) -> Tensor:
-    """(J, 3) where the bones of a body that stands point: as at rest, with its left side on +x."""
+    """(J, 3) where the bones of a body that stands and faces +z point: as at rest, but for hips and shoulders."""
     rest = torch.tensor(skeleton.raw_offsets, dtype=torch.float32)
+    negative = {"left", "right"} - {skeleton.joint_names[skeleton.face[1]].split("_")[0]}
     for joint, name in enumerate(skeleton.joint_names):
-        if name in LEFT | RIGHT:
-            rest[joint] = torch.tensor((1.0 if name in LEFT else -1.0, 0.0, 0.0))
+        side, _, part = name.partition("_")
+        if part in ("hip", "collar", "shoulder"):
+            rest[joint] = torch.tensor((-1.0 if side in negative else 1.0, 0.0, 0.0))
     return rest
 
 
