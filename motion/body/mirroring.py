@@ -1,6 +1,6 @@
-"""A motion as a mirror shows it: x changes its sign, left and right change places.
+"""The numbers of a frame as a mirror shows it: x changes its sign, left and right change places.
 
-Letters: F frames, J joints, C numbers of a frame.
+Letters: F frames, C numbers of a frame.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from motion.body.features import check_joints, check_rows
+from motion.body.features import check_rows
 from motion.body.representations import Representation
 from motion.body.skeleton import Skeleton
 
@@ -26,12 +26,6 @@ SIGNS = {
     "contacts": (1,),
     "joints": (-1, 1, 1),
 }
-
-
-def mirror(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """Joints (..., F, J, 3) of the mirrored clip. Twice is the clip itself, to the bit."""
-    check_joints(joints, skeleton, frames=1)
-    return joints[..., list(skeleton.mirrored), :] * joints.new_tensor((-1.0, 1.0, 1.0))
 
 
 def mirror_rows(rows: Tensor, representation: Representation, skeleton: Skeleton) -> Tensor:

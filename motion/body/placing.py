@@ -1,4 +1,4 @@
-"""What is done to a clip before its numbers are taken: other bones, the floor, the start and the first facing.
+"""What is done to a clip before its numbers are taken: other bones, the floor, the start, the first facing, a mirror.
 
 Letters: F frames, J joints. All take and give joints (..., F, J, 3) in metres, y up.
 """
@@ -64,3 +64,9 @@ def process(joints: Tensor, offsets: Tensor, skeleton: Skeleton, name: str = "jo
     check_joints(joints, skeleton, name)
     rows = to_features(place(retarget(joints.float(), offsets, skeleton), skeleton), skeleton, name)
     return rows, to_joints(rows, skeleton)
+
+
+def mirror(joints: Tensor, skeleton: Skeleton) -> Tensor:
+    """Joints (..., F, J, 3) of the mirrored clip. Twice is the clip itself, to the bit."""
+    check_joints(joints, skeleton, frames=1)
+    return joints[..., list(skeleton.mirrored), :] * joints.new_tensor((-1.0, 1.0, 1.0))

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from motion.body.mirroring import mirror, mirror_rows
-from motion.body.placing import facing_forward, place
+from motion.body.mirroring import mirror_rows
+from motion.body.placing import facing_forward, mirror, place
 from motion.body.representations import REPRESENTATIONS
 from motion.body.skeleton import SKELETONS, T2M
 from tests.motion.bodies import moving

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from motion.body.features import joints_from_rotations, to_features, to_joints
-from motion.body.mirroring import mirror
-from motion.body.placing import place, process, retarget
+from motion.body.placing import mirror, place, process, retarget
 from motion.body.quaternions import between
 from motion.body.representations import REPRESENTATIONS
 from motion.body.skeleton import KIT, SKELETONS, T2M
