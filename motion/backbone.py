@@ -1,4 +1,7 @@
-"""Backbones of motion: MDM, a transformer encoder behind a token of time and condition."""
+"""Backbones of motion: SiT over the latent frames of a clip, and MDM, an encoder behind a token of time and condition.
+
+Letters: B batch, Z latent channels, T latent frames, N tokens.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,22 @@ from torch import Tensor
 from core.conditioning.contract import EmbeddedConditioning
 from core.conditioning.labels import LabelConditioning
 from core.conditioning.texts import TextConditioning
+from core.nets import sit
 from motion.nets.mdm import MDM, Recipe
+
+
+@dataclass(frozen=True)
+class SiTConfig(sit.SiTConfig):
+    """The options of `core.nets.sit.SiTConfig`; a token is one latent frame, or patch_size of them."""
+
+    patch_size: int = 1
+
+    def build(self, latent_shape: tuple[int, ...], conditioning: EmbeddedConditioning) -> sit.SiT:
+        """The network for latents (Z, T) under a `core.conditioning.contract.EmbeddedConditioning`.
+
+        It takes shorter clips too, and clips whose last frames are padding, by a mask (B, N).
+        """
+        return sit.SiT(latent_shape, self.recipe, lambda width: conditioning.embedder(width, self.null_label))
 
 
 @dataclass(frozen=True)
@@ -57,7 +75,7 @@ class MDMConfig:
         )
 
     def build(self, latent_shape: tuple[int, ...], conditioning: EmbeddedConditioning) -> MDM:
-        """The network for latents (C, F) under texts, classes or nothing; it takes shorter motions too."""
+        """The network for latents (Z, T) under texts, classes or nothing; it takes shorter motions too."""
         sizes: dict[str, Any] = {}
         if isinstance(conditioning, TextConditioning):
             sizes["texts"] = conditioning.size
@@ -73,4 +91,4 @@ class MDMConfig:
         return len(table)
 
 
-BACKBONES = {"mdm": MDMConfig}
+BACKBONES = {"sit": SiTConfig, "mdm": MDMConfig}

@@ -28,7 +28,7 @@ class TextConfig:
     encoder    which encoder: the domain knows some by name
     path       directory of the encoder; null for one whose weights come as a package (minilm)
     drop       share of the captions replaced by none in training, for guidance
-    prompts    texts that previews and evaluations are asked for, in turn
+    prompts    texts that previews and evaluations are asked for, in turn; a domain may take them of its data for null
     cache_dir  where embeddings are kept
     """
 
@@ -44,7 +44,7 @@ class TextConfig:
         check_drop(self.drop)
         if not self.path and (self.path is not None or self.encoder not in PACKAGED):
             raise ValueError(f"conditioning.path is {self.path!r}; needed: the directory of the text encoder")
-        if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
+        if self.prompts is not None and not (self.prompts and all(prompt.strip() for prompt in self.prompts)):
             raise ValueError(f"conditioning.prompts is {self.prompts}; needed: one text or more, none of them empty")
 
     def embed(self, texts: Sequence[str], device: torch.device) -> Tensor:
