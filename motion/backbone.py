@@ -63,6 +63,11 @@ class MDMConfig:
             raise ValueError(f"backbone.dropout is {self.dropout}; it must lie in [0, 1)")
 
     @property
+    def dimensions(self) -> tuple[int, int, int]:
+        """Depth, width and number of heads."""
+        return self.depth, self.hidden_size, self.num_heads
+
+    @property
     def num_blocks(self) -> int:
         """Blocks that an alignment can name, from 1."""
         return self.depth
