@@ -32,15 +32,14 @@ def read_statistics(root: Path, skeleton: Skeleton) -> Statistics:
 
 def of_representation(
     found: Statistics, kind: Representation, skeleton: Skeleton, clips: Iterable[Tensor]
-) -> tuple[Tensor, Tensor]:
+) -> Statistics:
     """Mean and deviation (C,) of a representation: the beginning of the published ones, else measured from `clips`.
 
     clips: rows (F, C) of that representation; looked at for absolute joints alone.
     """
     if kind.blocks:
-        return found.mean[: kind.size(skeleton)], found.std[: kind.size(skeleton)]
-    measured = statistics(clips, kind, skeleton)
-    return measured.mean, measured.std
+        return Statistics(found.mean[: kind.size(skeleton)], found.std[: kind.size(skeleton)])
+    return statistics(clips, kind, skeleton)
 
 
 def check_fits(found: Statistics, clips: Iterable[Tensor], skeleton: Skeleton, root: Path) -> None:
