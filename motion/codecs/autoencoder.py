@@ -141,15 +141,19 @@ class MotionAutoencoder(nn.Module):
         return self._decode(latents, real) * self.std + self.mean
 
     def loss(self, media: Tensor, random: Random) -> MotionLoss:
-        """The loss of (B, C, F), not normalised; the posterior is sampled with the stream "posterior" of `random`."""
+        """The loss of (B, C, F), not normalised; the posterior is sampled with the stream "posterior" of `random`.
+
+        Where a clip ends within a latent frame, the frames behind it are to be as its last one.
+        """
         x = (media - self.mean) / self.std
         real = real_frames(x)
         coarse = coarser(real, self.downsample)
         mean, std = self.moments(media)
         noise = random.normal("posterior", tuple(mean.shape)).to(mean)
-        error = (self._decode(mean + std * noise, coarse) - x) * real
-        reconstruction = self._mean_error(error, real)
-        velocity = self._mean_error(error.diff(dim=-1) * real[..., 1:], real[..., 1:])
+        counted = coarse.repeat_interleave(self.downsample, dim=-1)
+        error = (self._decode(mean + std * noise, coarse) - held(x, real)) * counted
+        reconstruction = self._mean_error(error, counted)
+        velocity = self._mean_error(error.diff(dim=-1) * counted[..., 1:], counted[..., 1:])
         kl = self._divergence(mean, std, coarse)
         config = self.config
         latent_numbers = coarse.sum(dim=(1, 2)).float().mean() * self.latent_channels
@@ -174,6 +178,12 @@ def real_frames(x: Tensor) -> Tensor:
     """(B, C, F) padded with zeros behind the end -> (B, 1, F) bool, true up to the last frame that is not all zeros."""
     given = (x != 0).any(1, keepdim=True)
     return given.flip(-1).cumsum(-1).flip(-1) > 0
+
+
+def held(x: Tensor, real: Tensor) -> Tensor:
+    """(B, C, F) whose frames behind the last of `real` (B, 1, F) are as that one."""
+    last = (real.sum(-1, keepdim=True) - 1).clamp_min(0).expand(-1, x.shape[1], -1)
+    return torch.where(real, x, x.gather(-1, last))
 
 
 def coarser(real: Tensor, stride: int) -> Tensor:

@@ -29,6 +29,7 @@ from core.latents.cache import TokenMasks
 from core.schema import FREE
 from motion.body.representations import REPRESENTATIONS, Representation
 from motion.body.skeleton import SKELETONS
+from motion.body.statistics import Statistics
 from motion.datasets.clips import UNIT, ClipRules, random_window, whole_units
 from motion.datasets.files import SUFFIX, MotionFacts, read_rows
 from motion.datasets.folder import VECTORS, Motions, collect
@@ -116,13 +117,12 @@ class HumanML3D:
         self,
         config: HumanML3DConfig,
         masks: TokenMasks | None = None,
-        statistics: tuple[Tensor, Tensor] | None = None,
+        statistics: Statistics | None = None,
     ):
         self.config, self._masks, self.class_names = config, masks, []
-        self.skeleton, self.representation = SKELETONS[config.skeleton], config.representation
+        self.skeleton, self.representation = SKELETONS[config.skeleton], REPRESENTATIONS[config.representation]
         self.root, self.fps = existing_folder(config.root), self.skeleton.fps
-        self._kind = REPRESENTATIONS[config.representation]
-        self.media_shape = self._kind.size(self.skeleton), config.frames
+        self.media_shape = self.representation.size(self.skeleton), config.frames
         names = read_split(self.root, config.split)
         check_apart(self.root, config.split, names)
         rules = ClipRules(self.fps, config.least_frames, LONGEST)
@@ -139,19 +139,19 @@ class HumanML3D:
         self._facts = np.array([tuple(vars(facts).values()) for facts in motions.facts], dtype=np.int64)
         self._names = np.array([clip.name.encode() for clip in clips])
         self._rows = np.array([(clip.file, clip.first, clip.frames) for clip in clips], dtype=np.int64)
-        self.lengths = np.array([whole_units(clip.frames, self.config.frames) for clip in clips], dtype=np.int64)
+        self.lengths = torch.tensor([whole_units(clip.frames, self.config.frames) for clip in clips])
         descriptions = [each for clip in clips for each in clip.descriptions]
         self.captions, self.tokens = [each.caption for each in descriptions], [each.tokens for each in descriptions]
-        self.caption_rows = np.cumsum([0, *(len(clip.descriptions) for clip in clips)])
+        self.caption_rows = torch.tensor([0, *(len(clip.descriptions) for clip in clips)]).cumsum(0)
         self.conditions: Any = torch.zeros(len(clips), dtype=torch.int64)
 
-    def _read_statistics(self) -> tuple[Tensor, Tensor]:
+    def _read_statistics(self) -> Statistics:
         """Those of the folder, as `data.representation` has them; held against some clips."""
         found = read_statistics(self.root, self.skeleton)
         full = REPRESENTATIONS["full"]
         check_fits(found, (self.rows(row, full) for row in spread(len(self), LOOKED_AT)), self.skeleton, self.root)
         clips = (self.rows(row) for row in spread(len(self), MEASURED))
-        return of_representation(found, self._kind, self.skeleton, clips)
+        return of_representation(found, self.representation, self.skeleton, clips)
 
     def _tell(self) -> None:
         """Log what there is, and what differs from the published lists."""
@@ -187,7 +187,7 @@ class HumanML3D:
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """`media` (C, F) of a random window, `condition` of one of its captions, and, with masks, `mask` (N,) bool."""
         first, length = random_window(int(self._rows[index, 2]), self.config.frames, rng)
-        caption = int(rng.integers(self.caption_rows[index], self.caption_rows[index + 1]))
+        caption = int(rng.integers(*self.caption_rows[index : index + 2].tolist()))
         own = len(self.conditions) == len(self.captions)
         item = {"media": self._media(index, first, length), "condition": self.conditions[caption if own else index]}
         return item if self._masks is None else item | {"mask": self._masks.mask(length)}
@@ -198,7 +198,7 @@ class HumanML3D:
 
     def rows(self, index: int, kind: Representation | None = None) -> Tensor:
         """All frames (frames, C) of a clip, nothing cut or padded; kind: instead of `data.representation`."""
-        return self._read(index, 0, int(self._rows[index, 2]), kind or self._kind)
+        return self._read(index, 0, int(self._rows[index, 2]), kind or self.representation)
 
     def _path(self, file: int) -> Path:
         return self.root / VECTORS / f"{self._motions[file].decode()}{SUFFIX}"
@@ -211,6 +211,6 @@ class HumanML3D:
         return rows if kind.name == "full" else REPRESENTATIONS["full"].convert(rows, kind, self.skeleton)
 
     def _media(self, index: int, first: int, count: int) -> Tensor:
-        media = self.statistics[0][:, None].repeat(1, self.config.frames)
-        media[:, :count] = self._read(index, first, count, self._kind).T
+        media = self.statistics.mean[:, None].repeat(1, self.config.frames)
+        media[:, :count] = self._read(index, first, count, self.representation).T
         return media

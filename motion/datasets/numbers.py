@@ -16,7 +16,7 @@ from core.storage.arrays import read_array
 from motion.body.features import slices
 from motion.body.representations import Representation
 from motion.body.skeleton import Skeleton
-from motion.body.statistics import Statistics, check_statistics, statistics
+from motion.body.statistics import EVALUATOR_FACTOR, Statistics, check_statistics, statistics
 
 MEAN_FILE, STD_FILE = "Mean.npy", "Std.npy"
 LOOKED_AT, MEASURED = 16, 512  # clips, evenly spread
@@ -32,15 +32,14 @@ def read_statistics(root: Path, skeleton: Skeleton) -> Statistics:
 
 def of_representation(
     found: Statistics, kind: Representation, skeleton: Skeleton, clips: Iterable[Tensor]
-) -> tuple[Tensor, Tensor]:
+) -> Statistics:
     """Mean and deviation (C,) of a representation: the beginning of the published ones, else measured from `clips`.
 
     clips: rows (F, C) of that representation; looked at for absolute joints alone.
     """
     if kind.blocks:
-        return found.mean[: kind.size(skeleton)], found.std[: kind.size(skeleton)]
-    measured = statistics(clips, kind, skeleton)
-    return measured.mean, measured.std
+        return Statistics(found.mean[: kind.size(skeleton)], found.std[: kind.size(skeleton)])
+    return statistics(clips, kind, skeleton)
 
 
 def check_fits(found: Statistics, clips: Iterable[Tensor], skeleton: Skeleton, root: Path) -> None:
@@ -52,7 +51,7 @@ def check_fits(found: Statistics, clips: Iterable[Tensor], skeleton: Skeleton, r
             raise ValueError(
                 f"{root / MEAN_FILE} and {STD_FILE} are of other clips than those in {root}: normalised by them the "
                 f"block {name!r} of {LOOKED_AT} clips has a size of {size:.1f} where 1 is usual, and at most "
-                f"{FARTHEST:g} allowed"
+                f"{FARTHEST:g} allowed (the evaluator's are {EVALUATOR_FACTOR:g} times too small at root and contacts)"
             )
 
 

@@ -5,6 +5,7 @@ Letters: F frames, J joints, C numbers of a frame.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,12 @@ def walking_joints(frames, seed=0, skeleton="t2m"):
     body, rng = SKELETONS[skeleton], np.random.default_rng(seed)
     pose = torch.zeros(body.joints, 3)
     for chain in body.chains:
-        for parent, joint in zip(chain, chain[1:], strict=False):
+        for parent, joint in itertools.pairwise(chain):
             pose[joint] = pose[parent] + 0.25 * torch.tensor(body.raw_offsets[joint], dtype=torch.float32)
     time = torch.arange(frames)[:, None, None] / body.fps
     phase, size = (torch.from_numpy(rng.random((body.joints, 3))).float() for _ in range(2))
     joints = pose + 0.05 * size * torch.sin(2 * torch.pi * (time + phase))
-    joints[..., 2] += (0.5 + rng.random()) * time[..., 0]
+    joints[..., 2] += (0.5 + 0.5 * rng.random()) * time[..., 0]
     joints[..., 0] += 0.1 * torch.sin(time[..., 0])
     return joints - joints[..., 1].min() * torch.tensor([0.0, 1.0, 0.0])
 
