@@ -24,24 +24,26 @@ if TYPE_CHECKING:
 MAX_FPS = 1000.0
 MAX_SIDE = 2048  # pixels of an MP4 of several clips: as many as fit; players stop at about twice that
 # With mbtree, its default, x264 gives equal frames unequal bytes now and then.
-QUALITY = {"crf": "16", "preset": "medium", "x264-params": "mbtree=0"}
+QUALITY = {"crf": "16", "x264-params": "mbtree=0"}
+THOROUGH, QUICK = "medium", "veryfast"  # presets of x264: for pictures, and for drawings, which are small anyway
 BT709, LIMITED_RANGE = 1, 1  # as H.264 numbers them
 HUNDREDTH = 10  # milliseconds, what the durations of a GIF are made of
 QUICKEST = 2  # hundredths of a second: browsers slow down what is quicker
 
 
-def write_mp4(frames: np.ndarray, path: Path, fps: float) -> Path:
+def write_mp4(frames: np.ndarray, path: Path, fps: float, preset: str = THOROUGH) -> Path:
     """Frames (F, H, W, C) uint8 as an MP4 at `path`, which is returned; whole or absent."""
     with writing(path):  # also where the disk of temporary files is full
-        content = mp4(frames, fps)
+        content = mp4(frames, fps, preset)
     return write_atomic(path, content)
 
 
-def mp4(frames: np.ndarray, fps: float) -> bytes:
+def mp4(frames: np.ndarray, fps: float, preset: str = THOROUGH) -> bytes:
     """Frames (F, H, W, C) uint8, C 1 or 3, as an MP4 that every browser plays: H.264, 4:2:0, its index in front.
 
-    An odd height or width gets a last row or column once more, as 4:2:0 needs. Equal frames give equal bytes. Raises
-    ValueError for frames of another shape, and for a rate that is none.
+    `preset` is x264's, which trades time for bytes. An odd height or width gets a last row or column once more, as
+    4:2:0 needs. Equal frames give equal bytes. Raises ValueError for frames of another shape, and for a rate that is
+    none.
     """
     import av
 
@@ -50,7 +52,7 @@ def mp4(frames: np.ndarray, fps: float) -> bytes:
     with tempfile.TemporaryDirectory() as folder:  # the index is moved to the front by reading the file again
         file = Path(folder) / "clip.mp4"
         with av.open(str(file), "w", options={"movflags": "+faststart", "fflags": "+bitexact"}) as container:
-            stream = container.add_stream("libx264", rate=_rate(fps), options=QUALITY)
+            stream = container.add_stream("libx264", rate=_rate(fps), options={**QUALITY, "preset": preset})
             _describe(stream.codec_context, *frames.shape[1:3])
             for number, frame in enumerate(frames):
                 image = av.VideoFrame.from_ndarray(frame, format="rgb24")

@@ -106,7 +106,7 @@ def test_a_disk_that_is_full_leaves_no_half_of_a_file(tmp_path, monkeypatch):
         ):
             patch.setattr(f"{module}.{name}", full)
             write_mp4(clips(1)[0], tmp_path / "a.mp4", 8.0)
-    monkeypatch.setattr(movies, "mp4", lambda frames, fps: b"new")
+    monkeypatch.setattr(movies, "mp4", lambda frames, fps, preset: b"new")
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
     with pytest.raises(OSError, match=r"a\.mp4 could not be written: No space left on device"):
         write_mp4(clips(1)[0], tmp_path / "a.mp4", 8.0)
