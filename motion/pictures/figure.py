@@ -64,9 +64,9 @@ class Figure:
         """Limbs from the farthest to the nearest, each with a white outline that parts it from those behind it."""
         points, near, width = view.project(pose, frame), view.nearness(pose), self._width(view)
         for limb in sorted(range(len(self.limbs)), key=lambda limb: near[self.limbs[limb][1:]].mean()):
-            line = [points[self.limbs[limb]]]
-            canvas.lines(line, WHITE, width + 2 * _outline(view))
-            canvas.lines(line, self.colours[limb], width)
+            line = points[self.limbs[limb]]
+            canvas.lines([line[1:]], WHITE, width + 2 * _outline(view))  # it does not part a limb from the trunk
+            canvas.lines([line], self.colours[limb], width)
             if self.head in self.limbs[limb]:
                 self._draw_head(canvas, pose, view, frame)
 
