@@ -12,6 +12,7 @@ import numpy as np
 
 Colour = tuple[float, ...]  # red, green, blue and, where it is transparent, opacity, each in [0, 1]
 WHITE: Colour = (1.0, 1.0, 1.0)
+DOT = np.array([(0.0, 0.0), (0.01, 0.0)])  # pixels: a line of no length is not drawn
 PIXELS_AN_INCH = 72  # so that a point of a line's width is a pixel
 
 
@@ -35,7 +36,7 @@ class Canvas:
         """Lines (n, 2) with round ends; one of a single point is a dot, and points that are NaN break a line."""
         from matplotlib.path import Path
 
-        lines = [np.repeat(line, 2, axis=0) if len(line) == 1 else line for line in lines]
+        lines = [line + DOT if len(line) == 1 else line for line in lines]
         codes = [np.r_[Path.MOVETO, np.full(len(line) - 1, Path.LINETO)].astype(Path.code_type) for line in lines]
         if lines:
             self._draw(Path(np.concatenate(lines), np.concatenate(codes)), colour, width, None)
