@@ -25,7 +25,7 @@ from motion.moves.captions import PER_CLIP, captions_of
 
 SPLITS = ("train", "heldout", "all")
 HELDOUT_PART = 10  # the held-out split has a tenth of the clips of the train split
-SHORTEST, LONGEST = 30, 100  # frames in which every action can take place
+SHORTEST, LONGEST = 40, 100  # frames in which every action can take place
 AT_ONCE = 1024  # clips that are made together
 
 
@@ -69,6 +69,16 @@ class MovesConfig:
             raise ValueError(f"data.frames is {self.frames}; allowed: {SHORTEST} to {LONGEST}")
         if not SHORTEST <= self.min_frames <= self.frames:
             raise ValueError(f"data.min_frames is {self.min_frames}; allowed: {SHORTEST} to data.frames={self.frames}")
+        if not self.steps:
+            raise ValueError(
+                f"there is no multiple of {LENGTH_STEP} in data.min_frames={self.min_frames} to "
+                f"data.frames={self.frames}; clips have whole steps of {LENGTH_STEP} frames"
+            )
+
+    @property
+    def steps(self) -> range:
+        """The lengths of clips, in LENGTH_STEP frames."""
+        return range(-(-self.min_frames // LENGTH_STEP), self.frames // LENGTH_STEP + 1)
 
     @property
     def media_shape(self) -> tuple[int, int]:
