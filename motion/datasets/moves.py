@@ -207,7 +207,7 @@ class MovesDataset:
 def draw_length(split: str, row: int, config: MovesConfig) -> int:
     """Frames of row `row` of the split "train" or "heldout", whole steps of LENGTH_STEP."""
     rng = numpy_rng("moves lengths", f"{split} {config.seed}", row)
-    return LENGTH_STEP * int(rng.integers(-(-config.min_frames // LENGTH_STEP), config.frames // LENGTH_STEP + 1))
+    return LENGTH_STEP * int(rng.integers(config.steps.start, config.steps.stop))
 
 
 def _rows(config: MovesConfig) -> Iterator[tuple[str, int]]:

@@ -14,7 +14,7 @@ from tests.rows import every_row
 
 @pytest.fixture(scope="module")
 def moves():
-    return MovesConfig(num_clips=280).build(LastAxisMasks(60, 4))
+    return MovesConfig(num_clips=140).build(LastAxisMasks(60, 4))
 
 
 def joints_of(moves):
@@ -24,9 +24,9 @@ def joints_of(moves):
 
 
 def test_actions_in_turn_each_as_often(moves):
-    assert moves.class_names == CLASSES and len(CLASSES) == 14 and len(moves) == 280
-    assert moves.media.shape == (280, *moves.media_shape) == (280, 263, 60) and moves.media.dtype == torch.float32
-    assert moves.labels.bincount().tolist() == [20] * 14
+    assert moves.class_names == CLASSES and len(CLASSES) == 14 and len(moves) == 140
+    assert moves.media.shape == (140, *moves.media_shape) == (140, 263, 60) and moves.media.dtype == torch.float32
+    assert moves.labels.bincount().tolist() == [10] * 14
     assert moves.lengths.min() >= 40 and moves.lengths.max() <= 60 and len(moves.lengths.unique()) > 3
     assert moves.fps == 20 and moves.skeleton is T2M
 
@@ -55,24 +55,24 @@ def test_padding_is_the_mean_and_statistics_are_of_what_is_real(moves):
 
 
 def test_a_clip_is_a_function_of_seed_split_and_row(moves):
-    more = MovesConfig(num_clips=420).build()
+    more = MovesConfig(num_clips=210).build()
     chosen = moves.item(3, np.random.default_rng(0))["media"][:, :40]
     torch.testing.assert_close(more.media[3, :, :40], chosen, atol=1e-5, rtol=0)
-    assert more.captions[:840] == moves.captions and torch.equal(more.lengths[:280], moves.lengths)
-    other = MovesConfig(num_clips=280, seed=1).build()
+    assert more.captions[:420] == moves.captions and torch.equal(more.lengths[:140], moves.lengths)
+    other = MovesConfig(num_clips=140, seed=1).build()
     assert (other.media[:, :, :40] - moves.media[:, :, :40]).abs().amax((1, 2)).min() > 1e-3
     assert other.captions != moves.captions
 
 
 def test_held_out_clips_are_other_ones_with_the_same_statistics(moves):
     heldout = moves.heldout()
-    assert len(heldout) == 28 and heldout.labels.bincount().tolist() == [2] * 14 and heldout.heldout() is None
+    assert len(heldout) == 14 and heldout.labels.bincount().tolist() == [1] * 14 and heldout.heldout() is None
     assert heldout.statistics is moves.statistics and heldout.token_masks is moves.token_masks
     distance = (heldout.media[:, None, :, :40] - moves.media[None, :, :, :40]).abs().amax((2, 3))
     assert distance.min() > 1e-2
-    both = MovesConfig(num_clips=280, split="all").build()
-    assert len(both) == 308 and both.captions[-84:] == heldout.captions
-    assert both.name(280).startswith("clip 0 of heldout: ")
+    both = MovesConfig(num_clips=140, split="all").build()
+    assert len(both) == 154 and both.captions[-42:] == heldout.captions
+    assert both.name(140).startswith("clip 0 of heldout: ")
 
 
 def test_feet_do_not_slide_and_nothing_is_below_the_floor(moves):
@@ -88,7 +88,7 @@ def test_feet_do_not_slide_and_nothing_is_below_the_floor(moves):
 
 @every_row(("representation", "size"), [("full", 263), ("positions", 67), ("joints", 66)])
 def test_the_same_clips_in_every_representation(representation, size, moves):
-    other = MovesConfig(num_clips=280, representation=representation).build()
+    other = MovesConfig(num_clips=140, representation=representation).build()
     assert other.media_shape == (size, 60)
     (ours, real), (theirs, _) = joints_of(moves), joints_of(other)
     torch.testing.assert_close(theirs[real], ours[real], atol=1e-4, rtol=0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from motion.moves.actions import ACTIONS, CLASSES, FPS, render
-from motion.moves.kinematics import ANKLES, FEET, HEAD, HIPS, KNEES, MIRRORED, PARENTS, WRISTS
+from motion.moves.kinematics import ANKLES, FEET, HEAD, HIPS, KNEES, MIRRORED, PARENTS, WRISTS, mirror
 from tests.rows import every_row
 
 CLIPS = 16  # of each action
@@ -182,8 +182,6 @@ def test_a_row_is_the_same_whatever_is_made_beside_it(moves):
 
 def test_left_and_right_are_mirror_images_of_each_other():
     """Of the same numbers: all but the draw of the side."""
-    from motion.moves.kinematics import mirror
-
     joints, _ = render("train", [6], FRAMES, np.array([50]))
     flipped = mirror(joints, np.array([True]))
     np.testing.assert_array_equal(flipped[..., 0], -joints[:, :, list(MIRRORED), 0])
