@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from core.contracts import Condition, Requests
@@ -24,22 +25,22 @@ MAX_CLIPS = 12  # shown at once
 class MotionPreview:
     """Film strips and animations; fulfils `core.contracts.Preview`.
 
-    format       what the numbers of the clips are
+    clips        what the numbers of the clips are
     texts        that the samples were asked for, in turn; empty where they are classes, or nothing
     class_names  of the actions
     gif          whether a GIF is written too
     """
 
     def __init__(
-        self, format: MotionFormat, texts: Sequence[str] = (), class_names: Sequence[str] = (), gif: bool = False
+        self, clips: MotionFormat, texts: Sequence[str] = (), class_names: Sequence[str] = (), gif: bool = False
     ):
-        self.format, self.texts, self.class_names, self.gif = format, list(texts), list(class_names), gif
+        self.format, self.texts, self.class_names, self.gif = clips, list(texts), list(class_names), gif
 
     @classmethod
-    def of(cls, format: MotionFormat, conditioning: Any, gif: bool = False) -> MotionPreview:
+    def of(cls, clips: MotionFormat, conditioning: Any, gif: bool = False) -> MotionPreview:
         """The preview of samples that a conditioning makes up."""
         texts = getattr(conditioning.config, "prompts", None) or ()
-        return cls(format, texts, getattr(conditioning, "names", ()), gif)
+        return cls(clips, texts, getattr(conditioning, "names", ()), gif)
 
     def save(self, media: Tensor, condition: Condition | Requests, path: Path) -> Path:
         """Clips (n, C, F), each as long as it was asked to be, as `path`.png, which is returned, and `path`.mp4.
@@ -76,10 +77,8 @@ class MotionPreview:
         return write_atomic(path.with_name(f"{path.name}.png"), content.getvalue())
 
 
-def check_finite(clips: Sequence[Any], titles: Sequence[str]) -> None:
+def check_finite(clips: Sequence[np.ndarray], titles: Sequence[str]) -> None:
     """Raises ValueError naming the first of clips (F, J, 3) that cannot be drawn, and its frame."""
-    import numpy as np
-
     for number, (clip, title) in enumerate(zip(clips, titles, strict=True)):
         if not len(clip):
             raise ValueError(f"clip {number} ({title!r}) has no frame; a picture needs one at least")
