@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from core.contracts import Condition, Requests
@@ -63,7 +62,7 @@ class MotionPreview:
     def save_joints(self, joints: Sequence[Tensor], titles: Sequence[str], path: Path) -> Path:
         """The first of clips (F, J, 3) in metres in the same files, each under its title."""
         from motion.pictures.animation import grid
-        from motion.pictures.strips import sheet
+        from motion.pictures.strips import check_finite, sheet
 
         clips, titles = [clip.double().numpy() for clip in joints[:MAX_CLIPS]], list(titles[:MAX_CLIPS])
         check_finite(clips, titles)
@@ -75,16 +74,3 @@ class MotionPreview:
         content = io.BytesIO()
         sheet(clips, titles, skeleton, fps).save(content, "PNG")
         return write_atomic(path.with_name(f"{path.name}.png"), content.getvalue())
-
-
-def check_finite(clips: Sequence[np.ndarray], titles: Sequence[str]) -> None:
-    """Raises ValueError naming the first of clips (F, J, 3) that cannot be drawn, and its frame."""
-    for number, (clip, title) in enumerate(zip(clips, titles, strict=True)):
-        if not len(clip):
-            raise ValueError(f"clip {number} ({title!r}) has no frame; a picture needs one at least")
-        finite = np.isfinite(clip).all((1, 2))
-        if not finite.all():
-            raise ValueError(
-                f"clip {number} ({title!r}) cannot be drawn: its joints are not finite from frame "
-                f"{int(finite.argmin())} of {len(clip)} on"
-            )
