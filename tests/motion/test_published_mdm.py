@@ -1,4 +1,4 @@
-"""`python -m motion.sample architecture=humanml3d_mdm checkpoint=...`: published weights of MDM give the recorded motion.
+"""`python -m motion.sample architecture=humanml3d_mdm checkpoint=...`: published weights give recorded motion.
 
 The weights are recorded ones in a file of the published form, in which the motion of a text is recorded without a text:
 its map is zero. Frames behind the recorded ten are padding, which the network does not look at.
