@@ -11,7 +11,6 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from core.processes.workers import LoaderWorkers
 from core.storage.atomic import write_atomic
 from motion.body.placing import mirror, process
 from motion.preparation.layout import Layout, mirror_name
-from motion.preparation.takes import Source, Take, cut
+from motion.preparation.takes import Segment, Source, Take, cut
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Preparation(TorchDataset):
         names = [segment.name for segment in take.segments]
         return [*names, *map(mirror_name, names)] if self.mirrors else names
 
-    def _segment(self, joints: Tensor, segment: Any, note: str) -> Iterator[Outcome]:
+    def _segment(self, joints: Tensor, segment: Segment, note: str) -> Iterator[Outcome]:
         """Each clip by itself: one that cannot be made is told, and the others are made."""
         variants: dict[str, Callable[[Tensor], Tensor]] = {segment.name: lambda clip: clip}
         if self.mirrors:
@@ -126,6 +125,5 @@ def _as_it_is(outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
 
 def _killed(error: Exception) -> LoaderError:
     return LoaderError(
-        f"a process that prepares clips was killed ({error}), perhaps for lack of memory: num_workers=... starts fewer; "
-        "the same command continues"
+        "a process that prepares clips was killed (memory? num_workers=... starts fewer); the same command continues"
     )

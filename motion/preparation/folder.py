@@ -1,4 +1,4 @@
-"""The folder that is prepared: its record, which keeps clips of other facts apart, and what is made of all its clips."""
+"""The folder that is prepared: its record, which keeps clips of other facts apart, and what all its clips give."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ from motion.preparation.takes import Motion, Segment, Take
 
 BODY_OF_SMPL = (24, 52, 55)  # joints of SMPL, SMPL+H and SMPL-X, the first 22 of which are those of t2m
 UP = {"y": (0, 1, 2), "z": (1, 2, 0)}  # the axes that become x, y, z: a turn, so that left stays left
-LARGEST, SMALLEST = 5.0, 0.3  # metres that a body may be high, or it is in other units
+SHORTEST, LONGEST = 1.0, 15.0  # metres of all bones of a body together, 4 or 5 of a grown one
+UPRIGHT = 0.3  # share of the way from the feet to the head that goes up, in the middle one of the frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ class JointsSource:
     def read(self, take: Take) -> Motion:
         """The joints of a file: axes, units and rate changed."""
         joints = resample(self._read(take.file), self.config.fps, self.skeleton.fps)
-        return Motion(joints)
+        return Motion(joints, "" if is_upright(joints, self.skeleton) else "no upright body: is source.up right?")
 
     def reference(self) -> Tensor:
         """The first frame (J, 3) of the file that is named, or of the first."""
@@ -89,11 +90,11 @@ class JointsSource:
 
     def _read(self, file: Path) -> Tensor:
         joints = self._checked(read_array(file), file)[..., list(UP[self.config.up])] * self.config.scale
-        height = float(joints.amax((0, 1))[1] - joints.amin((0, 1))[1])
-        if not SMALLEST <= height <= LARGEST:
+        bones = float(self.skeleton.bones(joints[0]).sum())
+        if not SHORTEST <= bones <= LONGEST:
             raise ValueError(
-                f"{file}: its joints are between {height:.3g} m of height; is source.scale={self.config.scale:g}, metres "
-                f"in a unit, or source.up={self.config.up} wrong?"
+                f"{file}: all bones together have {bones:.4g} m, those of a person 4 or 5; source.scale is "
+                f"{self.config.scale:g}, metres in a unit of the file"
             )
         return joints
 
@@ -119,6 +120,13 @@ def clip_name(path: Path) -> str:
     """The name of the clip of a file below the root: "walks/slow 1.npy" becomes "walks_slow-1"."""
     parts = ["".join(c if c.isalnum() or c in "-_" else "-" for c in part) for part in path.with_suffix("").parts]
     return "_".join(parts)
+
+
+def is_upright(joints: Tensor, skeleton: Skeleton) -> bool:
+    """Whether the head is above the feet in most frames (F, J, 3), as of one who neither lies nor has another up."""
+    head = joints[:, skeleton.joint_names.index("head")]
+    way = head - joints[:, list(skeleton.feet)].mean(1)
+    return float((way[:, 1] / way.norm(dim=-1).clamp_min(1e-9)).median()) > UPRIGHT
 
 
 def resample(joints: Tensor, fps: float, wanted: float) -> Tensor:

@@ -18,7 +18,8 @@ def write_splits(layout: Layout, clips: Sequence[str], mirrors: bool, given: Pat
     given  folder with the first three, of whose names those that are clips are kept; None: see `deal`
     """
     found = _read(given, clips) if given else deal(clips, mirrors)
-    for name, names in (found | {"train_val": found["train"] + found["val"], "all": sum(found.values(), [])}).items():
+    joined = {"train_val": found["train"] + found["val"], "all": [name for split in SPLITS for name in found[split]]}
+    for name, names in (found | joined).items():
         write_atomic(layout.split(name), "".join(f"{each}\n" for each in names))
     return found
 

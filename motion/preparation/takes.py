@@ -1,4 +1,4 @@
-"""What is prepared: takes, which are files of motion, and the segments of them that become clips. F frames, J joints."""
+"""What is prepared: takes, which are files of motion, and the segments that become clips. F frames, J joints."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Take:
 
 @dataclass(frozen=True)
 class Motion:
-    """What a take holds: joints (F, J, 3), metres, y up, at the skeleton's rate; a note where it was not as expected."""
+    """What a take holds: joints (F, J, 3), metres, y up, at the skeleton's rate; a note if it was not as expected."""
 
     joints: Tensor
     note: str = ""
