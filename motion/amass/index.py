@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -74,22 +75,28 @@ def read_index(path: Path) -> list[Indexed]:
         raise ValueError(f"the index {path} is not there; it is index.csv of the repository EricGuo5513/HumanML3D")
     segments: dict[PurePosixPath, list[Segment]] = {}
     names: set[str] = set()
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        if not rows.fieldnames or not set(COLUMNS) <= set(rows.fieldnames):
-            raise ValueError(f"{path} has the columns {rows.fieldnames}; needed: {', '.join(COLUMNS)}")
-        try:
-            for row in rows:
-                source, segment = _parse(row, f"{path}, line {rows.line_num}")
-                if segment.name in names:
-                    raise ValueError(f"{path}, line {rows.line_num}: the clip {segment.name} stands there twice")
-                names.add(segment.name)
-                segments.setdefault(source, []).append(segment)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} cannot be read as CSV: {error}") from error
+    try:
+        for where, row in _rows(path):
+            source, segment = _parse(row, where)
+            if segment.name in names:
+                raise ValueError(f"{where}: the clip {segment.name} stands there twice")
+            names.add(segment.name)
+            segments.setdefault(source, []).append(segment)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as CSV: {error}") from error
     if not segments:
         raise ValueError(f"{path} names no clip")
     return [Indexed(source, tuple(found)) for source, found in segments.items()]
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, str | None]]]:
+    """Each row by its columns, and where it stands; ValueError where a column is missing."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        if not set(COLUMNS) <= set(rows.fieldnames or ()):
+            raise ValueError(f"{path} has the columns {rows.fieldnames}; needed: {', '.join(COLUMNS)}")
+        for row in rows:
+            yield f"{path}, line {rows.line_num}", row
 
 
 def _parse(row: dict[str, str | None], where: str) -> tuple[PurePosixPath, Segment]:
