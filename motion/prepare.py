@@ -53,14 +53,23 @@ def main(config: PrepareConfig) -> None:
     texts, splits = (Path(given).expanduser() if given else None for given in (config.texts, config.splits))
     with PreparedFolder(config.out, source, config.mirror, texts or source.texts, splits or source.splits) as folder:
         preparation = Preparation(source, folder.layout, folder.offsets, config.mirror)
-        progress = Progress(len(source.takes), len(source.takes) - len(preparation), "prepare", "take")
-        notes: Counter[str] = Counter()
-        for outcomes in run(preparation, min(workers(config.num_workers), len(preparation))):
+        notes = make_clips(preparation, folder, min(workers(config.num_workers), len(preparation)))
+        print("\n".join(summary(folder, folder.finish(), notes, RunDirectory(folder.layout.root).shown())))
+
+
+def make_clips(preparation: Preparation, folder: PreparedFolder, num_workers: int) -> Counter[str]:
+    """Make the clips that are not there yet, under a progress bar; the notes of their takes."""
+    notes: Counter[str] = Counter()
+    done = len(preparation.source.takes) - len(preparation)
+    progress = Progress(len(preparation.source.takes), done, "prepare", "take")
+    try:
+        for outcomes in run(preparation, num_workers):
             folder.note(outcomes)
             notes.update({outcome.note for outcome in outcomes if outcome.note})
             progress.bar.update()
+    finally:
         progress.bar.close()
-        print("\n".join(summary(folder, folder.finish(), notes, RunDirectory(folder.layout.root).shown())))
+    return notes
 
 
 ENTRY = Entry(main, "motion.conf", "prepare", PrepareConfig)

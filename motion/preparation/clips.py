@@ -46,9 +46,14 @@ class Preparation(TorchDataset):
 
     def __init__(self, source: Source, layout: Layout, offsets: Tensor, mirrors: bool):
         self.source, self.layout, self.offsets, self.mirrors = source, layout, offsets, mirrors
+        names = {segment.name for take in source.takes for segment in take.segments}
+        for name in sorted(names) if mirrors else ():
+            if mirror_name(name) in names:
+                raise ValueError(
+                    f"{mirror_name(name)} is the name of the mirror of {name}; rename one, or mirror=false"
+                )
         done = set(layout.clips())
         self.takes = [take for take in source.takes if not done.issuperset(self._names(take))]
-        self.done = sum(len(take.segments) for take in source.takes) - sum(len(take.segments) for take in self.takes)
 
     def __len__(self) -> int:
         return len(self.takes)

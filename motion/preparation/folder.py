@@ -21,7 +21,7 @@ from motion.body.representations import REPRESENTATIONS
 from motion.body.statistics import statistics
 from motion.preparation.clips import Outcome, write_array
 from motion.preparation.layout import Layout
-from motion.preparation.splits import write_splits
+from motion.preparation.splits import check_lists, write_splits
 from motion.preparation.takes import Source
 from motion.preparation.texts import Texts, write_texts
 
@@ -53,6 +53,8 @@ class PreparedFolder:
     def __init__(self, root: str, source: Source, mirrors: bool, texts: Path | None, splits: Path | None):
         self.layout, self.source, self.mirrors, self.splits = Layout(Path(root).expanduser()), source, mirrors, splits
         self.texts = Texts(texts) if texts else None
+        if splits is not None:
+            check_lists(splits)
         reference = source.reference()
         self.offsets = source.skeleton.offsets(reference)
         lengths = [round(float(length), DIGITS) for length in source.skeleton.bones(reference)]

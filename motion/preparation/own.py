@@ -55,7 +55,6 @@ class JointsConfig:
 class JointsSource:
     """Fulfils `motion.preparation.takes.Source`; a clip has the name of its file, folders joined by "_"."""
 
-    texts: Path | None = None
     splits: Path | None = None
 
     def __init__(self, config: JointsConfig, skeleton: Skeleton):
@@ -70,6 +69,7 @@ class JointsSource:
             if name in names:
                 raise ValueError(f"{names[name]} and {file} would both be the clip {name}; rename one")
             names[name] = file
+        self.texts = root if files_under(root, (".txt",)) else None  # beside the files
         self.takes = [Take(file, (Segment(name),)) for name, file in names.items()]
 
     def read(self, take: Take) -> Motion:

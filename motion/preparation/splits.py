@@ -39,11 +39,13 @@ def deal(clips: Sequence[str], mirrors: bool) -> dict[str, list[str]]:
     return {split: sorted(each for name in dealt[split] for each in both[name]) for split in SPLITS}
 
 
-def _read(folder: Path, clips: Sequence[str]) -> dict[str, list[str]]:
-    there, found = set(clips), {}
+def check_lists(folder: Path) -> None:
+    """ValueError for a folder that lacks one of the three lists."""
     for split in SPLITS:
-        file = folder / f"{split}.txt"
-        if not file.is_file():
-            raise ValueError(f"splits is {str(folder)!r}, which has no {file.name}")
-        found[split] = [name for name in read_names(file) if name in there]
-    return found
+        if not (folder / f"{split}.txt").is_file():
+            raise ValueError(f"splits is {str(folder)!r}, which has no {split}.txt")
+
+
+def _read(folder: Path, clips: Sequence[str]) -> dict[str, list[str]]:
+    there = set(clips)
+    return {split: [name for name in read_names(folder / f"{split}.txt") if name in there] for split in SPLITS}
