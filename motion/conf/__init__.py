@@ -1,1 +1,1 @@
-"""Configs of motion."""
+"""YAML files of the motion domain, composed by `core.commands.entry`."""
