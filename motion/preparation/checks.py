@@ -16,11 +16,11 @@ from core.data.index import in_threads
 from core.storage.arrays import map_array, read_array
 from motion.body.skeleton import Skeleton
 from motion.body.statistics import Statistics, check_statistics
+from motion.datasets.humanml3d import LEAST_FRAMES, LONGEST
 from motion.datasets.splits import APART, PUBLISHED, PUBLISHED_NAN, check_apart, read_split
 from motion.datasets.texts import read_descriptions
 from motion.preparation.layout import Layout, names_in
 
-SHORTEST, LONGEST = 40, 200  # rows: published training takes clips from the first to below the second
 FARTHEST = 1.0  # deviations by which Mean.npy may be off the rows' own mean
 
 
@@ -54,7 +54,7 @@ def check_folder(layout: Layout, skeleton: Skeleton, published: bool) -> tuple[d
     findings += _counts(listed, skeleton.name) if published else []
     clips = dict(in_threads(lambda name: look(layout, name, skeleton), there))
     nan = PUBLISHED_NAN[skeleton.name] if published else set()
-    findings += _of_clips(clips, nan) + _lengths(clips)
+    findings += _of_clips(clips, nan) + _lengths(clips, LEAST_FRAMES[skeleton.name])
     named = {name for names in listed.values() for name in names}
     findings += _of_names("listed, without a file in new_joint_vecs", named - clips.keys())
     findings += _of_names("in none of train, val and test", clips.keys() - named, broken=False) if listed else []
@@ -89,6 +89,9 @@ def _joints(file: Path, expected: tuple[int, ...]) -> tuple[str, ...]:
 def _lists(layout: Layout) -> tuple[dict[str, list[str]], list[Finding]]:
     listed, findings = {}, []
     for split in APART:
+        if not layout.split(split).is_file():
+            findings.append(Finding(f"there is no {split}.txt"))
+            continue
         try:
             listed[split] = read_split(layout.root, split)
             check_apart(layout.root, split, listed[split])
@@ -116,11 +119,11 @@ def _of_clips(clips: dict[str, Clip], expected_nan: set[str]) -> list[Finding]:
     return [Finding(fault, tuple(names), "as published" not in fault) for fault, names in kinds.items()]
 
 
-def _lengths(clips: dict[str, Clip]) -> list[Finding]:
-    short = [name for name, clip in clips.items() if not clip.faults and clip.frames < SHORTEST]
+def _lengths(clips: dict[str, Clip], shortest: int) -> list[Finding]:
+    short = [name for name, clip in clips.items() if not clip.faults and clip.frames < shortest]
     long = [name for name, clip in clips.items() if clip.frames >= LONGEST]
     left_out = "published training leaves them out"
-    found = _of_names(f"fewer than {SHORTEST} rows: {left_out}", short, broken=False)
+    found = _of_names(f"fewer than {shortest} rows: {left_out}", short, broken=False)
     return found + _of_names(f"{LONGEST} rows or more: {left_out}", long, broken=False)
 
 

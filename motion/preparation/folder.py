@@ -35,7 +35,7 @@ class Prepared:
 
     rows             of each clip
     splits           clips of train, val and test
-    without_caption  clips that have none
+    without_caption  clips that have none, and are in no list
     """
 
     rows: dict[str, int]
@@ -98,7 +98,8 @@ class PreparedFolder:
         write_array(self.layout.mean, found.mean)
         write_array(self.layout.std, found.std)
         without = write_texts(self.texts, self.layout, clips) if self.texts else []
-        splits = write_splits(self.layout, clips, self.mirrors, self.splits)
+        with_captions = sorted(set(clips).difference(without))
+        splits = write_splits(self.layout, with_captions, self.mirrors, self.splits)
         self._write({"clips": len(clips), "frames": sum(rows.values()), "left_out": self.left_out})
         return Prepared(rows, splits, without)
 

@@ -124,7 +124,10 @@ def clip_name(path: Path) -> str:
 
 def is_upright(joints: Tensor, skeleton: Skeleton) -> bool:
     """Whether the head is above the feet in most frames (F, J, 3), as of one who neither lies nor has another up."""
-    head = joints[:, skeleton.joint_names.index("head")]
+    heights = [0]  # of the joints of the rest pose, in bones
+    for parent, (_, up, _) in zip(skeleton.parents[1:], skeleton.raw_offsets[1:], strict=True):
+        heights.append(heights[parent] + up)
+    head = joints[:, heights.index(max(heights))]
     way = head - joints[:, list(skeleton.feet)].mean(1)
     return float((way[:, 1] / way.norm(dim=-1).clamp_min(1e-9)).median()) > UPRIGHT
 

@@ -6,10 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from re import sub
 
+from motion.datasets.humanml3d import LEAST_FRAMES, LONGEST
 from motion.preparation.folder import Prepared, PreparedFolder
 from motion.preparation.layout import mirror_name
 
-SHORTEST, LONGEST = 40, 200  # frames of HumanML3D's clips in training: from the first to below the second
 NAMES_SHOWN, REASONS_SHOWN = 3, 8
 
 
@@ -21,21 +21,23 @@ def summary(folder: PreparedFolder, prepared: Prepared, notes: Mapping[str, int]
     lines = [f"written           {shown}: {len(rows)} clips ({mirrors} of them mirrors), {minutes:,.1f} minutes"]
     lines += [f"splits            {', '.join(f'{name} {len(clips)}' for name, clips in prepared.splits.items())}"]
     if folder.texts is None:
-        lines += ["captions          none; texts=... names a folder of text files with the clips' names"]
+        lines += [
+            "captions          none, which training needs; texts=... names a folder of <clip>.txt, one a line"
+        ]
     elif prepared.without_caption:
         count, first = len(prepared.without_caption), prepared.without_caption[0]
-        lines += [f"captions          {count} clips have none, such as {first}"]
+        lines += [f"captions          {count} clips have none, such as {first}: they are in no list"]
     lines += [f"rate              {count} takes have {note}" for note, count in notes.items()]
-    lines += _lengths(rows)
+    lines += _lengths(rows, LEAST_FRAMES[folder.source.skeleton.name])
     lines += left_out(folder.left_out)
     skeleton = "" if folder.source.skeleton.name == "t2m" else f" skeleton={folder.source.skeleton.name}"
     against = "" if folder.facts["source"] == "amass" else " against=none"
     return [*lines, f"verify            python -m motion.verify root={shown}{skeleton}{against}"]
 
 
-def _lengths(rows: Mapping[str, int]) -> list[str]:
+def _lengths(rows: Mapping[str, int], shortest: int) -> list[str]:
     groups = {
-        f"fewer than {SHORTEST} frames": sorted(name for name, count in rows.items() if count < SHORTEST),
+        f"fewer than {shortest} frames": sorted(name for name, count in rows.items() if count < shortest),
         f"{LONGEST} frames or more": sorted(name for name, count in rows.items() if count >= LONGEST),
     }
     told = [f"{len(names)} have {what} ({_some(names)})" for what, names in groups.items() if names]
