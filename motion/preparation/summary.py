@@ -21,9 +21,7 @@ def summary(folder: PreparedFolder, prepared: Prepared, notes: Mapping[str, int]
     lines = [f"written           {shown}: {len(rows)} clips ({mirrors} of them mirrors), {minutes:,.1f} minutes"]
     lines += [f"splits            {', '.join(f'{name} {len(clips)}' for name, clips in prepared.splits.items())}"]
     if folder.texts is None:
-        lines += [
-            "captions          none, which training needs; texts=... names a folder of <clip>.txt, one a line"
-        ]
+        lines += ["captions          none, which training needs; texts=... names a folder of <clip>.txt, one a line"]
     elif prepared.without_caption:
         count, first = len(prepared.without_caption), prepared.without_caption[0]
         lines += [f"captions          {count} clips have none, such as {first}: they are in no list"]
