@@ -10,7 +10,7 @@ Letters: C channels, L samples, Z latent channels, T latent frames.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import ClassVar
 
@@ -51,11 +51,6 @@ class AudioTokenizer(KLTokenizer):
     def __init__(self, network: nn.Module, constants: AudioConstants, options: CodingOptions):
         super().__init__(network, constants, options)
         self.hop, self.sample_rate = constants.downsample, constants.sample_rate
-
-    def scaled(self, scaling: Scaling) -> AudioTokenizer:
-        """The same network under another scaling of its latents."""
-        constants = replace(self._constants, shift=scaling.shift, scale=scaling.scale)
-        return AudioTokenizer(self._network, constants, self._options).to(self.device)
 
 
 @dataclass(frozen=True)

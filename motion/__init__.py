@@ -1,4 +1,4 @@
-"""Motion: skeletons that walk, jump and wave as a caption says, with SiT and MDM over frames."""
+"""Motion of skeletons: procedural moves, HumanML3D and KIT-ML with SiT over frames and MDM."""
 
 from core.processes.starting import answer_signals
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from torch import Tensor, nn
 from core.contracts import Tokenizer
 from core.draws import Random
 from core.schema import FREE
+
+if TYPE_CHECKING:
+    from core.latents.scaling import Scaling
 
 PosteriorUse = Literal["sample", "mean"]
 NetworkDtype = Literal["float32", "bfloat16"]
@@ -109,7 +112,12 @@ class KLNetwork(Protocol):
 
 
 class KLTokenizer:
-    """A frozen KL autoencoder with its scale and shift; autocast around it does not reach its arithmetic."""
+    """A frozen KL autoencoder with its scale and shift; autocast around it does not reach its arithmetic.
+
+    bounded  whether media lie in [-1, 1], to which decoded ones are then clamped
+    """
+
+    bounded: ClassVar[bool] = True
 
     def __init__(self, network: nn.Module, constants: TokenizerConstants, options: CodingOptions):
         self._dtype = getattr(torch, options.dtype)
@@ -156,16 +164,22 @@ class KLTokenizer:
         return self.from_moments(*self.moments(media), random)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, Z, *grid) -> (B, *media) float32 in [-1, 1], NaN where the network gives no finite number."""
+        """(B, Z, *grid) -> (B, *media) float32, NaN where the network gives no finite number; see `bounded`."""
         z = latents / over_channels(self._constants.scale, latents) + over_channels(self._constants.shift, latents)
         media = torch.cat(self._sliced(self._network.decode, z, self._options.decode_batch)).float()
-        return media.where(media.isfinite(), torch.nan).clamp(-1, 1)  # which would make infinity a loud 1
+        media = media.where(media.isfinite(), torch.nan)  # clamping would make infinity a loud 1
+        return media.clamp(-1, 1) if self.bounded else media
 
     def constants(self) -> dict[str, Any]:
         """The constants as a dict."""
         return asdict(self._constants)
 
-    def to(self, device: torch.device | str) -> KLTokenizer:
+    def scaled(self, scaling: Scaling) -> Self:
+        """The same network under another scaling of its latents."""
+        constants = replace(self._constants, shift=scaling.shift, scale=scaling.scale)
+        return type(self)(self._network, constants, self._options).to(self.device)
+
+    def to(self, device: torch.device | str) -> Self:
         """Itself, moved."""
         self._device = torch.device(device)
         self._network.to(device)

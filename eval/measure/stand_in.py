@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -77,37 +77,102 @@ class Classifier(nn.Module):
         return self.head(self.features(media))
 
 
-class StandInExtractor(Extractor, ABC):
-    """The classifier of a data set as an extractor: hidden (B, D), and logits (B, K); trained once and kept in a file.
+class TrainedExtractor(Extractor, ABC):
+    """A small network that is trained on a stand-in's data as an extractor; trained once and kept in a file.
 
-    The training is AdamW and cross-entropy on random rows, the same for the same options.
+    The training is AdamW, the same for the same options.
 
-    title          of the classifier, for a person; the first weights are drawn by it and the seed
-    plural         what pieces of media are called
-    shape          of a piece, (*media)
-    fit_rows       rows of a step, drawn with replacement
+    title          of the network, for a person; the first weights are drawn by it and the seed
+    noun           what kind of network it is, for an error
     learning_rate, weight_decay   of the training
-    evaluate_rows  pieces that the network is given at once at the end of a training run; None: all
-    aspects        what classes have in common, by name: for each of the K classes the number of its group
 
     Raises ValueError for a damaged cache.
     """
 
-    main, takes_floats = HIDDEN, True
+    takes_floats = True
     title: ClassVar[str]
+    noun: ClassVar[str] = "network"
+    learning_rate: ClassVar[float] = 2e-3
+    weight_decay: ClassVar[float] = 1e-2
+
+    def __init__(self, steps: int, seed: int, cache: Path, device: torch.device):
+        self.steps, self.seed, self.device = steps, seed, device
+        name = f"{self.title.replace(' ', '_')}{self.variant()}"
+        self.file = cache / f"{name}-steps{steps}-seed{seed}.safetensors"
+        self.trained = self.cached_network().to(device)
+
+    # What a domain says
+
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """An untrained network."""
+
+    @abstractmethod
+    def training_loss(self) -> Callable[[nn.Module, StepRandom], Tensor]:
+        """The loss of a step, a function of the network and the step's streams; its data is read here, once."""
+
+    def variant(self) -> str:
+        """What else the training depends on, for the file's name."""
+        return ""
+
+    # What follows
+
+    @property
+    def weights_sha256(self) -> str:
+        """The SHA-256, hex, of the network's file."""
+        state = {name: value.cpu() for name, value in self.trained.state_dict().items()}
+        return hashlib.sha256(save(state)).hexdigest()
+
+    def cached_network(self) -> nn.Module:
+        """The network from its file, or trained now and written there; ValueError for a file that is damaged."""
+        if not self.file.exists():
+            network = self.fit()
+            write_atomic(self.file, save(network.state_dict()))
+            return network
+        network = self.network().eval()
+        try:
+            network.load_state_dict(load_safetensors(self.file))
+            check_finite_weights(network, str(self.file))
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"the cached {self.noun} {self.file} is damaged, delete it: {reason}") from error
+        return network
+
+    def fit(self) -> nn.Module:
+        """The network, trained."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(fold_seed(self.seed, self.title))
+            network = self.network()
+        loss_of = self.training_loss()
+        optimizer = torch.optim.AdamW(network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        for step in range(self.steps):
+            loss = loss_of(network, StepRandom(self.seed, step))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return network.eval()
+
+
+class StandInExtractor(TrainedExtractor):
+    """The classifier of a data set as an extractor: hidden (B, D), and logits (B, K), trained by cross-entropy.
+
+    plural         what pieces of media are called
+    shape          of a piece, (*media)
+    fit_rows       rows of a step, drawn with replacement
+    evaluate_rows  pieces that the network is given at once at the end of a training run; None: all
+    aspects        what classes have in common, by name: for each of the K classes the number of its group
+    """
+
+    main, noun = HIDDEN, "classifier"
     plural: ClassVar[str]
     shape: tuple[int, ...]
     fit_rows: ClassVar[int] = 128
-    learning_rate: ClassVar[float] = 2e-3
-    weight_decay: ClassVar[float] = 1e-2
     evaluate_rows: ClassVar[int | None] = 256
     aspects: ClassVar[Mapping[str, Sequence[int]]] = MappingProxyType({})
 
     def __init__(self, options: ClassifierOptions, cache: Path, device: torch.device):
-        self.options, self.device = options, device
-        name = f"{self.title.replace(' ', '_')}{self.variant()}"
-        self.file = cache / f"{name}-steps{options.classifier_steps}-seed{options.classifier_seed}.safetensors"
-        self.classifier = self.cached_classifier().to(device)
+        self.options = options
+        super().__init__(options.classifier_steps, options.classifier_seed, cache, device)
 
     # What a domain says
 
@@ -118,10 +183,6 @@ class StandInExtractor(Extractor, ABC):
     @abstractmethod
     def network(self) -> Classifier:
         """An untrained classifier."""
-
-    def variant(self) -> str:
-        """What else the training depends on, for the file's name."""
-        return ""
 
     def augment(self, media: Tensor, random: StepRandom) -> Tensor:
         """A batch (B, *media) changed by the step's streams other than "rows", to train on."""
@@ -137,6 +198,11 @@ class StandInExtractor(Extractor, ABC):
 
     # What follows
 
+    @property
+    def classifier(self) -> Classifier:
+        """The trained network."""
+        return self.trained
+
     def __call__(self, rows: MediaRows) -> dict[str, Tensor]:
         """Hidden and logits of media as the command has them."""
         return self.take(self.prepare(rows))
@@ -149,43 +215,15 @@ class StandInExtractor(Extractor, ABC):
         hidden = self.classifier.features(media.to(self.device))
         return {HIDDEN: hidden.cpu(), LOGITS: self.classifier.head(hidden).cpu()}
 
-    @property
-    def weights_sha256(self) -> str:
-        """The SHA-256, hex, of the classifier's file."""
-        state = {name: value.cpu() for name, value in self.classifier.state_dict().items()}
-        return hashlib.sha256(save(state)).hexdigest()
+    def training_loss(self) -> Callable[[Classifier, StepRandom], Tensor]:
+        """Cross-entropy on random rows of the training split."""
+        media, labels = self.split("train")
 
-    def cached_classifier(self) -> Classifier:
-        """The classifier from its file, or trained now and written there; ValueError for a file that is damaged."""
-        if not self.file.exists():
-            network = self.fit(*self.split("train"))
-            write_atomic(self.file, save(network.state_dict()))
-            return network
-        network = self.network().eval()
-        try:
-            network.load_state_dict(load_safetensors(self.file))
-            check_finite_weights(network, str(self.file))
-        except (ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"the cached classifier {self.file} is damaged, delete it: {reason}") from error
-        return network
-
-    def fit(self, media: Tensor, labels: Tensor) -> Classifier:
-        """The network trained on media (n, *media) and labels (n,)."""
-        seed = self.options.classifier_seed
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(fold_seed(seed, self.title))
-            network = self.network()
-        rates = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
-        optimizer = torch.optim.AdamW(network.parameters(), **rates)
-        for step in range(self.options.classifier_steps):
-            random = StepRandom(seed, step)
+        def loss(network: Classifier, random: StepRandom) -> Tensor:
             rows = (random.uniform("rows", (self.fit_rows,)) * len(media)).long()
-            loss = F.cross_entropy(network(self.augment(media[rows], random)), labels[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        return network.eval()
+            return F.cross_entropy(network(self.augment(media[rows], random)), labels[rows])
+
+        return loss
 
 
 def stand_in_metrics(

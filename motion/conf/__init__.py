@@ -1,0 +1,1 @@
+"""YAML files of the motion domain, composed by `core.commands.entry`."""
