@@ -23,7 +23,7 @@ from torch import Tensor
 
 from core.storage.atomic import sha256_file
 from core.storage.provenance import json_sha256
-from eval.measure.extractor import Extractor
+from eval.measure.pairs import TextExtractor
 from eval.weights import locate, verified
 from motion.body.representations import REPRESENTATIONS
 from motion.body.skeleton import SKELETONS, Skeleton
@@ -122,7 +122,7 @@ class EvaluatorFiles:
         folder = self.folder or locate(evaluator.registry, self.root)
         for mean, std in evaluator.statistics:
             if (folder / mean).is_file() and (folder / std).is_file():
-                return EvaluatorStatistics.read(folder / mean, folder / std, evaluator.body, evaluator.numbers)
+                return EvaluatorStatistics.read(folder / mean, folder / std, evaluator.body, evaluator.representation)
         places = " or ".join(f"{mean} and {Path(std).name}" for mean, std in evaluator.statistics)
         raise ValueError(
             f"config key 'evaluator': {folder} holds no {places}; the mean and deviation that were published with "
@@ -136,8 +136,8 @@ class EvaluatorFiles:
         return WordVectors.read(folder), json_sha256({name: sha256_file(path) for name, path in files.items()})
 
 
-class MotionExtractor(Extractor):
-    """A published network that motion and texts go through: motion (B, D), and `text_embedding`.
+class MotionExtractor(TextExtractor):
+    """A published network that motion and texts go through: motion (B, D), and `text_features`.
 
     Raises ValueError, naming the file, for weights or statistics of another evaluator.
     """
@@ -189,10 +189,6 @@ class MotionExtractor(Extractor):
             raise ValueError(f"a clip of {len(rows)} frames; features={self.name} takes {UNIT} at least")
         return self.statistics.normalise(rows[:frames])[:, : self.evaluator.numbers - self.evaluator.cut]
 
-    def text_embedding(self, texts: Sequence[str]) -> Tensor:
-        """Captions -> (n, D)."""
-        raise NotImplementedError
-
 
 class MatchingExtractor(MotionExtractor):
     """The matching evaluator of Guo et al., or MARDM's of the same form.
@@ -222,7 +218,7 @@ class MatchingExtractor(MotionExtractor):
         return {**super().facts(), "words_sha256": self.words_sha256}
 
     @torch.no_grad()
-    def text_embedding(self, texts: Sequence[str]) -> Tensor:
+    def text_features(self, texts: Sequence[str]) -> Tensor:
         """Captions -> (n, D); the words of those without tokens are taken without parts of speech, with a warning."""
         known = [self.tokens(text) for text in texts]
         if None in known:
@@ -257,7 +253,7 @@ class ContrastExtractor(MotionExtractor):
         return networks
 
     @torch.no_grad()
-    def text_embedding(self, texts: Sequence[str]) -> Tensor:
+    def text_features(self, texts: Sequence[str]) -> Tensor:
         """Captions -> (n, D) of unit length."""
         from core.latents.diffusers_files import LOCAL
         from transformers import CLIPTokenizer
