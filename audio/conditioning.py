@@ -1,4 +1,4 @@
-"""What a clip is asked to be: a class, a set of tags, a text, or nothing; the texts by CLAP or T5."""
+"""What a clip is asked to be: a class, a set of tags, a text, or nothing; the texts by CLAP, T5 or MiniLM."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from core.conditioning.tags import TagsConfig
 class TextConfig(texts.TextConfig):
     """Captions through a frozen text encoder; the other keys: `core.conditioning.texts.TextConfig`.
 
-    encoder  clap: the text branch of a CLAP model; t5: the mean over the tokens of a T5 encoder
-    path     directory of the encoder, as transformers saves it
+    encoder  clap: the text branch of a CLAP model; t5, minilm: the mean over the tokens of the encoder
+    path     directory of the encoder, as transformers saves it; null: minilm's package
     """
 
-    encoder: Literal["clap", "t5"]
+    encoder: Literal["clap", "t5", "minilm"]
 
     def embed(self, texts: Sequence[str], device: torch.device) -> Tensor:
         """Embeddings (n, E) of n texts, from the cache where they are known."""

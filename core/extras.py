@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from pathlib import Path
 from types import ModuleType
 
 
@@ -11,7 +13,15 @@ def extra(module: str, name: str, group: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise ImportError(f"{name} needs the extra '{group}': pip install 'layersync[{group}]'") from None
+        raise _missing(name, group) from None
+
+
+def extra_folder(package: str, name: str, group: str) -> Path:
+    """The folder of a package that `name` needs for its files, of whose code nothing runs; ImportError as `extra`'s."""
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise _missing(name, group)
+    return Path(found.submodule_search_locations[0])
 
 
 def import_transformers(name: str, group: str) -> ModuleType:
@@ -19,3 +29,7 @@ def import_transformers(name: str, group: str) -> ModuleType:
     transformers = extra("transformers", name, group)
     transformers.utils.logging.disable_progress_bar()
     return transformers
+
+
+def _missing(name: str, group: str) -> ImportError:
+    return ImportError(f"{name} needs the extra '{group}': pip install 'layersync[{group}]'")

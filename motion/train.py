@@ -99,8 +99,7 @@ def open_data(
 
 def statistics_scaling(dataset: Any) -> Scaling:
     """The scaling by the mean and deviation of each number that come with a data set."""
-    mean, std = dataset.statistics
-    return Scaling.of(mean.tolist(), std.tolist())
+    return Scaling.of(dataset.statistics.mean.tolist(), dataset.statistics.std.tolist())
 
 
 def main(config: MotionConfig) -> None:

@@ -1,6 +1,6 @@
-"""Captions as vectors for conditioning: CLAP's text branch, or T5's encoder, computed once and kept in a cache.
+"""Captions as vectors for conditioning: CLAP's text branch, T5's encoder or MiniLM, computed once and kept in a cache.
 
-Both come from a local directory; nothing is downloaded. Letters: n texts, E numbers of a vector.
+They come from a local directory, MiniLM from a package; nothing is downloaded. Letters: n texts, E numbers of a vector.
 """
 
 from __future__ import annotations
@@ -13,9 +13,17 @@ from torch import Tensor
 
 from audio.encoders.clap import MAX_TOKENS, PREPROCESSOR, ClapFeatures, ClapSource
 from core.conditioning import encoders
-from core.conditioning.encoders import DIRECTORY, T5Encoder, TextEncoder, encoder_named, of_names, warn_of_long
+from core.conditioning.encoders import (
+    DIRECTORY,
+    MiniLMEncoder,
+    T5Encoder,
+    TextEncoder,
+    encoder_named,
+    of_names,
+    warn_of_long,
+)
 
-Kind = Literal["clap", "t5"]
+Kind = Literal["clap", "t5", "minilm"]
 
 
 class ClapTextEncoder(TextEncoder):
@@ -41,11 +49,11 @@ class ClapTextEncoder(TextEncoder):
         return features.text_embedding(texts)
 
 
-ENCODERS = of_names(ClapTextEncoder(), T5Encoder())
+ENCODERS = of_names(ClapTextEncoder(), T5Encoder(), MiniLMEncoder())
 
 
 def embed_texts(
-    kind: Kind, path: str, texts: list[str], cache: Path | None, device: torch.device | str = "cpu"
+    kind: Kind, path: str | None, texts: list[str], cache: Path | None, device: torch.device | str = "cpu"
 ) -> Tensor:
     """`core.conditioning.encoders.embed_texts` by the encoder of that name; ValueError for another."""
     return encoders.embed_texts(encoder_named(kind, ENCODERS), path, texts, cache, device)

