@@ -51,6 +51,7 @@ class Evaluator:
     cut             how many at the end of a row it leaves out
     registry        its name in `python -m eval.weights`
     statistics      where mean and deviation may lie in its folder
+    contrastive     whether a contrastive network for a CLIP score lies beside it
     """
 
     name: str
@@ -59,6 +60,7 @@ class Evaluator:
     cut: int
     registry: str
     statistics: tuple[tuple[str, str], ...]
+    contrastive: bool = False
 
     @property
     def body(self) -> Skeleton:
@@ -87,8 +89,8 @@ EVALUATORS = {
             *("kit251", "kit", "full", CONTACTS, "kit-evaluators"),
             (("kit_mean.npy", "kit_std.npy"), ("Comp_v6_KLD005/meta/mean.npy", "Comp_v6_KLD005/meta/std.npy")),
         ),
-        Evaluator("mardm67", "t2m", "positions", 0, "mardm-evaluators", OF_MARDM),
-        Evaluator("mardm64", "kit", "positions", 0, "mardm-kit-evaluators", OF_MARDM),
+        Evaluator("mardm67", "t2m", "positions", 0, "mardm-evaluators", OF_MARDM, True),
+        Evaluator("mardm64", "kit", "positions", 0, "mardm-kit-evaluators", OF_MARDM, True),
     )
 }
 

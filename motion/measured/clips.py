@@ -1,6 +1,6 @@
 """Clips to be measured: real frames of one representation of one skeleton, and sets of them in a fixed order.
 
-Letters: n clips, F frames, C numbers of a frame, J joints, T texts, R repeats of each.
+Letters: n clips, B batch, F frames, C numbers of a frame, J joints.
 """
 
 from __future__ import annotations
@@ -10,20 +10,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from core.draws import numpy_rng
 from core.storage.provenance import json_sha256
-from eval.measure.generated import ChunkMedia, Chunks
-from eval.measure.media import Media
+from eval.measure.generated import Chunks
+from eval.measure.media import Media, Repeats
 from motion.body.features import to_features
 from motion.body.placing import centred, facing_forward
-from motion.body.representations import REPRESENTATIONS, Representation, conversion
+from motion.body.representations import REPRESENTATIONS, conversion
 from motion.body.skeleton import Skeleton
-
-UNIT = "clip"
+from motion.data import UNIT, MotionFormat, lengths_of
 
 
 @dataclass(frozen=True)
@@ -34,56 +32,49 @@ class Clip:
     representation: str
     skeleton: Skeleton
 
+    def __post_init__(self) -> None:
+        if not self.rows.isfinite().all():
+            raise ValueError(f"a clip {tuple(self.rows.shape)} holds NaN or infinity")
+
     def same(self, other: Any) -> bool:
         """Say whether it is equal to another clip."""
         return self.representation == other.representation and torch.equal(self.rows, other.rows)
 
     def joints(self) -> Tensor:
         """(F, J, 3) in metres."""
-        return self.kind.to_joints(self.rows, self.skeleton)
+        return REPRESENTATIONS[self.representation].to_joints(self.rows, self.skeleton)
 
     def as_rows(self, representation: str) -> Tensor:
-        """The rows of another representation; of one that holds less a frame is lost, see `conversion`.
+        """The rows of another representation; where it holds more, a frame is lost, see `conversion`.
 
-        Rows that are found from joints are the published ones, headings with their turns as they are published.
+        Rows that are found from joints are the published ones, with headings as they are published.
         """
-        if self.representation == representation or conversion(self.representation, representation).frames_lost == 0:
-            return self.kind.convert(self.rows, REPRESENTATIONS[representation], self.skeleton)
+        if conversion(self.representation, representation).frames_lost == 0:
+            kind = REPRESENTATIONS[self.representation]
+            return kind.convert(self.rows, REPRESENTATIONS[representation], self.skeleton)
         rows = to_features(facing_forward(centred(self.joints()), self.skeleton), self.skeleton, "a clip")
         return rows[:, : REPRESENTATIONS[representation].size(self.skeleton)]
 
-    @property
-    def kind(self) -> Representation:
-        """The representation."""
-        return REPRESENTATIONS[self.representation]
-
     def check_skeleton(self, needed: Skeleton, what: str) -> None:
         """Raises ValueError for a clip of another skeleton than `what` takes."""
-        if self.skeleton.name != needed.name:
-            raise ValueError(
-                f"{what} takes motion of {needed.joints} joints ({needed.name}); this is of {self.skeleton.joints} "
-                f"({self.skeleton.name})"
-            )
+        check_skeleton(self.skeleton, needed, what)
+
+
+def check_skeleton(found: Skeleton, needed: Skeleton, what: str) -> None:
+    """Raises ValueError where `what` takes motion of another skeleton than there is."""
+    if found.name != needed.name:
+        raise ValueError(
+            f"{what} takes motion of the skeleton {needed.name!r} ({needed.joints} joints, {needed.size} numbers a frame); "
+            f"there is motion of {found.name!r} ({found.joints} joints, {found.size} numbers)"
+        )
 
 
 class Clips(Media):
-    """Clips in a fixed order.
-
-    skeleton        of all
-    representation  of all
-    main            how many of them, the first, are what is measured; those behind are for multimodality only
-    groups          (T, R) numbers of clips that were made for the same text, or None
-    """
+    """Clips of one representation of one skeleton, in a fixed order."""
 
     unit = UNIT
     skeleton: Skeleton
     representation: str
-    groups: np.ndarray | None = None
-
-    @property
-    def main(self) -> int:
-        """The clips that are measured."""
-        return len(self)
 
     def rows(self, first: int, last: int) -> list[Clip]:
         """The clips first <= i < last."""
@@ -91,7 +82,7 @@ class Clips(Media):
 
 
 class ListedClips(Clips):
-    """Clips in memory: rows (F, C) each, of one representation."""
+    """Clips in memory: rows (F, C) each."""
 
     def __init__(self, name: str, kind: str, rows: Sequence[Tensor], representation: str, skeleton: Skeleton):
         self.name, self.kind, self.clips = name, kind, list(rows)
@@ -114,59 +105,60 @@ class ShuffledClips(Clips):
     """Other clips in an order that a seed draws, so that pools of neighbours and the first `num` are drawn by it."""
 
     def __init__(self, clips: Clips, seed: int):
-        self.clips, self.name, self.kind = clips, clips.name, clips.kind
+        self.clips, self.name, self.kind, self.repeats = clips, clips.name, clips.kind, clips.repeats
         self.skeleton, self.representation = clips.skeleton, clips.representation
-        self.order = numpy_rng("order of samples", seed).permutation(len(clips))
-        for each in ("texts", "names"):
-            values = getattr(clips, each)
-            setattr(self, each, None if values is None else [values[place] for place in self.order])
-        if clips.groups is not None:
-            self.groups = np.argsort(self.order)[clips.groups]
+        self.order = numpy_rng("order of samples", seed).permutation(len(clips)).tolist()
+        self.texts, self.names = (self._ordered(values) for values in (clips.texts, clips.names))
+
+    def _ordered(self, values: list[str] | None) -> list[str] | None:
+        return None if values is None else [values[place] for place in self.order]
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def rows(self, first: int, last: int) -> list[Clip]:
         """The clips at these places of the order."""
-        return [self.clips.rows(int(place), int(place) + 1)[0] for place in self.order[first:last]]
+        return [self.clips.rows(place, place + 1)[0] for place in self.order[first:last]]
 
-    @cached_property
+    @property
     def sha256(self) -> str:
         """That of the clips."""
         return self.clips.sha256
 
 
-class ChunkClips(ChunkMedia, Clips):
-    """Samples of a run in chunks that are all there, cut to the frames that each was asked to have.
+class ChunkClips(Clips):
+    """Samples first <= i < last of a run, in chunks that are all there, each cut to the frames it was asked to have."""
 
-    lengths  n
-    texts    n, or None
-    repeats  (T, R) of the last T * R samples; None: all are measured
-    """
+    kind = "samples"
 
-    def __init__(self, chunks: Chunks, name: str, lengths: Sequence[int], texts: list[str] | None):
-        super().__init__(chunks, name, UNIT)
-        self.lengths, self.texts = list(lengths), texts
+    def __init__(self, chunks: Chunks, name: str, format: MotionFormat, bounds: tuple[int, int]):
+        self.chunks, self.name, self.bounds = chunks, name, bounds
+        self.representation, self.skeleton = format.representation, format.skeleton
 
-    def of_kind(self, representation: str, skeleton: Skeleton, repeats: tuple[int, int] | None) -> ChunkClips:
-        """The same, of that representation; the last T * R are R repeats of T texts."""
-        self.representation, self.skeleton = representation, skeleton
-        if repeats is not None:
-            count = repeats[0] * repeats[1]
-            self.groups = np.arange(len(self) - count, len(self)).reshape(repeats)
-        return self
-
-    @property
-    def main(self) -> int:
-        """All but the repeats."""
-        return len(self) if self.groups is None else int(self.groups[0, 0])
+    def __len__(self) -> int:
+        return self.bounds[1] - self.bounds[0]
 
     def rows(self, first: int, last: int) -> list[Clip]:
-        """Clips of their own lengths; ValueError, naming the first, for numbers that are not finite."""
-        media = self.chunks.read(first, last)  # (B, C, F)
+        """Clips of their own lengths; ValueError, naming the sample, for numbers that are not finite."""
+        first, last = (min(self.bounds[0] + place, self.bounds[1]) for place in (first, last))
+        media = self.chunks.read(first, last)
+        lengths = lengths_of(media, self.chunks.conditions[first:last])
         found = []
-        for place, (clip, length) in enumerate(zip(media, self.lengths[first:last], strict=True), start=first):
+        for place, (clip, length) in enumerate(zip(media, lengths, strict=True), start=first):
             if not clip[:, :length].isfinite().all():
                 raise ValueError(f"sample {place} of {self.name} holds NaN or infinity")
             found.append(Clip(clip[:, :length].T.contiguous(), self.representation, self.skeleton))
         return found
+
+    @cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of the protocol that made them, and which of them."""
+        return json_sha256([self.chunks.identity, list(self.bounds)])
+
+
+def samples_of(chunks: Chunks, name: str, format: MotionFormat, main: int, repeats: int) -> ChunkClips:
+    """The first `main` samples, with those behind them as `repeats` of each of some texts."""
+    clips = ChunkClips(chunks, name, format, (0, main))
+    if len(chunks) > main:
+        clips.repeats = Repeats(ChunkClips(chunks, f"{name}, repeats", format, (main, len(chunks))), repeats)
+    return clips
