@@ -20,6 +20,7 @@ from core.latents.cache import LastAxisMasks, LatentShards
 from core.schema import FREE
 from motion.body.representations import REPRESENTATIONS
 from motion.body.skeleton import SKELETONS, Skeleton
+from motion.datasets.humanml3d import HumanML3DConfig
 from motion.datasets.moves import MovesConfig
 
 CACHE_KIND = "motion"
@@ -65,7 +66,7 @@ class LatentsConfig:
         return cache
 
 
-CLIP_DATASETS: dict[str, type] = {"moves": MovesConfig}
+CLIP_DATASETS: dict[str, type] = {"moves": MovesConfig, "humanml3d": HumanML3DConfig}
 DATASETS: dict[str, type] = {**CLIP_DATASETS, "latents": LatentsConfig}
 
 

@@ -1,4 +1,4 @@
-"""Clips to the latents a backbone sees, and back: the numbers of a frame, each brought to mean 0 and deviation 1.
+"""Clips to the latents a backbone sees, and back: the numbers of a frame, normalised, or our small VAE of motion.
 
 Here is which network a config means, and how its latents are normalised, number by number: with the numbers in the
 config, else those of the cache or the checkpoint at hand, else with the statistics of the data.
@@ -8,14 +8,18 @@ Letters: B batch, C numbers of a frame, F frames, Z latent channels, T latent fr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from core.latents.scaling import Normalisation, Scaling
-from core.latents.tokenizer import CodingOptions, KLTokenizer, TokenizerConstants
+from core.latents.tokenizer import CodingOptions, KLOptions, KLTokenizer, TokenizerConstants, weights_sha256
+from core.schema import FREE
+from motion.codecs.autoencoder import KIND as CONV_VAE
+from motion.codecs.autoencoder import MAKE_COMMAND, load_autoencoder
 
 FEATURES = "features"
 
@@ -24,13 +28,14 @@ class MotionTokenizer(KLTokenizer):
     """A network that codes clips, with its constants.
 
     frame_stride  frames of a latent frame
+    origin        skeleton and representation of the clips that the network was made for, where it was
     """
 
     bounded = False
 
     def __init__(self, network: nn.Module, constants: TokenizerConstants, options: CodingOptions):
         super().__init__(network, constants, options)
-        self.frame_stride = constants.downsample
+        self.frame_stride, self.origin = constants.downsample, getattr(network, "origin", None)
 
 
 class FrameNumbers(nn.Module):
@@ -61,4 +66,33 @@ class FeaturesConfig(Normalisation):
         return MotionTokenizer(FrameNumbers(), constants, CodingOptions(posterior="mean")).to(device), self.given
 
 
-TOKENIZERS: dict[str, type] = {FEATURES: FeaturesConfig}
+@dataclass(frozen=True, kw_only=True)
+class ConvVAEConfig(KLOptions):
+    """Our small VAE, made by `python -m motion.train_tokenizer`; its files hold the statistics of clips and latents.
+
+    Other keys: `core.latents.tokenizer.KLOptions`.
+
+    path             directory with `config.json` and `model.safetensors`
+    allow_untrained  take a VAE that does not reproduce the training clips: for tests with random weights
+    """
+
+    kind: ClassVar[str] = CONV_VAE
+    path: str = field(default="runs/tokenizer/moves", metadata=FREE)
+    allow_untrained: bool = False
+
+    def build(self, device: torch.device | str) -> tuple[MotionTokenizer, Scaling]:
+        """The tokenizer, not normalised, and the scaling that came with the weights.
+
+        Raises ValueError, naming the config key, for files that are missing, damaged or of another model.
+        """
+        directory = Path(self.path).expanduser()
+        if not directory.is_dir():
+            raise ValueError(f"tokenizer.path is '{self.path}', which is no directory; `{MAKE_COMMAND}` makes one")
+        network, saved = load_autoencoder(directory)
+        own = directory.resolve().name, 1.0, 0.0, network.downsample, weights_sha256(network)
+        tokenizer = MotionTokenizer(network, TokenizerConstants(self.kind, *own), self)
+        return tokenizer.to(device), Scaling.of(saved.latent_mean, saved.latent_std)
+
+
+TOKENIZERS: dict[str, type] = {each.kind: each for each in (FeaturesConfig, ConvVAEConfig)}
+TokenizerConfig = FeaturesConfig | ConvVAEConfig

@@ -25,6 +25,7 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 SCHEMA_VERSION = 2  # 2: whether a file is cut off; lengths of MP3 as they are
 NUM_LISTED = 5  # how many offenders an error message lists
 CHUNK = 4096  # calls queued at once: a million of them take a gigabyte
+PIECE, LEAST_PIECES = 32, 128  # calls handed to a thread at once, which costs as much as a look at a file; pieces
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)  # no file, or a link that leads to none
 Entry = list[int]  # size, mtime_ns, and the facts
 
@@ -113,7 +114,10 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Ite
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(items), CHUNK):
             chunk = items[start : start + CHUNK]
-            yield from zip(chunk, pool.map(function, chunk), strict=True)
+            size = max(1, min(PIECE, len(chunk) // LEAST_PIECES))
+            pieces = [chunk[first : first + size] for first in range(0, len(chunk), size)]
+            for piece, results in zip(pieces, pool.map(lambda piece: list(map(function, piece)), pieces), strict=True):
+                yield from zip(piece, results, strict=True)
 
 
 def leave_out(broken: Mapping[Any, str], max_broken: int, noun: str) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from core.draws import numpy_rng
 from motion.body.representations import representation_by_name
 from motion.body.skeleton import T2M
+from motion.body.statistics import Statistics, statistics
 from motion.moves.actions import CLASSES, FPS, Facts, render
 from motion.moves.captions import PER_CLIP, captions_of
 
@@ -84,17 +85,6 @@ class MovesConfig:
         return MovesDataset(self, token_masks)
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """Of each number of a frame, over all real frames of the train split: `mean` and `std` (C,).
-
-    As in the published Std.npy, the numbers of a block share one std, the mean of theirs.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-
 class MovesDataset:
     """Moves of a split, all in memory; fulfils `core.contracts.Dataset`. No augmentation but the choice of a caption.
 
@@ -103,12 +93,13 @@ class MovesDataset:
     lengths       (n,) int64 frames
     captions      all captions, those of a clip one after the other
     caption_rows  (n + 1,) where in `captions` those of each clip begin
+    statistics    mean and deviation (C,) of all real frames of the train split
     conditions    (len(captions), ...) of the captions, or (n, ...) of the clips; the actions, until they are assigned
     """
 
     skeleton, num_broken = T2M, 0
 
-    def __init__(self, config: MovesConfig, token_masks: TokenMasks | None = None, statistics=None):
+    def __init__(self, config: MovesConfig, token_masks: TokenMasks | None = None, measured: Statistics | None = None):
         self.config, self.media_shape, self.token_masks = config, config.media_shape, token_masks
         self.representation, self.fps = representation_by_name(config.representation), config.fps
         self.class_names = list(CLASSES)
@@ -119,7 +110,7 @@ class MovesDataset:
         self.media, self.facts = self._make()
         self.captions = [text for i, facts in enumerate(self.facts) for text in captions_of(facts, *self._seeds(i))]
         self.caption_rows = torch.arange(len(self._rows) + 1) * PER_CLIP
-        self.statistics = statistics or self._measure()
+        self.statistics = measured or statistics(self._clips(), self.representation, T2M)
         self._pad()
 
     def __len__(self) -> int:
@@ -183,12 +174,9 @@ class MovesDataset:
         """(n, F) bool, true for the frames before a clip's end."""
         return torch.arange(self.config.frames) < self.lengths[:, None]
 
-    def _measure(self) -> Statistics:
-        frames = self.media.mT[self._real()].double()
-        std = frames.std(0).float()
-        for block in self.representation.slices(T2M).values():
-            std[block] = std[block].mean()
-        return Statistics(frames.mean(0).float(), std)
+    def _clips(self) -> Iterator[Tensor]:
+        """The real frames (length, C) of each clip."""
+        return (clip[:, :length].mT for clip, length in zip(self.media, self.lengths.tolist(), strict=True))
 
     def _pad(self) -> None:
         self.media = torch.where(self._real()[:, None], self.media, self.statistics.mean[:, None])

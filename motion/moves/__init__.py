@@ -1,1 +1,1 @@
-"""Procedural motion of the 22-joint skeleton: gaits, gestures, jumps and what a body does on the spot, with captions."""
+"""Procedural motion of the 22-joint skeleton, with captions: gaits, gestures, jumps, and more on the spot."""

@@ -108,9 +108,12 @@ def _sidestep(facts: Facts) -> Slots:
 def _turn(facts: Facts) -> Slots:
     side = facts.side
     amounts = {
-        "quarter": (f"makes a quarter turn to the {side}", f"turns 90 degrees to the {side}", f"turns {side} a little"),
+        "quarter": (
+            f"makes a quarter turn to the {side}",
+            f"turns 90 degrees to the {side}",
+            f"turns {side} by a quarter",
+        ),
         "half": (f"turns around to the {side}", f"turns 180 degrees to the {side}", f"makes a half turn to the {side}"),
-        "whole": (f"makes a full turn to the {side}", f"turns 360 degrees to the {side}", f"spins once to the {side}"),
     }
     return [amounts[facts.details["amount"]], ("", "on the spot", "in place", "while standing")]
 

@@ -40,3 +40,8 @@ def keys(t: np.ndarray, times: list[np.ndarray], values: list[np.ndarray], speed
         curve += span * (u * (1 - u) ** 2 * speeds[i][:, None] - u**2 * (1 - u) * speeds[i + 1][:, None])
         result = np.where(x >= 0, curve, result)
     return result
+
+
+def times_in(duration: np.ndarray, wanted: np.ndarray, each: float) -> np.ndarray:
+    """How often something is done (n,): as wanted, but not more often than `each` seconds allow, and at least once."""
+    return np.clip(wanted, 1, np.maximum(1, (duration / each).astype(int)))

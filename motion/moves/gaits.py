@@ -1,7 +1,9 @@
 """Walking, running, walking backwards, stepping sideways, turning on the spot.
 
-Each takes bodies, times (n, F), clip durations (n,) and chance, and gives a pose and what a caption may say of it, for a
-body that turns or steps to the left: the others are mirrored. Letters: n clips, F frames, G times of a path's table.
+Each takes bodies, times (n, F), clip durations (n,) and chance, and gives a pose and what a caption may say of it, of
+a body that turns or steps to the left: the others are mirrored.
+
+Letters: n clips, F frames, G times of a path's table.
 """
 
 from __future__ import annotations
@@ -26,11 +28,11 @@ Moved = tuple[Pose, dict[str, np.ndarray]]
 def walk(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance) -> Moved:
     """Forward, straight on, in a curve or in a circle; some set out from standing, some come to a stop."""
     level = chance.choice([1, 1, 1])
-    speed = chance.uniform(np.array([0.55, 1.05, 1.6])[level], np.array([0.8, 1.3, 1.95])[level]) * _size(bodies)
+    speed = chance.uniform(np.array([0.55, 1.05, 1.6])[level], np.array([0.8, 1.3, 1.85])[level]) * _size(bodies)
     course = chance.choice([2, 1, 1])
-    turning = _turning(course, duration, chance)
-    period = 1.12 * (1.2 * _size(bodies) / speed) ** 0.5
-    gait = _gait(bodies, chance, period, duty=0.62, width=0.07, height=0.13, roll=0.75)
+    turning = _turning(course, chance)
+    period = 1.1 * (1.2 * _size(bodies) / speed) ** 0.6
+    gait = _gait(bodies, chance, period, duty=0.6, width=0.07, height=0.13, roll=1.0)
     path, pace = _path(speed, turning, np.zeros(len(t)), duration, chance)
     pose, feet = _follow(bodies, t, chance, path, gait)
     _swing(pose, feet, gait, (0.25 + 0.22 * speed)[:, None] * _at(pace, t), elbow=0.25)
@@ -43,7 +45,7 @@ def run(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance) -> 
     level = chance.choice([1, 1, 1])
     speed = chance.uniform(np.array([1.9, 2.6, 3.5])[level], np.array([2.2, 3.1, 4.2])[level]) * _size(bodies)
     course = chance.choice([2, 1, 1])
-    turning = _turning(course, duration, chance)
+    turning = _turning(course, chance)
     period = 0.72 * (3 * _size(bodies) / speed) ** 0.3
     gait = _gait(bodies, chance, period, duty=0.36, width=0.05, height=0.26, roll=1.1)
     path, pace = _path(speed, turning, np.zeros(len(t)), duration, chance, still=0.0)
@@ -60,7 +62,7 @@ def walk_backwards(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: 
     level = chance.choice([1, 1, 1])
     speed = chance.uniform(np.array([0.4, 0.7, 1.0])[level], np.array([0.55, 0.85, 1.25])[level]) * _size(bodies)
     period = 1.15 * (0.8 * _size(bodies) / speed) ** 0.5
-    gait = _gait(bodies, chance, period, duty=0.62, width=0.09, height=0.11, roll=0.35)
+    gait = _gait(bodies, chance, period, duty=0.6, width=0.09, height=0.12, roll=0.35)
     path, pace = _path(speed, np.zeros(len(t)), np.full(len(t), np.pi), duration, chance)
     pose, feet = _follow(bodies, t, chance, path, gait)
     _swing(pose, feet, gait, -(0.1 + 0.15 * speed)[:, None] * _at(pace, t), elbow=0.3)
@@ -72,7 +74,7 @@ def sidestep(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance
     level = chance.choice([1, 1, 1])
     speed = chance.uniform(np.array([0.25, 0.42, 0.65])[level], np.array([0.35, 0.55, 0.85])[level]) * _size(bodies)
     period = 1.1 * (0.5 * _size(bodies) / speed) ** 0.4
-    gait = _gait(bodies, chance, period, duty=0.6, width=0.05, height=0.1, roll=0.1)
+    gait = _gait(bodies, chance, period, duty=0.6, width=0.05, height=0.12, roll=0.15)
     gait = replace(gait, width=0.08 + speed * period / 4)
     path, _ = _path(speed, np.zeros(len(t)), np.full(len(t), np.pi / 2), duration, chance)
     pose, _ = _follow(bodies, t, chance, path, gait)
@@ -83,17 +85,17 @@ def sidestep(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance
 
 
 def turn_around(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance) -> Moved:
-    """On the spot to the left, by small steps: a quarter, half or a whole turn."""
-    amount = chance.choice([1, 1, 1])
-    angle = np.array([0.5, 1.0, 2.0])[amount] * np.pi * chance.uniform(0.93, 1.07)
+    """On the spot to the left, by small steps: a quarter or half a turn."""
+    amount = chance.choice([1, 1])
+    angle = np.array([0.5, 1.0])[amount] * np.pi * chance.uniform(0.93, 1.07)
     first, last = 0.1 * duration, duration * chance.uniform(0.75, 0.95)
     at = times()
     turning = angle[:, None] * np.gradient(ease((at - first[:, None]) / (last - first)[:, None]), at[0], axis=1)
-    gait = _gait(bodies, chance, chance.uniform(0.75, 1.0), duty=0.6, width=0.1, height=0.11, roll=0.2)
+    gait = _gait(bodies, chance, chance.uniform(0.75, 1.0), duty=0.6, width=0.1, height=0.12, roll=0.2)
     path = Path.of(np.zeros_like(turning), turning, np.zeros(len(t)))
     pose, _ = _follow(bodies, t, chance, path, gait)
     pose.head[..., 1] += 0.25 * _at(turning, t)
-    return pose, {"amount": np.array(["quarter", "half", "whole"])[amount]}
+    return pose, {"amount": np.array(["quarter", "half"])[amount]}
 
 
 def _size(bodies: Bodies) -> np.ndarray:
@@ -104,17 +106,19 @@ def _size(bodies: Bodies) -> np.ndarray:
 def _gait(bodies: Bodies, chance: Chance, period, *, duty, width, height, roll) -> Gait:
     """A gait of that kind for those bodies."""
     ones, scale = np.ones(len(period)), bodies.legs / 0.79
-    reach = bodies.offsets[:, FEET[0], 2] - 0.03
+    reach = bodies.offsets[:, FEET[0], 2] - 0.05
     heights = height * scale * chance.uniform(0.85, 1.2)
     return Gait(
         period, duty * ones, chance.uniform(), width * scale, reach, heights, roll * ones, chance.uniform(0, 0.2)
     )
 
 
-def _turning(course: np.ndarray, duration: np.ndarray, chance: Chance) -> np.ndarray:
-    """Radians a second to the left: none, a curve of 45 to 110 degrees, a circle."""
-    angle = chance.uniform(np.array([0, 0.25, 1.7])[course], np.array([0, 0.6, 2.1])[course]) * np.pi
-    return angle / duration
+def _turning(course: np.ndarray, chance: Chance) -> np.ndarray:
+    """Radians a second to the left: none, a wide curve, a circle (more of it in a longer clip).
+
+    Not faster than a turn in 4.7 s: the heading to which a row's numbers are relative is smoothed over two seconds.
+    """
+    return chance.uniform(np.array([0, 0.25, 1.05])[course], np.array([0, 0.5, 1.35])[course])
 
 
 def _path(speed, turning, course, duration, chance: Chance, still: float = 0.4) -> tuple[Path, np.ndarray]:

@@ -10,11 +10,12 @@ import numpy as np
 
 from motion.moves.bodies import stand
 from motion.moves.chance import Chance
-from motion.moves.curves import bump, ease, hold
+from motion.moves.curves import bump, ease, hold, times_in
 from motion.moves.gaits import Moved
-from motion.moves.kinematics import FEET, HIPS, Bodies, Pose, about, turn
+from motion.moves.kinematics import COLLARS, ELBOWS, FEET, HIPS, SHOULDERS, WRISTS, Bodies, Pose, about, turn
 
 LEFT = 0
+HALF_HAND = 0.03  # metres between a wrist and the middle when hands clap
 
 
 def wave(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance) -> Moved:
@@ -40,9 +41,11 @@ def clap(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance) ->
     up = hold(x, 0.2)
     claps = 0.5 - 0.5 * np.cos(2 * np.pi * rate[:, None] * (t - 0.15 * duration[:, None]))
     apart = claps * chance.uniform(0.45, 0.7)[:, None]
-    lift = chance.uniform(0.55, 0.95)
+    lift, outward, elbow = chance.uniform(0.55, 0.95), 0.05, 1.25
+    across = _half_width(bodies) + np.sin(outward) * _length(bodies, ELBOWS) - HALF_HAND
+    inward = np.arcsin(np.clip(across / (_length(bodies, WRISTS) * np.sin(elbow)), 0, 1))
     for side in (0, 1):
-        target = np.stack([lift, np.full(len(t), 0.12), np.full(len(t), 0.62), np.full(len(t), 1.25)], -1)
+        target = np.stack([lift, np.full(len(t), outward), inward, np.full(len(t), elbow)], -1)
         _to(pose, side, target, up)
         pose.arms[:, :, side, 2] -= apart * up
     return pose, {"speed": np.array(["slow", "fast"])[level]}
@@ -69,7 +72,7 @@ def raise_arms(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chan
 def punch(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance) -> Moved:
     """From a guard, one arm straight ahead, once to three times."""
     pose, x = stand(bodies, t, chance), t / duration[:, None]
-    count = 1 + chance.choice([1, 1, 1])
+    count = times_in(duration, 1 + chance.choice([1, 1, 1]), 0.8)
     guard = hold(x, 0.18)
     for side in (0, 1):
         target = np.stack([np.full(len(t), v) for v in (0.65, 0.25, 0.35, 2.15)], -1)
@@ -90,37 +93,48 @@ def punch(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance) -
 def kick(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance) -> Moved:
     """One leg back and ahead, low or high, once or twice."""
     pose, x = stand(bodies, t, chance), t / duration[:, None]
-    count, high = 1 + chance.choice([1, 1]), chance.choice([1, 1])
+    count = times_in(duration, 1 + chance.choice([1, 1]), 1.2)
+    high = chance.choice([1, 1])
     angle = chance.uniform(np.array([0.65, 1.2])[high], np.array([0.9, 1.55])[high])
     one = np.clip((x - 0.1) / 0.8, 0, 0.9999) * count[:, None]
     one = one - np.floor(one)  # of a kick
-    back, ahead = bump(one / 0.5), bump((one - 0.28) / 0.62)
-    lifted = hold(np.clip(one / 0.96, 0, 1), 0.2)
+    back, ahead = bump((one - 0.1) / 0.46), bump((one - 0.3) / 0.56)
     swing = angle[:, None] * ahead - 0.45 * back * (1 - ahead)
     bearing = hold(x, 0.16)
     pose.pelvis[..., 0] -= 0.9 * np.abs(pose.toes[..., 1, 0]) * bearing
     pose.lean -= 0.22 * ahead * high[:, None] + 0.08 * ahead
     pose.bend[..., 0] += 0.25 * ahead
-    _leg(pose, bodies, swing, lifted, one)
+    _leg(pose, bodies, swing, one)
     for side, sign in enumerate((-1, 1)):
         pose.arms[:, :, side, 0] += sign * 0.5 * swing
         pose.arms[:, :, side, 1] += 0.45 * bearing
     return pose, {"count": count, "height": np.array(["low", "high"])[high]}
 
 
-def _leg(pose: Pose, bodies: Bodies, swing: np.ndarray, lifted: np.ndarray, one: np.ndarray) -> None:
-    """The left leg at the angle `swing` (n, F) before the body, as far as it is `lifted`; else its foot stands."""
-    folded = bump(one / 0.62)  # the knee is bent on the way
-    length = bodies.legs[:, None] * (0.985 - 0.22 * folded - 0.02)
+def _half_width(bodies: Bodies) -> np.ndarray:
+    """From the middle to a shoulder (n,)."""
+    return bodies.offsets[:, COLLARS[LEFT], 0] + bodies.offsets[:, SHOULDERS[LEFT], 0]
+
+
+def _length(bodies: Bodies, joints: tuple[int, int]) -> np.ndarray:
+    """Of the bone that ends at these joints (n,)."""
+    return np.linalg.norm(bodies.offsets[:, joints[LEFT]], axis=-1)
+
+
+def _leg(pose: Pose, bodies: Bodies, swing: np.ndarray, one: np.ndarray) -> None:
+    """The left leg at the angle `swing` (n, F) before the body in a kick whose share `one` (n, F) is over."""
+    x = np.clip(one / 0.97, 0, 1)
+    lifted, moved = hold(x, 0.12), hold(x, 0.22) ** 2  # a foot is lifted before it is moved
+    folded, lowered = bump(one / 0.6), bump((one - 0.62) / 0.36)
+    length = bodies.legs[:, None] * (0.96 - 0.24 * folded - 0.15 * lowered)
     hip = pose.pelvis + turn(about(1, pose.yaw), bodies.offsets[:, None, HIPS[LEFT]])
     ankle = hip + length[..., None] * np.stack([0.03 + 0 * swing, -np.cos(swing), np.sin(swing)], -1)
-    pitch = -0.9 * swing + 0.45 * lifted * (swing > 0) * np.clip(swing, 0, 1) + 0.5 * folded
+    pitch = -0.9 * swing + 0.45 * np.clip(swing, 0, 1) + 0.5 * folded
     foot = about(1, pose.foot_yaw[..., LEFT]) @ about(0, pitch)
     toe = ankle + turn(foot, bodies.offsets[:, None, FEET[LEFT]])
-    weight = lifted[..., None]
-    pose.toes[:, :, LEFT] = (1 - weight) * pose.toes[:, :, LEFT] + weight * toe
-    pose.toes[:, :, LEFT, 1] = np.maximum(pose.toes[:, :, LEFT, 1], 0)
-    pose.foot_pitch[..., LEFT] += lifted * pitch
+    toe[..., 1] = np.maximum(toe[..., 1], 0.06)
+    pose.toes[:, :, LEFT] += np.stack([moved, lifted, moved], -1) * (toe - pose.toes[:, :, LEFT])
+    pose.foot_pitch[..., LEFT] += moved * pitch
 
 
 def _to(pose: Pose, side: int, angles: np.ndarray, share: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# The joints of a body of 1.7 m, each seen from its parent, with arms that hang down. Numbers as in the SMPL model, rounded.
+# The joints of a body of 1.7 m, each seen from its parent, with arms that hang down; about as in the SMPL model.
 OFFSETS = np.array(
     [
         [0, 0, 0],
@@ -43,8 +43,8 @@ COLLARS, SHOULDERS, ELBOWS, WRISTS = (13, 14), (16, 17), (18, 19), (20, 21)
 SPINE, NECK, HEAD = (3, 6, 9), 12, 15
 MIRRORED = (0, 2, 1, 3, 5, 4, 6, 8, 7, 9, 11, 10, 12, 14, 13, 15, 17, 16, 19, 18, 21, 20)
 STRAIGHTEST = 0.995  # how much of its length a leg reaches: a knee is never locked
-SOFTNESS = 0.01  # metres over which the pelvis is drawn down by a leg that would not reach
 SLACK = 4.0  # metres that a foot may be out of reach for each that it is above the floor
+CALM = 3  # frames before and after over which the pelvis is drawn down together
 
 
 @dataclass(frozen=True)
@@ -167,16 +167,29 @@ def _foot(pose: Pose, side: int) -> np.ndarray:
 
 
 def _height(pose: Pose, hips: list, ankles: np.ndarray, bodies: Bodies) -> np.ndarray:
-    """The pelvis' height (n, F): as wanted, or as high as the legs with their feet on the floor allow; smoothly."""
-    limits = [pose.pelvis[:, :, 1]]
+    """The pelvis' height (n, F): as wanted, or as low as the legs with their feet on the floor need, without a jerk."""
+    wanted = pose.pelvis[:, :, 1]
+    lacking = np.zeros_like(wanted)
     for side in (0, 1):
         hip = pose.pelvis + hips[side]
         away = np.square(hip - ankles[:, :, side])[..., [0, 2]].sum(-1)
         reach = np.sqrt(np.maximum((STRAIGHTEST * bodies.legs[:, None]) ** 2 - away, 1e-4))
         slack = SLACK * np.maximum(pose.toes[:, :, side, 1], 0)
-        limits.append(ankles[:, :, side, 1] + reach - hips[side][..., 1] + slack)
-    lowest = np.min(limits, axis=0)
-    return lowest - SOFTNESS * np.log(sum(np.exp((lowest - limit) / SOFTNESS) for limit in limits))
+        limit = ankles[:, :, side, 1] + reach - hips[side][..., 1] + slack
+        lacking = np.maximum(lacking, wanted - limit)
+    return wanted - _calm(lacking)
+
+
+def _calm(values: np.ndarray) -> np.ndarray:
+    """A smooth curve (n, F) nowhere below `values`: the average of their greatest over windows of 2 CALM + 1 frames."""
+
+    def windows(of: np.ndarray) -> np.ndarray:
+        return np.lib.stride_tricks.sliding_window_view(
+            np.pad(of, ((0, 0), (CALM, CALM)), "edge"), 2 * CALM + 1, axis=1
+        )
+
+    weights = 1 - np.abs(np.arange(-CALM, CALM + 1)) / (CALM + 1)
+    return (windows(windows(values).max(-1)) * (weights / weights.sum())).sum(-1)
 
 
 def _place_leg(joints, side: int, ankle: np.ndarray, pose: Pose, hips_turn: np.ndarray, offsets: np.ndarray) -> None:

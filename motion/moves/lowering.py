@@ -10,10 +10,10 @@ import numpy as np
 
 from motion.moves.bodies import stand
 from motion.moves.chance import Chance
-from motion.moves.curves import bump, ease, hold, keys, pulses
+from motion.moves.curves import bump, ease, hold, keys, pulses, times_in
 from motion.moves.gaits import Moved
 from motion.moves.gestures import _to
-from motion.moves.kinematics import FEET, Bodies, Pose
+from motion.moves.kinematics import Bodies, Pose
 
 GRAVITY = 9.81  # m/s^2
 
@@ -21,7 +21,8 @@ GRAVITY = 9.81  # m/s^2
 def squat(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance) -> Moved:
     """Knees bent and stretched, once to three times, arms ahead for balance."""
     pose, x = stand(bodies, t, chance), t / duration[:, None]
-    count, deep = 1 + chance.choice([1, 1, 1]), chance.choice([1, 1])
+    count = times_in(duration, 1 + chance.choice([1, 1, 1]), 0.9)
+    deep = chance.choice([1, 1])
     depth = chance.uniform(np.array([0.22, 0.42])[deep], np.array([0.3, 0.55])[deep]) * bodies.legs
     down = pulses((x - 0.06) / 0.88, count[:, None])
     _crouch(pose, depth[:, None] * down, bodies)
@@ -84,8 +85,8 @@ def jump(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance) ->
     """With both feet, on the spot or ahead, low or high, once or twice."""
     pose = stand(bodies, t, chance)
     ahead, high = chance.choice([1, 1]), chance.choice([1, 1])
-    count = 1 + chance.choice([1, 1])
-    height = chance.uniform(np.array([0.12, 0.3])[high], np.array([0.19, 0.45])[high])
+    count = times_in(duration, 1 + chance.choice([1, 1]), 1.3)
+    height = chance.uniform(np.array([0.1, 0.26])[high], np.array([0.16, 0.42])[high])
     length = ahead * chance.uniform(0.35, 0.75)
     pause = chance.uniform(0.1, 0.2) * duration / count
     for i in range(2):
@@ -99,9 +100,9 @@ def _leap(pose: Pose, bodies: Bodies, t, start, height, length, room) -> None:
     """One jump (all (n,)): crouch, push, flight, landing and up again within `room` seconds; none where height is 0."""
     speed = np.sqrt(2 * GRAVITY * height)
     flight = np.maximum(2 * speed / GRAVITY, 1e-3)
-    rest = np.maximum(0.88 * room - 0.12 * room - flight, 0.4)
-    times = [start, start + 0.35 * rest, start + 0.58 * rest]
-    times += [times[2] + flight, times[2] + flight + 0.2 * rest, times[2] + flight + 0.5 * rest]
+    rest = np.maximum(0.88 * room - 0.12 * room - flight, 0.5)
+    times = [start, start + 0.33 * rest, start + 0.6 * rest]
+    times += [times[2] + flight, times[2] + flight + 0.2 * rest, times[2] + flight + 0.48 * rest]
     off, none = 0.02 * bodies.legs, np.zeros(len(height))
     crouch = (0.2 + 0.25 * height) * bodies.legs * (height > 0)
     values = [none, -crouch, off * (height > 0), off * (height > 0), -0.8 * crouch, none]
@@ -126,7 +127,7 @@ def _arms_of_leap(pose: Pose, t: np.ndarray, times: list, height: np.ndarray) ->
     """Back in the crouch, up and ahead in the flight."""
     real = (height > 0).astype(float)
     zero = np.zeros(len(height))
-    values = [zero, -0.8 * real, 1.3 * real, 1.5 * real, 0.5 * real, zero]
+    values = [zero, -0.7 * real, 0.8 * real, 1.2 * real, 0.4 * real, zero]
     swing = keys(t, times, values, [zero] * 6)
     pose.arms[..., 0] += swing[..., None]
     pose.arms[..., 3] += (0.3 * np.maximum(swing, 0))[..., None]

@@ -13,7 +13,8 @@ from motion.moves.curves import bump, ease
 
 FIRST, LAST, INTERVAL = -2.5, 6.0, 0.01  # seconds that a path knows, before and after the clip
 TURN_LENGTH = 0.25  # metres that a foot swings for each radian that it turns, as far as its height is concerned
-HALF_HEIGHT = 0.12  # metres of a step that is lifted half as high as a long one
+RISE = 0.4  # the share of a swing in which a foot is lifted, and in which it is put down
+HALF_HEIGHT = 0.06  # metres of a step that is lifted half as high as a long one
 
 
 @dataclass(frozen=True)
@@ -109,11 +110,12 @@ def steps(path: Path, gait: Gait, t: np.ndarray) -> Steps:
         moved, turned = next_place - place, next_yaw - yaw
         length = np.linalg.norm(moved, axis=-1) + TURN_LENGTH * np.abs(turned)
         lift = length / (length + HALF_HEIGHT)
-        height = gait.height[:, None] * lift * bump(swing**0.8)
-        xz = place + moved * ease(swing)[..., None]
+        height = gait.height[:, None] * lift * ease(swing / RISE) * ease((1 - swing) / RISE)
+        across = ease((swing - 0.07) / 0.86)  # a foot is lifted before it is moved
+        xz = place + moved * across[..., None]
         toes.append(np.stack([xz[..., 0], height, xz[..., 1]], axis=-1))
-        yaws.append(yaw + turned * ease(swing))
-        heel = bump((share - 0.5 * duty) / (0.5 * duty + 0.5 * (1 - duty)))
+        yaws.append(yaw + turned * across)
+        heel = ease((share / duty - 0.45) / 0.55) * (1 - ease(swing / 0.7))
         pitches.append(lift * (gait.roll[:, None] * heel - 0.3 * bump((swing - 0.4) / 0.6)))
     return Steps(*(np.stack(each, axis=2) for each in (toes, yaws, pitches)), phases)
 
