@@ -119,12 +119,13 @@ class MotionEvaluation(Evaluation):
         """The reference: as the config says, or the moves for a run on them, the run's data for one on a folder."""
         data = None if self.known_model is None else self.known_model.data
         of_moves = isinstance(data, MovesConfig)
-        default = NAME if of_moves or self.config.features == NAME else DATA if isinstance(data, HumanML3DConfig) else None
+        of_folder = isinstance(data, HumanML3DConfig)
+        default = NAME if of_moves or self.config.features == NAME else DATA if of_folder else None
         name = self.config.real or default
         self.config.check_target(KEY, name, REFERENCES)
         if name == DATA and of_moves:
             return NAME
-        if name == DATA and not isinstance(data, HumanML3DConfig):
+        if name == DATA and not of_folder:
             raise ValueError(f"{KEY} is {DATA!r}, and no run is known whose data that were; allowed: {REFERENCES}")
         return name
 
@@ -145,7 +146,9 @@ class MotionEvaluation(Evaluation):
         features = self.config.features or ("kit251" if skeleton.name == "kit" else "t2m263")
         self.table.by_extractor(None, features)  # refuses an unknown one
         if features == NAME:
-            raise ValueError(f"features is {NAME!r} and {KEY} {self.reference_name!r}; allowed with it: {', '.join(MOVES)}")
+            raise ValueError(
+                f"features is {NAME!r} and {KEY} {self.reference_name!r}; allowed with it: {', '.join(MOVES)}"
+            )
         check_skeleton(skeleton, EVALUATORS[features].body, f"features={features}")
         return features
 
@@ -191,7 +194,9 @@ class MotionEvaluation(Evaluation):
         if model is None or not isinstance(model.data, MovesConfig):
             return MovesSource(cache=cache)
         own = model.evaluation
-        return MovesSource(model.data, own if isinstance(own, MovesEvaluationConfig) else MovesEvaluationConfig(), cache)
+        return MovesSource(
+            model.data, own if isinstance(own, MovesEvaluationConfig) else MovesEvaluationConfig(), cache
+        )
 
     @cached_property
     def source(self) -> ExtractorSource:
@@ -214,9 +219,9 @@ class MotionEvaluation(Evaluation):
     def moves_of(self, split: str) -> ListedClips:
         """The moves of a split, each with the first of its captions."""
         data = replace(self.moves.data, split=split)
-        moves, format = data.build(), motion_format(data)
+        moves, form = data.build(), motion_format(data)
         rows = [moves.media[index, :, :length].T.contiguous() for index, length in enumerate(moves.lengths.tolist())]
-        clips = ListedClips(f"moves, {split}", "data set", rows, format.representation, format.skeleton)
+        clips = ListedClips(f"moves, {split}", "data set", rows, form.representation, form.skeleton)
         clips.texts = [moves.captions[int(first)] for first in moves.caption_rows[:-1]]
         return clips
 

@@ -20,7 +20,14 @@ from eval.measure.extractor import Extractor
 from eval.measure.pairs import TextExtractor
 from motion.body import physics
 from motion.datasets.moves import MovesConfig
-from motion.encoders.published import EVALUATORS, ContrastExtractor, EvaluatorFiles, MatchingExtractor, Tokens, clip_name
+from motion.encoders.published import (
+    EVALUATORS,
+    ContrastExtractor,
+    EvaluatorFiles,
+    MatchingExtractor,
+    Tokens,
+    clip_name,
+)
 from motion.measured.clips import Clip
 from motion.stand_in import NAME, MovesEvaluationConfig, MovesFeatures
 

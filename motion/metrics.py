@@ -1,8 +1,8 @@
 """The metrics of clips, and what is measured by default; a metric's name carries the evaluator's.
 
-    t2m263/fid, t2m263/r_precision_3, ...    by a published evaluator, which reads texts too
-    moves/fid, ...                           by the stand-in's
-    physics/skate_ratio, ...                 of the joints alone, whichever evaluator is named
+t2m263/fid, t2m263/r_precision_3, ...    by a published evaluator, which reads texts too
+moves/fid, ...                           by the stand-in's
+physics/skate_ratio, ...                 of the joints alone, whichever evaluator is named
 """
 
 from __future__ import annotations

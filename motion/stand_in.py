@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from core.conditioning.encoders import MiniLMEncoder, embed_texts
 from core.contracts import Condition, Requests
-from core.draws import StepRandom, numpy_rng
+from core.draws import StepRandom
 from core.schema import plain
 from core.storage.provenance import json_sha256
 from eval.measure.extractor import ExtractedFeatures
@@ -32,7 +32,6 @@ from eval.measure.stand_in import NoEvaluationConfig, TrainedExtractor
 from eval.statistics.frechet import moments
 from eval.statistics.retrieval import POOL
 from motion.body.physics import skate_ratio
-from motion.conditioning import first_captions
 from motion.data import UNIT, lengths_of, motion_format
 from motion.datasets.moves import MovesConfig
 

@@ -66,7 +66,7 @@ class Media:
 
 @dataclass(frozen=True)
 class Repeats:
-    """Media that were made several times for the same condition: `count` of the first, then as many of the second, ..."""
+    """Media that were made several times for the same condition: `count` of the first, as many of the second, ..."""
 
     media: Media
     count: int

@@ -96,7 +96,9 @@ def build_contrast(state: Mapping[str, Tensor], source: str, heads: int = HEADS)
         text_hidden = len(state[f"textTransEncoder.{LAYER.format(0)}"])
     except (KeyError, ValueError) as error:
         raise ValueError(f"{source} is of another network than MARDM's contrastive evaluator: {error}") from error
-    motion_layers, text_layers = (count_layers(state, name) for name in ("motion_encoder.transformer", "textTransEncoder"))
+    motion_layers, text_layers = (
+        count_layers(state, name) for name in ("motion_encoder.transformer", "textTransEncoder")
+    )
     motion = MotionTransformer(numbers, width, motion_hidden, motion_layers, embedding, heads)
     return ContrastNetworks(motion, vocabulary, length, transformer(width, text_hidden, text_layers, heads))
 

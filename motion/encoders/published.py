@@ -4,8 +4,8 @@
     mardm67  their first 67 (Meng et al. 2025)               mardm64  KIT-ML's first 64
 
 A clip is brought to the evaluator's numbers, cut to 196 frames at most and a multiple of 4, normalised by the mean and
-deviation that are published with the evaluator, which are not the data's, and padded with zeros to 196 frames. Clips are
-given back in the order in which they came.
+deviation that are published with the evaluator, which are not the data's, and padded with zeros to 196 frames.
+Embeddings are in the order in which clips came.
 
 Letters: B clips, F frames, C numbers of a frame, D numbers of an embedding.
 """
@@ -164,8 +164,8 @@ class MotionExtractor(TextExtractor):
         """What is done to a clip and to a caption."""
         cut = f", the last {self.evaluator.cut} numbers left out" if self.evaluator.cut else ""
         return (
-            f"{self.evaluator.representation} of {self.evaluator.body.name}, {LONGEST} frames at most and a multiple of "
-            f"{UNIT}, the evaluator's mean and deviation{cut}, zeros behind the end"
+            f"{self.evaluator.representation} of {self.evaluator.body.name}, {LONGEST} frames at most and a multiple "
+            f"of {UNIT}, the evaluator's mean and deviation{cut}, zeros behind the end"
         )
 
     def facts(self) -> dict[str, Any]:
@@ -205,9 +205,8 @@ class MatchingExtractor(MotionExtractor):
         self.tokens = tokens
         self.words, self.words_sha256 = files.words()
         if self.words.size != self.networks.sizes.word:
-            raise ValueError(
-                f"config key 'glove': vectors of {self.words.size} numbers, the evaluator takes {self.networks.sizes.word}"
-            )
+            needed = self.networks.sizes.word
+            raise ValueError(f"config key 'glove': vectors of {self.words.size} numbers, the evaluator takes {needed}")
 
     def read(self, path: Path) -> torch.nn.Module:
         """The three encoders; ValueError for those of another data set."""
@@ -225,7 +224,7 @@ class MatchingExtractor(MotionExtractor):
         known = [self.tokens(text) for text in texts]
         if None in known:
             log.warning(
-                "%d of %d captions stand in no text file with parts of speech, such as %r: their words are taken as OTHER",
+                "%d of %d captions stand in no text file with parts of speech, such as %r: words are taken as OTHER",
                 *(known.count(None), len(known), texts[known.index(None)]),
             )
         captions = [plain_tokens(text) if each is None else each for text, each in zip(texts, known, strict=True)]
@@ -257,8 +256,9 @@ class ContrastExtractor(MotionExtractor):
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """Captions -> (n, D) of unit length."""
-        from core.latents.diffusers_files import LOCAL
         from transformers import CLIPTokenizer
+
+        from core.latents.diffusers_files import LOCAL
 
         tokenizer = CLIPTokenizer.from_pretrained(self.tokenizer_path, **LOCAL)
         length = self.networks.positional_embedding.shape[0]

@@ -83,7 +83,7 @@ class WordVectors:
         return self.places[word], PARTS.index(part if part in PARTS else OTHER)
 
     def embed(self, captions: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens of B captions -> word vectors (B, L, W), parts of speech (B, L, P), and lengths (B,) with both ends."""
+        """Tokens of B captions -> word vectors (B, L, W), parts of speech (B, L, P), lengths (B,) with both ends."""
         framed = [[START, *tokens[:LONGEST], END] for tokens in captions]
         lengths = torch.tensor([len(tokens) for tokens in framed])
         words = torch.zeros(len(framed), int(lengths.max()), self.size)

@@ -1,1 +1,1 @@
-"""Clips that are measured: samples of a run, samples given in others' formats, and real motion drawn from a data set."""
+"""Clips that are measured: samples of a run, samples given in others' formats, and real motion of a data set."""

@@ -27,7 +27,7 @@ class Asked:
 
     @classmethod
     def of(cls, draws: Sequence[Drawn], num: int, texts: int, repeats: int, seed: int) -> Asked:
-        """The first `num` of the draws in a random order, all in turn where they are fewer, then `repeats` of `texts`."""
+        """`num` of the draws in a random order, all in turn where they are fewer, then `repeats` of each of `texts`."""
         rng = numpy_rng("captions of samples", seed)
         order = rng.permutation(len(draws))
         chosen = [draws[order[place % len(draws)]] for place in range(num)]

@@ -64,7 +64,7 @@ def check_skeleton(found: Skeleton, needed: Skeleton, what: str) -> None:
     """Raises ValueError where `what` takes motion of another skeleton than there is."""
     if found.name != needed.name:
         raise ValueError(
-            f"{what} takes motion of the skeleton {needed.name!r} ({needed.joints} joints, {needed.size} numbers a frame); "
+            f"{what} takes motion of skeleton {needed.name!r} ({needed.joints} joints, {needed.size} numbers a frame); "
             f"there is motion of {found.name!r} ({found.joints} joints, {found.size} numbers)"
         )
 
@@ -131,9 +131,9 @@ class ChunkClips(Clips):
 
     kind = "samples"
 
-    def __init__(self, chunks: Chunks, name: str, format: MotionFormat, bounds: tuple[int, int]):
+    def __init__(self, chunks: Chunks, name: str, form: MotionFormat, bounds: tuple[int, int]):
         self.chunks, self.name, self.bounds = chunks, name, bounds
-        self.representation, self.skeleton = format.representation, format.skeleton
+        self.representation, self.skeleton = form.representation, form.skeleton
 
     def __len__(self) -> int:
         return self.bounds[1] - self.bounds[0]
@@ -156,9 +156,9 @@ class ChunkClips(Clips):
         return json_sha256([self.chunks.identity, list(self.bounds)])
 
 
-def samples_of(chunks: Chunks, name: str, format: MotionFormat, main: int, repeats: int) -> ChunkClips:
+def samples_of(chunks: Chunks, name: str, form: MotionFormat, main: int, repeats: int) -> ChunkClips:
     """The first `main` samples, with those behind them as `repeats` of each of some texts."""
-    clips = ChunkClips(chunks, name, format, (0, main))
+    clips = ChunkClips(chunks, name, form, (0, main))
     if len(chunks) > main:
-        clips.repeats = Repeats(ChunkClips(chunks, f"{name}, repeats", format, (main, len(chunks))), repeats)
+        clips.repeats = Repeats(ChunkClips(chunks, f"{name}, repeats", form, (main, len(chunks))), repeats)
     return clips

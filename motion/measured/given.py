@@ -50,7 +50,9 @@ def of_npz(path: Path) -> ListedClips:
     captions = [str(text) for text in npz_array(path, "captions")] if "captions" in keys else None
     check_lengths(lengths, len(rows), rows.shape[1], str(path))
     clips = [torch.from_numpy(np.array(each[:length], np.float32)) for each, length in zip(rows, lengths, strict=True)]
-    return listed(path.parent.name, "npz", clips, [f"sample {place} of {path}" for place in range(len(clips))], captions)
+    return listed(
+        path.parent.name, "npz", clips, [f"sample {place} of {path}" for place in range(len(clips))], captions
+    )
 
 
 def of_folder(folder: Path, key: str) -> ListedClips:
@@ -66,9 +68,7 @@ def of_folder(folder: Path, key: str) -> ListedClips:
         lengths = [_whole(line, folder / LENGTHS) for line in lines_of(folder / LENGTHS, len(paths))]
         for path, array, length in zip(paths, arrays, lengths, strict=True):
             check_lengths(np.array([length]), 1, len(array), f"{folder / LENGTHS}, for {path.name},")
-    clips = [
-        torch.from_numpy(array[:length].astype(np.float32)) for array, length in zip(arrays, lengths, strict=True)
-    ]
+    clips = [torch.from_numpy(array[:length].astype(np.float32)) for array, length in zip(arrays, lengths, strict=True)]
     found = listed(folder.name, "folder", clips, [str(path) for path in paths], captions_of(folder, paths))
     found.names = [path.stem for path in paths]
     return found
@@ -146,10 +146,9 @@ def repeated(clips: ListedClips, repetitions: Any, path: Path) -> ListedClips:
 def check_lengths(lengths: np.ndarray, count: int, frames: int, source: str) -> None:
     """Raises ValueError for lengths that are not one whole number, from 1 to the frames there are, for each clip."""
     if lengths.shape != (count,) or lengths.dtype.kind not in "iu" or not ((lengths >= 1) & (lengths <= frames)).all():
-        raise ValueError(
-            f"{source} has lengths {lengths.dtype} {lengths.shape}, such as {lengths.reshape(-1)[:3].tolist()}; needed: "
-            f"whole numbers from 1 to {frames}, one for each of {count} clips"
-        )
+        found = f"{lengths.dtype} {lengths.shape}, such as {lengths.reshape(-1)[:3].tolist()}"
+        needed = f"whole numbers from 1 to {frames}, one for each of {count} clips"
+        raise ValueError(f"{source} has lengths {found}; needed: {needed}")
 
 
 def listed(

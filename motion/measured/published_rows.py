@@ -60,7 +60,9 @@ class RealRow:
     @property
     def off(self) -> dict[str, tuple[float, float]]:
         """The metrics that are beyond the tolerance: what was found, and what is published."""
-        pairs = {name: (self.found[name], value) for name, value in (self.published or {}).items() if name in self.found}
+        pairs = {
+            name: (self.found[name], value) for name, value in (self.published or {}).items() if name in self.found
+        }
         return {name: (own, other) for name, (own, other) in pairs.items() if abs(own - other) > TOLERANCES[name]}
 
     def text(self) -> str:

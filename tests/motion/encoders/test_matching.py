@@ -49,13 +49,15 @@ def test_a_clip_without_a_step_and_a_file_of_other_networks_are_refused(recorded
         networks.embed_motion(rows[:2], torch.tensor([20, 3]))
     file = tmp_path / "finest.tar"
     torch.save({"vq_encoder": states["movement_encoder"], "epoch": 3}, file)
-    with pytest.raises(ValueError, match=r"finest.tar holds no weights movement_encoder.*; it holds: vq_encoder, epoch"):
+    with pytest.raises(
+        ValueError, match=r"finest.tar holds no weights movement_encoder.*; it holds: vq_encoder, epoch"
+    ):
         read_matching(file)
     with pytest.raises(ValueError, match=r"finest.tar is of other networks .* no 'main.0.weight'"):
         read_matching(write_matching(file, {**states, "movement_encoder": {"other": torch.ones(1)}}))
     changed = {**states["motion_encoder"], "output_net.3.weight": torch.ones(3, 28)}
-    with pytest.raises(ValueError, match="motion_encoder of .* is of another architecture"):
+    with pytest.raises(ValueError, match=r"motion_encoder of .* is of another architecture"):
         read_matching(write_matching(file, {**states, "motion_encoder": changed}))
     broken = {**states["text_encoder"], "hidden": torch.full_like(states["text_encoder"]["hidden"], torch.nan)}
-    with pytest.raises(ValueError, match="finest.tar holds NaN or infinity in text_encoder.hidden"):
+    with pytest.raises(ValueError, match=r"finest.tar holds NaN or infinity in text_encoder.hidden"):
         read_matching(write_matching(file, {**states, "text_encoder": broken}))
