@@ -178,10 +178,14 @@ class Backbone(Protocol):
     returns a prediction of x's shape. A token has `width` features in the blocks and stands for `token_size` numbers of
     a latent.
 
-    Two more members are used where a backbone has them:
+    More members are used where a backbone has them:
 
-    token_dim     the axes of a block's output that count tokens, where they are not (B, N, D): (1, 2) for (B, F, N, D)
-    frame_tokens  the number of tokens of a frame, frames being the slowest axis of N
+    token_dim           the axes of a block's output that count tokens, where they are not (B, N, D): (1, 2) for
+                        (B, F, N, D)
+    prefix_tokens       how many tokens stand in a block's output before the N of the latents; nobody else sees them
+    frame_tokens        the number of tokens of a frame, frames being the slowest axis of N
+    draw(random, rows)  takes what the next forward pass in training drops, for a batch of so many rows, from the step's
+                        streams; see `core.nets.dropout`
     """
 
     blocks: nn.ModuleList

@@ -80,6 +80,8 @@ class TrainingLoss:
         rows = (len(latents), self.backbone.num_tokens) if per_token else (len(latents),)
         t = self.alignment.times(self.objective, random, rows)
         mask = None if batch.mask is None else self.backbone.expand(batch.mask, latents)
+        if hasattr(self.backbone, "draw"):
+            self.backbone.draw(random, len(latents))
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
             with autocast(x.device, self.precision):

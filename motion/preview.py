@@ -1,10 +1,11 @@
-"""What a person looks at: film strips of skeletons, left and right coloured.
+"""What a person looks at: film strips of skeletons as one PNG, an MP4 in which they move, a GIF on request.
 
 Letters: n clips, C numbers of a frame, F frames, J joints.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,36 +13,44 @@ from typing import Any
 from torch import Tensor
 
 from core.contracts import Condition, Requests
-from core.titles import class_titles, numbered
+from core.data.movies import QUICK, write_gif, write_mp4
+from core.storage.atomic import write_atomic
+from core.titles import class_titles, numbered, one_of_each_first
 from motion.data import MotionFormat, lengths_of
 
-MAX_CLIPS = 12  # in a strip
-FIGURES = 10  # of a clip
-COLOURS = {"left": "tab:blue", "right": "tab:red", "middle": "0.3"}
+MAX_CLIPS = 12  # shown at once
 
 
 class MotionPreview:
-    """Film strips; fulfils `core.contracts.Preview`.
+    """Film strips and animations; fulfils `core.contracts.Preview`.
 
     format       what the numbers of the clips are
     texts        that the samples were asked for, in turn; empty where they are classes, or nothing
     class_names  of the actions
+    gif          whether a GIF is written too
     """
 
-    def __init__(self, format: MotionFormat, texts: Sequence[str] = (), class_names: Sequence[str] = ()):
-        self.format, self.texts, self.class_names = format, list(texts), list(class_names)
+    def __init__(
+        self, format: MotionFormat, texts: Sequence[str] = (), class_names: Sequence[str] = (), gif: bool = False
+    ):
+        self.format, self.texts, self.class_names, self.gif = format, list(texts), list(class_names), gif
 
     @classmethod
-    def of(cls, format: MotionFormat, conditioning: Any) -> MotionPreview:
+    def of(cls, format: MotionFormat, conditioning: Any, gif: bool = False) -> MotionPreview:
         """The preview of samples that a conditioning makes up."""
         texts = getattr(conditioning.config, "prompts", None) or ()
-        return cls(format, texts, getattr(conditioning, "names", ()))
+        return cls(format, texts, getattr(conditioning, "names", ()), gif)
 
     def save(self, media: Tensor, condition: Condition | Requests, path: Path) -> Path:
-        """Clips (n, C, F) as `path`.png."""
-        lengths = lengths_of(media, condition)
-        joints = [self.format.joints(clip[:, :length].cpu()) for clip, length in zip(media, lengths, strict=True)]
-        return self.save_joints(joints, self.titles(condition), path)
+        """Clips (n, C, F), each as long as it was asked to be, as `path`.png, which is returned, and `path`.mp4.
+
+        Of many samples as many of each title are shown as there is room for. Raises ValueError for numbers that are not
+        finite.
+        """
+        titles, lengths = self.titles(condition), lengths_of(media, condition)
+        shown = one_of_each_first(titles, MAX_CLIPS)
+        joints = [self.format.joints(media[row][:, : lengths[row]].detach().cpu().float()) for row in shown]
+        return self.save_joints(joints, [titles[row] for row in shown], path)
 
     def titles(self, condition: Condition | Requests) -> list[str]:
         """What each of the samples was asked to be."""
@@ -51,28 +60,32 @@ class MotionPreview:
         return class_titles(requests.condition, self.class_names) or numbered(len(requests))
 
     def save_joints(self, joints: Sequence[Tensor], titles: Sequence[str], path: Path) -> Path:
-        """The first of clips (F, J, 3) in metres as strips of some of their frames, `path`.png."""
-        from matplotlib.figure import Figure
+        """The first of clips (F, J, 3) in metres in the same files, each under its title."""
+        from motion.pictures.animation import grid
+        from motion.pictures.strips import sheet
 
-        count = min(len(joints), MAX_CLIPS)
-        figure = Figure(figsize=(14, 1.5 * count), layout="constrained")
-        for axis, clip, title in zip(figure.subplots(count, squeeze=False)[:, 0], joints, titles, strict=False):
-            self._draw(axis, clip)
-            axis.set_title(title, fontsize=8, loc="left")
-        file = path.with_name(f"{path.name}.png")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file, dpi=70, metadata={"Software": None})
-        return file
+        clips, titles = [clip.double().numpy() for clip in joints[:MAX_CLIPS]], list(titles[:MAX_CLIPS])
+        check_finite(clips, titles)
+        skeleton, fps = self.format.skeleton, self.format.fps
+        playing = grid(clips, titles, skeleton, fps)
+        write_mp4(playing, path.with_name(f"{path.name}.mp4"), fps, QUICK)
+        if self.gif:
+            write_gif(playing, path.with_name(f"{path.name}.gif"), fps)
+        content = io.BytesIO()
+        sheet(clips, titles, skeleton, fps).save(content, "PNG")
+        return write_atomic(path.with_name(f"{path.name}.png"), content.getvalue())
 
-    def _draw(self, axis: Any, clip: Tensor) -> None:
-        """Frames of a clip (F, J, 3) side by side, seen from the front right."""
-        skeleton, frames = self.format.skeleton, len(clip)
-        for place in range(FIGURES):
-            joints = clip[place * (frames - 1) // max(FIGURES - 1, 1)]
-            x = 0.7 * joints[:, 0] + 0.7 * joints[:, 2] - (0.7 * joints[0, 0] + 0.7 * joints[0, 2]) + 1.2 * place
-            for child, parent in enumerate(skeleton.parents):
-                if parent >= 0:
-                    side = "left" if child in skeleton.left else "right" if child in skeleton.right else "middle"
-                    axis.plot(x[[parent, child]], joints[[parent, child], 1], color=COLOURS[side], linewidth=1.5)
-        axis.set(aspect="equal", ylim=(-0.1, 2.3))
-        axis.axis("off")
+
+def check_finite(clips: Sequence[Any], titles: Sequence[str]) -> None:
+    """Raises ValueError naming the first of clips (F, J, 3) that cannot be drawn, and its frame."""
+    import numpy as np
+
+    for number, (clip, title) in enumerate(zip(clips, titles, strict=True)):
+        if not len(clip):
+            raise ValueError(f"clip {number} ({title!r}) has no frame; a picture needs one at least")
+        finite = np.isfinite(clip).all((1, 2))
+        if not finite.all():
+            raise ValueError(
+                f"clip {number} ({title!r}) cannot be drawn: its joints are not finite from frame "
+                f"{int(finite.argmin())} of {len(clip)} on"
+            )

@@ -22,13 +22,14 @@ from core.commands.requested import (
     unnamed_classes,
 )
 from core.commands.sample import ModelParts, Sampling, SamplingOptions, in_a_name
-from core.conditioning.labels import LabelConditioning
+from core.conditioning.labels import LabelConditioning, LabelConfig
 from core.contracts import Condition, Requests
 from core.generate import Generator
 from core.latents.cache import LastAxisMasks
 from core.latents.scaling import Scaling
 from core.storage.atomic import reserve
 from core.storage.checkpoint import State
+from motion.backbone import MDMConfig
 from motion.conditioning import Captions, TextConfig, build_conditioning
 from motion.data import UNIT, MotionFormat, lengths_of, motion_format, token_masks
 from motion.preview import MAX_CLIPS, MotionPreview
@@ -94,16 +95,23 @@ class MotionSampling(Sampling):
             known = Scaling.kept(self.notes["tokenizer"])
         if known is None:
             raise ValueError(
-                f"{source} does not say how its latents are scaled; give tokenizer.latent_mean and "
-                "tokenizer.latent_std: +overrides.tokenizer.latent_mean=..."
+                f"{source} does not say how its numbers are normalised; give the folder of Mean.npy and Std.npy: "
+                "+overrides.tokenizer.statistics=..."
             )
         self.masks = masks_of(model, tokenizer)
-        names = self.class_names or unnamed_classes(model.conditioning, model.backbone.null_label, state, str(source))
+        names = self.class_names or self.unnamed(state, str(source))
         conditioning = self.conditioning(names, device)
         latent_shape = tuple(tokenizer.latent_shape(motion_format(model.data).shape))
         return ModelParts(
             tokenizer.scaled(known), model.backbone.build(latent_shape, conditioning), conditioning, latent_shape
         )
+
+    def unnamed(self, state: State, source: str) -> list[str]:
+        """Numbers for the actions of saved weights that come without names."""
+        conditioning, backbone = self.model_config.conditioning, self.model_config.backbone
+        if isinstance(backbone, MDMConfig) and isinstance(conditioning, LabelConfig):
+            return [str(number) for number in range(backbone.num_classes_in(state, source))]
+        return unnamed_classes(conditioning, backbone.null_label, state, source)
 
     def conditioning(self, names: Sequence[str], device: torch.device) -> Any:
         """The conditioning; captions of the data are read only where no texts are asked for."""

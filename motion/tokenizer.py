@@ -15,11 +15,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from core.data.files import existing_folder
 from core.latents.scaling import Normalisation, Scaling
 from core.latents.tokenizer import CodingOptions, KLOptions, KLTokenizer, TokenizerConstants, weights_sha256
 from core.schema import FREE
+from core.storage.arrays import read_array
+from motion.body.representations import REPRESENTATIONS
+from motion.body.skeleton import SKELETONS, T2M
 from motion.codecs.autoencoder import KIND as CONV_VAE
 from motion.codecs.autoencoder import MAKE_COMMAND, load_autoencoder
+from motion.datasets.numbers import MEAN_FILE, read_statistics
 
 FEATURES = "features"
 
@@ -56,14 +61,33 @@ class FrameNumbers(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturesConfig(Normalisation):
-    """No network: the backbone sees the numbers of each frame, normalised."""
+    """No network: the backbone sees the numbers of each frame, normalised.
+
+    statistics  folder with the Mean.npy and Std.npy that published weights, which do not hold them, were trained with;
+                null: the numbers of the config, of the checkpoint or of the data
+    """
 
     kind: ClassVar[str] = FEATURES
+    statistics: str | None = field(default=None, metadata=FREE)
+
+    @property
+    def given(self) -> Scaling | None:
+        """The scaling that the config knows."""
+        return super().given if self.statistics is None else published_scaling(self.statistics)
 
     def build(self, device: torch.device | str) -> tuple[MotionTokenizer, Scaling | None]:
         """The tokenizer, not normalised, and the scaling that the config knows."""
         constants = TokenizerConstants(self.kind, path=None, scale=1.0, shift=0.0, downsample=1, sha256=None)
         return MotionTokenizer(FrameNumbers(), constants, CodingOptions(posterior="mean")).to(device), self.given
+
+
+def published_scaling(folder: str) -> Scaling:
+    """The scaling by Mean.npy and Std.npy of a folder; ValueError, naming the key or the file, for others."""
+    root = existing_folder(folder, "tokenizer.statistics")
+    count = len(read_array(root / MEAN_FILE).reshape(-1))
+    skeleton = next((each for each in SKELETONS.values() if REPRESENTATIONS["full"].size(each) == count), T2M)
+    found = read_statistics(root, skeleton)
+    return Scaling.of(found.mean.tolist(), found.std.tolist())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,11 +23,12 @@ from core.commands.requested import (
 )
 from core.commands.sample import ModelParts, Sampling, SamplingOptions
 from core.conditioning.labels import LabelConditioning
+from core.data.movies import write_mp4
 from core.data.pixels import UINT8_RULE
 from core.generate import Generator
 from core.storage.atomic import reserve
 from core.storage.checkpoint import State
-from video.preview import MAX_CLIPS, VideoPreview, to_frames, write_mp4
+from video.preview import MAX_CLIPS, VideoPreview, to_frames
 from video.train import ENTRY as TRAIN
 from video.wan.sample import WanSampleOptions, WanSampling, is_finetuned
 

@@ -110,9 +110,19 @@ class Alignment:
 
 
 def listen(model: nn.Module, layers: Sequence[Layer], blocks: str | None = None) -> LayerHooks:
-    """Hooks on a backbone whose tokens are (B, N, D), in one row where its blocks hand over more axes (`token_dim`)."""
+    """Hooks on a backbone whose tokens are (B, N, D), in one row where its blocks hand over more axes (`token_dim`).
+
+    Tokens in front of those of the latents (`prefix_tokens`) are left out.
+    """
     axes = getattr(model, "token_dim", None)
-    return LayerHooks(model, layers, blocks, LayerOutput(token_dim=axes, tokens=None if axes is None else _in_a_row))
+    tokens = behind_prefix(model) if axes is None else _in_a_row
+    return LayerHooks(model, layers, blocks, LayerOutput(token_dim=axes, tokens=tokens))
+
+
+def behind_prefix(model: nn.Module) -> slice | None:
+    """Which of the tokens (B, prefix + N, D) of a backbone's blocks stand for latents; None: all."""
+    count = getattr(model, "prefix_tokens", 0)
+    return slice(count, None) if count else None
 
 
 def _in_a_row(tokens: Tensor) -> Tensor:

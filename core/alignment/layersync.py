@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from core.alignment.contract import Alignment, Forward, Needs, check_pairs, check_weight, config_keys
+from core.alignment.contract import Alignment, Forward, Needs, behind_prefix, check_pairs, check_weight, config_keys
 from core.alignment.teacher import Teacher
 from layersync.blocks import Layer
 from layersync.schedule import TIME_WEIGHTS, TimeWeight, WeightSchedule
@@ -63,25 +63,25 @@ class LayerSyncConfig:
                 neighbour_frames=self.neighbour_frames,
                 neighbour_decay=self.neighbour_decay,
                 token_dim=getattr(model, "token_dim", None),
-                tokens=self._in_frames(model),
+                tokens=self._tokens(model),
             )
         return LayerSyncAlignment(sync)
 
-    def _in_frames(self, model: nn.Module) -> Callable[[Tensor], Tensor] | None:
-        """What gives tokens (B, N, D) an axis of frames, where neighbours are asked for and the backbone has none."""
+    def _tokens(self, model: nn.Module) -> slice | Callable[[Tensor], Tensor] | None:
+        """Which tokens count: none of a prefix. Where neighbours are asked for they get an axis of frames."""
         if self.neighbour_frames == 0 or hasattr(model, "token_dim"):
-            return None
+            return behind_prefix(model)
         each = getattr(model, "frame_tokens", None)
         if each is None:
             raise ValueError(
                 f"neighbour_frames is {self.neighbour_frames}, but the backbone's tokens are not of frames; allowed: 0"
             )
-        return partial(_by_frames, each=each)
+        return partial(_by_frames, each=each, first=getattr(model, "prefix_tokens", 0))
 
 
-def _by_frames(tokens: Tensor, each: int) -> Tensor:
-    """Tokens (B, F N, D) as (B, F, N, D), `each` to a frame."""
-    return tokens.unflatten(1, (-1, each))
+def _by_frames(tokens: Tensor, each: int, first: int) -> Tensor:
+    """Tokens (B, first + F N, D) as (B, F, N, D), `each` to a frame, without the `first` ones."""
+    return tokens[:, first:].unflatten(1, (-1, each))
 
 
 class LayerSyncAlignment(Alignment):

@@ -72,9 +72,14 @@ class TextConditioning:
         self.config, self.embed = config, embed
         self._prompts = embed(config.prompts)
 
+    @property
+    def size(self) -> int:
+        """Numbers E of an embedding."""
+        return self._prompts.shape[1]
+
     def embedder(self, width: int, null: bool) -> nn.Module:
         """A small network on the embedding."""
-        return VectorEmbedder(self._prompts.shape[1], width)
+        return VectorEmbedder(self.size, width)
 
     def drop(self, condition: Tensor, random: Random) -> Tensor:
         """Embeddings (B, E) of which a share is zero."""

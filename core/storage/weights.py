@@ -22,6 +22,7 @@ from core.storage.checkpoint import State, follow_latest, read_checkpoint
 # The names under which files hold sets of weights, and the wrappers whose names come before those of tensors.
 EMA = re.compile(
     r"((model|net|network|params|state_dict|weights)_)?ema(_(model|net|network|weights|params))?(_state)?(_dict)?"
+    r"|model_avg"
 )
 MODEL = re.compile(r"(model|net|network|backbone|denoiser|generator)(_(weights|params))?(_state)?(_dict)?")
 UNNAMED = re.compile(r"state_dict|weights|params|module")

@@ -131,11 +131,11 @@ def headings(joints: Tensor, skeleton: Skeleton, smooth: bool = True, published:
     As published the hips are exchanged and frame 0 is +z. A frame whose line across has no length adds nothing to its
     neighbours' facing, and where nothing is left the facing is +z.
     """
-    right_hip, left_hip, right_shoulder, left_shoulder = skeleton.face
+    first_hip, second_hip, first_shoulder, second_shoulder = skeleton.face
     if published:
-        right_hip, left_hip = left_hip, right_hip
-    hips = joints[..., right_hip, :] - joints[..., left_hip, :]
-    across = hips + joints[..., right_shoulder, :] - joints[..., left_shoulder, :]
+        first_hip, second_hip = second_hip, first_hip
+    hips = joints[..., first_hip, :] - joints[..., second_hip, :]
+    across = hips + joints[..., first_shoulder, :] - joints[..., second_shoulder, :]
     across = torch.nn.functional.normalize(across.double(), dim=-1)
     facing = torch.stack((across[..., 2], -across[..., 0]), dim=-1)
     facing = _unit(_smoothed(facing) if smooth else facing)

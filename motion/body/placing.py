@@ -67,6 +67,6 @@ def process(joints: Tensor, offsets: Tensor, skeleton: Skeleton, name: str = "jo
 
 
 def mirror(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """The clip as a mirror shows it: x changes its sign, left and right change places. Twice is the clip itself."""
+    """Joints (..., F, J, 3) of the mirrored clip. Twice is the clip itself, to the bit."""
     check_joints(joints, skeleton, frames=1)
     return joints[..., list(skeleton.mirrored), :] * joints.new_tensor((-1.0, 1.0, 1.0))

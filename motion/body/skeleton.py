@@ -2,7 +2,7 @@
 
 Letters: J joints.
 
-Everywhere y is up, joints are in metres, frame 0 faces +z, and left is on +x. Chains begin with their right side.
+Everywhere y is up, joints are in metres and frame 0 faces +z; HumanML3D's left is then on +x, KIT-ML's on -x.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Skeleton:
     joint_names        one for each joint; joint 0 is the root
     chains             the kinematic chains in the published order; the first joint of each is known before it
     raw_offsets        unit direction of each joint's bone in the rest pose
-    face               right hip, left hip, right shoulder, left shoulder: the line across the body
-    feet               left ankle, left toes, right ankle, right toes: the order of the contact numbers
+    face               hip on -x, hip on +x, shoulder on -x, shoulder on +x of a body that faces +z
+    feet               the joints of the four contact numbers: two of the foot on +x, two of that on -x
     legs               the two joints whose bones scale the path when a body is retargeted
     left_right         pairs of joints that change places in a mirror
     fps                frames per second of the data set
@@ -123,14 +123,15 @@ T2M = Skeleton(
     contact_threshold=0.002,
 )
 
-# Sides are named as the published preparation names them (its right hip is 11), which is where its facing puts them;
-# its rest pose has the right side on +x. The lengths' unit follows from its plots: radius 240 x 8.
+# Joints have the names of their source, the Master Motor Map. The published preparation takes 11 for the right hip, and
+# so on: in its rows the left side is on -x where frame 0 faces +z, as if seen in a mirror. The unit is inferred from
+# the radius of its plots, 240 x 8 where HumanML3D's is 4.
 KIT = Skeleton(
     name="kit",
     joint_names=(
-        *("pelvis", "spine1", "spine2", "neck", "head", "right_shoulder", "right_elbow", "right_wrist"),
-        *("left_shoulder", "left_elbow", "left_wrist", "right_hip", "right_knee", "right_ankle", "right_heel"),
-        *("right_foot", "left_hip", "left_knee", "left_ankle", "left_heel", "left_foot"),
+        *("root", "pelvis", "thorax", "lower_neck", "upper_neck", "left_shoulder", "left_elbow", "left_wrist"),
+        *("right_shoulder", "right_elbow", "right_wrist", "left_hip", "left_knee", "left_ankle", "left_midfoot"),
+        *("left_foot", "right_hip", "right_knee", "right_ankle", "right_midfoot", "right_foot"),
     ),
     chains=((0, 11, 12, 13, 14, 15), (0, 16, 17, 18, 19, 20), (0, 1, 2, 3, 4), (3, 5, 6, 7), (3, 8, 9, 10)),
     raw_offsets=(
@@ -140,7 +141,7 @@ KIT = Skeleton(
     face=(11, 16, 5, 8),
     feet=(19, 20, 14, 15),
     legs=(17, 18),
-    left_right=((8, 5), (9, 6), (10, 7), (16, 11), (17, 12), (18, 13), (19, 14), (20, 15)),
+    left_right=((5, 8), (6, 9), (7, 10), (11, 16), (12, 17), (13, 18), (14, 19), (15, 20)),
     fps=12.5,
     units=1000.0,
     contact_threshold=0.05,

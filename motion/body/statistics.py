@@ -106,7 +106,7 @@ def check_statistics(
     found = kind_of(mean, std, skeleton) if representation == "full" else None
     if found not in (None, kind):
         raise ValueError(
-            f"{names[1]} holds {WORDS[found]}; needed here: {WORDS[kind]}. The two differ {EVALUATOR_FACTOR:g} times at "
+            f"{names[1]} holds {WORDS[found]}; needed here: {WORDS[kind]}. They differ {EVALUATOR_FACTOR:g} times at "
             "root and contacts"
         )
     return Statistics(mean.float(), std.float())

@@ -41,12 +41,14 @@ def small(toy, name):
     values = compose(toy.domain, name)
     keys = {f"{node}.{key}" for node, inner in values.items() if isinstance(inner, dict) for key in inner}
     own = ("backbone.depth", "backbone.patch_size")
-    usual = (*SMALL, *toy.on_files(Path("files"), Path("weights")), "data.tsv=files/split.tsv", *toy.stand_in)
+    texts = ("conditioning.encoder=minilm", "conditioning.path=null")
+    usual = (*SMALL, *toy.on_files(Path("files"), Path("weights")), "data.tsv=files/split.tsv", *toy.stand_in, *texts)
     words = [word for word in usual if word.partition("=")[0] in keys.difference(own)]
     entry = importlib.import_module(f"{toy.domain}.train").ENTRY
     published = [f"experiment={name}", *(word for word in words if not word.startswith("backbone"))]
     depth, _, _ = entry.config(published).backbone.dimensions
-    return [f"experiment={name}", *words, *TINY, "backbone.size=null", f"backbone.depth={depth}"]
+    sizes = [word for word in ("backbone.size=null",) if word.partition("=")[0] in keys]
+    return [f"experiment={name}", *words, *TINY, *sizes, f"backbone.depth={depth}"]
 
 
 @pytest.mark.parametrize(("domain", "name"), EXPERIMENTS)

@@ -1,58 +1,39 @@
-"""The network of the Motion Diffusion Model (arXiv 2209.14916), around which the golden diffusion was recorded.
+"""The network that the recorded diffusion was run with, `mdm_no_cond`, over its own layout of motion.
 
-Letters: B batch, J features of a frame, F frames, D width, T noise levels.
+Letters: B batch, C numbers of a frame, F frames.
 """
 
-import math
+from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from motion.nets.mdm import MDM, Recipe
 from tests.golden_files import load_golden, with_prefix
 
-
-class MDMNetwork(nn.Module):
-    """A transformer encoder over one token of the noise level and the frames, each with a fixed position."""
-
-    def __init__(self, features: int, width: int, heads: int, feedforward: int, layers: int):
-        super().__init__()
-        self.width = width
-        self.embed_timestep = nn.ModuleDict(
-            {"time_embed": nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))}
-        )
-        self.input_process = nn.ModuleDict({"poseEmbedding": nn.Linear(features, width)})
-        layer = nn.TransformerEncoderLayer(width, heads, feedforward, activation="gelu", batch_first=True)
-        self.seqTransEncoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
-        self.output_process = nn.ModuleDict({"poseFinal": nn.Linear(width, features)})
-
-    def positions(self, numbers: Tensor) -> Tensor:
-        """Sines in the even and cosines in the odd columns, (..., D) for integers (...)."""
-        rates = torch.exp(-math.log(10000.0) * torch.arange(0, self.width, 2) / self.width)
-        angles = numbers[..., None] * rates
-        return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
-
-    def forward(self, x: Tensor, steps: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Clean motion (B, J, 1, F) for noisy x at `steps` (B); mask (B, 1, 1, F) is true where a frame is real."""
-        time = self.embed_timestep["time_embed"](self.positions(steps))
-        frames = self.input_process["poseEmbedding"](x[:, :, 0].mT)
-        tokens = torch.cat([time[:, None], frames], dim=1)
-        hidden = None if mask is None else nn.functional.pad(~mask[:, 0, 0], (1, 0))  # the time's token is never hidden
-        tokens = self.seqTransEncoder(
-            tokens + self.positions(torch.arange(tokens.shape[1])), src_key_padding_mask=hidden
-        )
-        return self.output_process["poseFinal"](tokens[:, 1:]).mT[:, :, None]
+MASKED, SHOWN = True, False
 
 
-def recorded_network() -> MDMNetwork:
-    """The network with the recorded weights, in evaluation mode."""
-    tensors, config = load_golden("mdm_no_cond")
-    sizes = config["model"]
-    network = MDMNetwork(
-        sizes["njoints"] * sizes["nfeats"],
-        sizes["latent_dim"],
-        sizes["num_heads"],
-        sizes["ff_size"],
-        sizes["num_layers"],
+def recorded_network(name: str = "mdm_no_cond", mask_frames: bool = MASKED) -> MDM:
+    """The network with the recorded weights, in evaluation mode; without masks the two ways are one."""
+    tensors, config = load_golden(name)
+    sizes, mode = config["model"], config.get("cond_mode")
+    recipe = Recipe(
+        sizes["num_layers"], sizes["latent_dim"], sizes["num_heads"], sizes["ff_size"], sizes["dropout"], mask_frames
     )
+    kinds = {"text": {"texts": sizes["clip_dim"]}, "action": {"actions": sizes["num_actions"]}}
+    network = MDM((sizes["njoints"] * sizes["nfeats"], tensors["x"].shape[-1]), recipe, **kinds.get(mode, {}))
     network.load_state_dict(with_prefix(tensors, "state."))
     return network.eval()
+
+
+class RecordedLayout:
+    """An unconditional network whose motion is (B, C, 1, F) and whose mask is (B, 1, 1, F)."""
+
+    def __init__(self, network: MDM):
+        self.network = network
+
+    def __call__(self, x: Tensor, steps: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Clean motion (B, C, 1, F) for noisy x at `steps` (B)."""
+        frames = None if mask is None else mask[:, 0, 0]
+        return self.network(x[:, :, 0], steps, torch.zeros(len(x)), frames)[:, :, None]

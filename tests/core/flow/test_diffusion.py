@@ -10,14 +10,14 @@ from core.flow.sampler import Sampler, SamplerConfig
 from core.flow.solvers import AncestralConfig, transitions
 from core.schema import plain, strict
 from image.train import ENTRY
-from tests.core.flow.mdm_network import recorded_network
+from tests.core.flow.mdm_network import RecordedLayout, recorded_network
 from tests.core.flow.numerics import close, one_thread  # noqa: F401, a fixture
 from tests.golden_files import load_golden
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 GOLDEN, _ = load_golden("mdm_diffusion")
-NETWORK = recorded_network()
+NETWORK = RecordedLayout(recorded_network())
 TABLES = [int(key.split(".")[0].removeprefix("cosine")) for key in GOLDEN if key.endswith(".alphas_cumprod")]
 RESPACED = "respaced50_ddim10"
 
@@ -33,14 +33,6 @@ def sampler(levels, num_steps, solver, prediction="data", **options):
 
 
 # recorded numbers
-
-
-def test_recorded_network():
-    golden, _ = load_golden("mdm_no_cond")
-    close(NETWORK.positions(torch.arange(len(golden["pe_head"]))), golden["pe_head"])
-    with torch.no_grad():
-        for name, mask in (("masked", golden["mask"]), ("unmasked", None), ("full_length", golden["mask"] | True)):
-            close(NETWORK(golden["x"], golden["timesteps"], mask), golden[f"out_{name}"])
 
 
 def test_recorded_schedules():

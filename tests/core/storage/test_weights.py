@@ -105,6 +105,7 @@ def test_weights_of_a_state_dict(tmp_path, zip_format, wrap):
 
 
 NAMED = [
+    ({"model_avg": 2, "model": 1}, {"ema": 2, "model": 1}),
     ({"ema_state_dict": 2, "model_state_dict": 1}, {"ema": 2, "model": 1}),
     ({"model_state_dict": 1, "optimizer_state_dict": 3}, {"model": 1}),
     ({"ema_state_dict": 2, "state_dict": 1}, {"ema": 2, "model": 1}),

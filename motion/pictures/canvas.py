@@ -1,0 +1,71 @@
+"""A canvas of antialiased lines and areas: matplotlib's renderer alone, without its figures, a millisecond a frame.
+
+Letters: n points, H height, W width in pixels. Points are (x, y) in pixels, y up from the lower edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Colour = tuple[float, ...]  # red, green, blue and, where it is transparent, opacity, each in [0, 1]
+WHITE: Colour = (1.0, 1.0, 1.0)
+DOT = np.array([(0.0, 0.0), (0.01, 0.0)])  # pixels: a line of no length is not drawn
+PIXELS_AN_INCH = 72  # so that a point of a line's width is a pixel
+
+
+class Canvas:
+    """Lines and areas on white, drawn one over the other."""
+
+    def __init__(self, width: int, height: int):
+        from matplotlib.backends.backend_agg import RendererAgg  # half a second, and only for pictures
+
+        self.width, self.height = width, height
+        self._renderer = RendererAgg(width, height, PIXELS_AN_INCH)
+        self.clear()
+
+    def clear(self) -> None:
+        """White again."""
+        self._renderer.clear()
+        corners = np.array([(0, 0), (self.width, 0), (self.width, self.height), (0, self.height)], dtype=float)
+        self.area(corners, WHITE)
+
+    def lines(self, lines: Sequence[np.ndarray], colour: Colour, width: float) -> None:
+        """Lines (n, 2) with round ends; one of a single point is a dot, and points that are NaN break a line."""
+        from matplotlib.path import Path
+
+        lines = [line + DOT if len(line) == 1 else line for line in lines]
+        codes = [np.r_[Path.MOVETO, np.full(len(line) - 1, Path.LINETO)].astype(Path.code_type) for line in lines]
+        if lines:
+            self._draw(Path(np.concatenate(lines), np.concatenate(codes)), colour, width, None)
+
+    def area(self, corners: np.ndarray, colour: Colour, edge: Colour | None = None, width: float = 0.0) -> None:
+        """A polygon (n, 2) that is filled, with a line of `width` around it where there is an `edge`."""
+        from matplotlib.path import Path
+
+        self._draw(Path(np.concatenate([corners, corners[:1]]), closed=True), edge or colour, width, colour)
+
+    def pixels(self) -> np.ndarray:
+        """What has been drawn, (H, W, 3) uint8."""
+        return np.array(self._renderer.buffer_rgba())[..., :3]
+
+    def _draw(self, path: Any, colour: Colour, width: float, face: Colour | None) -> None:
+        from matplotlib.transforms import IdentityTransform
+
+        context = self._renderer.new_gc()
+        context.set_foreground(colour)
+        context.set_linewidth(width)
+        context.set_capstyle("round")
+        context.set_joinstyle("round")
+        context.set_snap(False)
+        context.set_alpha(colour[3] if len(colour) > 3 else 1.0)
+        self._renderer.draw_path(context, path, IdentityTransform(), face)
+        context.restore()
+
+
+def disc(centre: np.ndarray, across: np.ndarray, along: np.ndarray, corners: int = 48) -> np.ndarray:
+    """The outline (corners, 2) of an ellipse around `centre` whose half axes are two vectors (2,)."""
+    angles = np.linspace(0, 2 * np.pi, corners, endpoint=False)
+    return centre + np.outer(np.cos(angles), across) + np.outer(np.sin(angles), along)
