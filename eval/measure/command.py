@@ -290,7 +290,7 @@ class Measurement:
         file = write_records(output_folder(self.config), [*records, *(beside(each, records[0]) for each in real)])
         show(table(records, allow_differences=True).removesuffix("\n"))
         for record in records:
-            if self.evaluation.seeds is not None and record.interval is not None:
+            if self.config.seeds is not None:
                 show(f"{record.metric:<17} {record.value:.6g}, {record.interval.kind}")
         show(f"record            {RunDirectory(file).shown()}")
 

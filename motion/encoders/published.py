@@ -202,7 +202,7 @@ class MatchingExtractor(MotionExtractor):
 
     def __init__(self, evaluator: Evaluator, files: EvaluatorFiles, tokens: Tokens, device: torch.device):
         super().__init__(evaluator, files, device)
-        self.tokens = tokens
+        self.tokens, self.told = tokens, False
         self.words, self.words_sha256 = files.words()
         if self.words.size != self.networks.sizes.word:
             needed = self.networks.sizes.word
@@ -222,7 +222,8 @@ class MatchingExtractor(MotionExtractor):
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """Captions -> (n, D); the words of those without tokens are taken without parts of speech, with a warning."""
         known = [self.tokens(text) for text in texts]
-        if None in known:
+        if None in known and not self.told:
+            self.told = True
             log.warning(
                 "%d of %d captions stand in no text file with parts of speech, such as %r: words are taken as OTHER",
                 *(known.count(None), len(known), texts[known.index(None)]),
