@@ -64,6 +64,10 @@ class TextConfig(texts.TextConfig):
         """Embeddings (n, E) of n texts, from the cache where they are known."""
         return embed_texts(encoder_named(self.encoder, ENCODERS), self.path, texts, Path(self.cache_dir), device)
 
+    def assign(self, dataset: Any, device: torch.device) -> None:
+        """The conditions of a data set are the embeddings (n, E) of all its captions; it keeps its actions."""
+        dataset.conditions = self.embed(dataset.captions, device)
+
     def asking(self, captions: Captions, device: torch.device) -> CaptionConditioning:
         """The conditioning whose previews and evaluations are asked for these captions."""
         return CaptionConditioning(self, captions, device)

@@ -92,10 +92,8 @@ class TextMotionNetwork(nn.Module):
         """Clips (B, C, F) with lengths (B,) in frames -> (B, D); what lies behind a clip's length is not looked at."""
         real = torch.arange(clips.shape[-1], device=clips.device) < lengths[:, None]
         x = torch.where(real[:, None], (clips - self.mean) / self.std, 0)
-        for layer in self.layers:
-            x = layer(x)
-            real = real[:, :: clips.shape[-1] // x.shape[-1]] if real.shape[1] != x.shape[-1] else real
-        steps = real[:, None, : x.shape[-1]]
+        x = self.layers(x)
+        steps = real[:, None, :: 2 ** len(WIDTHS)]
         mean = torch.where(steps, x, 0).sum(-1) / steps.sum(-1)
         most = torch.where(steps, x, -torch.inf).amax(-1)
         return normalize(self.head(torch.cat([mean, most], dim=1)), dim=1)

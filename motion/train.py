@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,9 @@ def open_data(
         recorded = {**dataset.spec.tokenizer, "shift": scaling.shift, "scale": scaling.scale}  # moments have neither
         return FromMoments(tokenizer.scaled(scaling), recorded, data.root), dataset
     dataset = data.build(masks)
-    assign_conditions(dataset, config.conditioning, CONDITIONINGS, tokenizer.device)
+    assign = partial(assign_conditions, config=config.conditioning, kinds=CONDITIONINGS, device=tokenizer.device)
+    assign(dataset)
+    dataset.assign = assign  # for its held-out clips
     known = known or scaling_of_run(RunDirectory(Path(config.runs_dir) / "motion" / config.name), tokenizer)
     return tokenizer.scaled(known or statistics_scaling(dataset)), dataset
 

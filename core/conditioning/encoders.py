@@ -122,11 +122,11 @@ class TransformersEncoder(TextEncoder):
 
     @torch.no_grad()
     def embed(self, place: Path, texts: list[str], device: torch.device) -> Tensor:
-        """The vectors of texts, a batch at a time."""
+        """The vectors of texts, a batch of about one length at a time, of equal ones once."""
         transformers = import_transformers(f"the text encoder {self.name}", self.group)
         kind = getattr(transformers, self.network)
         network = read_pretrained(kind, place, self.name, beside=self.beside).float().eval().to(device)
-        tokenizer, found = self.tokenizer(transformers, place), []
+        tokenizer, found = self.tokenizer(transformers, place), {}
         size = network.config.vocab_size
         if len(tokenizer) > size:
             raise ValueError(
@@ -134,10 +134,12 @@ class TransformersEncoder(TextEncoder):
             )
         warn_of_long(tokenizer, texts, self.limit)
         options = {"padding": True, "truncation": True, "max_length": self.limit, "return_tensors": "pt"}
-        for start in range(0, len(texts), BATCH):
-            tokens = tokenizer(texts[start : start + BATCH], **options).to(device)
-            found.append(self.vectors(network, tokens).float().cpu())
-        return torch.cat(found)
+        different = sorted(dict.fromkeys(texts), key=len)
+        for start in range(0, len(different), BATCH):
+            batch = different[start : start + BATCH]
+            vectors = self.vectors(network, tokenizer(batch, **options).to(device)).float().cpu()
+            found |= zip(batch, vectors, strict=True)
+        return torch.stack([found[text] for text in texts])
 
     def tokenizer(self, transformers: ModuleType, place: Path) -> Any:
         """The tokenizer in the directory; ValueError where there is none."""

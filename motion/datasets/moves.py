@@ -8,9 +8,9 @@ Letters: n clips, F frames, C numbers of a frame, N tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from motion.moves.captions import PER_CLIP, captions_of
 SPLITS = ("train", "heldout", "all")
 HELDOUT_PART = 10  # the held-out split has a tenth of the clips of the train split
 SHORTEST, LONGEST = 30, 100  # frames in which every action can take place
+LENGTH_STEP = 4  # frames, as the published data sets cut clips: tokens of two or four frames have no padding in them
 AT_ONCE = 1024  # clips that are made together
 
 
@@ -49,6 +50,7 @@ class MovesConfig:
     seed            other clips for another seed
     """
 
+    heldout_split: ClassVar[str] = "heldout"
     split: Literal["train", "heldout", "all"] = "train"
     num_clips: int = 4200
     frames: int = 60
@@ -95,7 +97,10 @@ class MovesDataset:
     caption_rows  (n + 1,) where in `captions` those of each clip begin
     statistics    mean and deviation (C,) of all real frames of the train split
     conditions    (len(captions), ...) of the captions, or (n, ...) of the clips; the actions, until they are assigned
+    assign        gives another data set of moves the conditions that this one was given; None until it was given some
     """
+
+    assign: Callable[[MovesDataset], None] | None = None
 
     skeleton, num_broken = T2M, 0
 
@@ -118,8 +123,12 @@ class MovesDataset:
 
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """`media` (C, F), `condition` of one of its captions, which `rng` draws, or of the clip, and `mask` (N,)."""
-        item = {"media": self.media[index].clone(), "condition": self.conditions[self._condition_row(index, rng)]}
+        item = {"media": self.clip_at(index), "condition": self.conditions[self._condition_row(index, rng)]}
         return item if self.token_masks is None else item | {"mask": self.mask(index)}
+
+    def clip_at(self, index: int) -> Tensor:
+        """Clip `index`, a (C, F) copy."""
+        return self.media[index].clone()
 
     def mask(self, index: int) -> Tensor:
         """(N,) bool, true where a token is real."""
@@ -130,10 +139,13 @@ class MovesDataset:
         return self.captions[self.caption_rows[index] : self.caption_rows[index + 1]]
 
     def heldout(self) -> MovesDataset | None:
-        """The clips that the split "train" leaves out, with the statistics of this one."""
+        """The clips that the split "train" leaves out, with the statistics and the kind of conditions of this one."""
         if self.config.split != "train":
             return None
-        return MovesDataset(replace(self.config, split="heldout"), self.token_masks, self.statistics)
+        clips = MovesDataset(replace(self.config, split="heldout"), self.token_masks, self.statistics)
+        if self.assign is not None:
+            self.assign(clips)
+        return clips
 
     def name(self, index: int) -> str:
         """The row of its split and its first caption: "clip 17 of train: a person walks backwards"."""
@@ -183,9 +195,9 @@ class MovesDataset:
 
 
 def draw_length(split: str, row: int, config: MovesConfig) -> int:
-    """Frames of row `row` of the split "train" or "heldout"."""
+    """Frames of row `row` of the split "train" or "heldout", whole steps of LENGTH_STEP."""
     rng = numpy_rng("moves lengths", f"{split} {config.seed}", row)
-    return int(rng.integers(config.min_frames, config.frames + 1))
+    return LENGTH_STEP * int(rng.integers(-(-config.min_frames // LENGTH_STEP), config.frames // LENGTH_STEP + 1))
 
 
 def _rows(config: MovesConfig) -> Iterator[tuple[str, int]]:
