@@ -209,7 +209,7 @@ class MovesFeatures(TrainedExtractor, TextExtractor):
 
 
 def contrast(clips: Tensor, words: Tensor, same: Tensor) -> Tensor:
-    """The symmetric cross-entropy of pairs (B, D), without the pairs of a batch that `same` (B, B) calls no mistakes."""
+    """The symmetric cross-entropy of pairs (B, D), without the others of a batch that `same` (B, B) calls as good."""
     own = torch.eye(len(clips), dtype=torch.bool, device=clips.device)
     logits = (clips @ words.T / TEMPERATURE).masked_fill(same & ~own, -torch.inf)
     wanted = torch.arange(len(clips), device=clips.device)

@@ -34,18 +34,18 @@ def test_requests_are_the_held_out_captions_each_as_long_as_its_clip():
 
 def test_a_cache_has_no_held_out_captions():
     with pytest.raises(
-        ValueError, match="data is 'latents', which has no held-out captions; needed: conditioning.prom"
+        ValueError, match=r"data is 'latents', which has no held-out captions; needed: conditioning.prom"
     ):
         heldout_captions(LatentsConfig("somewhere"), MASKS)
 
 
 @every_row("prompts", [[], [""], ["walk", " "]])
 def test_prompts_that_are_none_are_refused(prompts):
-    with pytest.raises(ValueError, match="conditioning.prompts is"):
+    with pytest.raises(ValueError, match=r"conditioning.prompts is"):
         TextConfig(prompts=prompts)
 
 
 @every_row("seconds", [0, -1, [], [2, 0], float("inf"), float("nan")])
 def test_seconds_that_are_none_are_refused(seconds):
-    with pytest.raises(ValueError, match="seconds is .*; allowed: above 0"):
+    with pytest.raises(ValueError, match=r"seconds is .*; allowed: above 0"):
         MotionSampleConfig(run="x", overrides={}, sampler={}, seconds=seconds)

@@ -87,5 +87,5 @@ def test_too_few_held_out_clips_are_refused(tmp_path):
     small = MovesFeatures(
         MovesEvaluationConfig(steps=1), MovesConfig(num_clips=140, frames=30, min_frames=30), tmp_path, CPU
     )
-    with pytest.raises(ValueError, match="data.num_clips is 140, of which 14 clips are held out"):
+    with pytest.raises(ValueError, match=r"data.num_clips is 140, of which 14 clips are held out"):
         MovesEvaluator(small, ["x"])
