@@ -139,7 +139,7 @@ def kits_std(root):
         (empty_caption, "1 clips: captions that cannot be read (text file its file is empty"),
         (no_time, "1 clips: captions that cannot be read (its file, line 1 is 'a man walks'"),
         (other_joints, "1 clips: joints that are not of its rows: 000001"),
-        (overlap, "1 motions of train.txt, or their mirror images, are in test.txt too, such as ['000001']"),
+        (overlap, "1 motions of test.txt, or their mirror images, are in train.txt too, such as ['000001']"),
         (no_list, "fault             there is no val.txt"),
         (no_mean, "Mean.npy is not there"),
         (other_mean, "Mean.npy is of other data: number 5 is "),

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,11 @@ def test_files_that_are_no_motion_are_left_out_by_their_names(tmp_path, capsys):
         ({"a": walk()}, ["source.seconds=1"], "source.seconds is 1; allowed: 2 or more, or null"),
         ({"a": walk(99), "a_0": walk()}, ["source.seconds=3"], "would both be the clip a_0; rename one"),
         ({"a": walk()}, ["source.reference=none.npy"], "none.npy is not there"),
+        (
+            {"a": walk() * 1000},
+            ["source.scale=0.001", "source.reference={root}/a.npy"],
+            "reference has to be in metres",
+        ),
         ({"a": walk()}, ["skeleton=kit"], "expected (frames, 21, 3) of the skeleton 'kit'"),
         ({"Ma": walk(), "a": walk()}, [], "Ma is the name of the mirror of a"),
     ],
@@ -211,9 +217,19 @@ def test_files_that_are_no_motion_are_left_out_by_their_names(tmp_path, capsys):
 def test_a_folder_that_cannot_be_prepared_is_refused_in_one_line(arrays, options, words, tmp_path, capsys):
     path = tmp_path / f"{abs(hash(words))}"
     with pytest.raises(SystemExit) as ended:
-        prepare(save(path / "own", **arrays), path / "out", *options)
+        prepare(save(path / "own", **arrays), path / "out", *(word.format(root=path / "own") for word in options))
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert ended.value.code == 2 and said.startswith("error: ") and words in said, said
+
+
+def test_a_file_that_has_changed_is_prepared_anew(tmp_path):
+    root = save(tmp_path / "own", a=walk(), b=walk(50, 1))
+    out = prepare(root, tmp_path / "out")
+    before = {name: rows_of(out, name) for name in ("a", "b", "Mb")}
+    save(root, b=walk(50, 2))
+    os.utime(root / "b.npy", ns=(2 * 10**18, 2 * 10**18))
+    prepare(root, tmp_path / "out")
+    assert [np.array_equal(rows_of(out, name), before[name]) for name in ("a", "b", "Mb")] == [True, False, False]
 
 
 def test_files_of_other_kinds_are_no_clips(tmp_path):
