@@ -92,7 +92,10 @@ class JointsSource:
         if self.config.reference is not None:
             file = Path(self.config.reference).expanduser()
             return self._person(self._checked(read_array(file), file), file, "source.reference has to be in metres")[0]
-        return self._read(self.takes[0].file)[0]
+        try:
+            return self._read(self.takes[0].file)[0]
+        except ValueError as error:
+            raise ValueError(f"{error}; it gives all clips their bones, source.reference=... names another") from error
 
     def facts(self) -> dict[str, Any]:
         """What decides the numbers of a clip beside its file."""

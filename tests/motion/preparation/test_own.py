@@ -204,14 +204,14 @@ def test_files_that_are_no_motion_are_left_out_by_their_names(tmp_path, capsys):
     assert told.keys() == broken.keys()
     assert not {name: told[name] for name, (_, words) in broken.items() if words not in told[name]}
     said = capsys.readouterr().out
-    assert said.count("left out          ") == 6 and "left out          2 clips; mm: " in said
+    assert said.count("left out          ") == 6 and "left out          2 clips (mm, zero): " in said
 
 
 @every_row(
     ("arrays", "changes", "words"),
     [
         ({}, {}, "which is not there"),
-        ({"a": walk(2)[:1]}, {}, "has 1 frames; a clip needs 2"),
+        ({"a": walk(2)[:1]}, {}, "has 1 frames; a clip needs 2; it gives all clips their bones, source.reference="),
         ({"a b": walk(), "a-b": walk()}, {}, "would both be the clip a-b; rename one"),
         ({"a": walk()}, {"fps": 0}, "source.fps is 0; allowed: 1 to 1000"),
         ({"a": walk()}, {"scale": -1}, "source.scale is -1; it must be above 0"),
