@@ -51,9 +51,9 @@ def strip(joints: np.ndarray, title: str, skeleton: Skeleton, fps: float) -> Ima
     return picture
 
 
-def check_finite(clips: Sequence[np.ndarray], titles: Sequence[str]) -> None:
-    """Raises ValueError naming the first of clips (F, J, 3) that cannot be drawn, and its frame."""
-    for number, (clip, title) in enumerate(zip(clips, titles, strict=True)):
+def check_finite(clips: Sequence[np.ndarray], titles: Sequence[str], first: int = 0) -> None:
+    """Raises ValueError naming a clip (F, J, 3) that cannot be drawn, counted from `first`, and its frame."""
+    for number, (clip, title) in enumerate(zip(clips, titles, strict=True), start=first):
         if not len(clip):
             raise ValueError(f"clip {number} ({title!r}) has no frame; a picture needs one at least")
         finite = np.isfinite(clip).all((1, 2))
