@@ -20,18 +20,18 @@ from torch.nn.functional import cross_entropy, normalize
 
 from core.conditioning.encoders import MiniLMEncoder, embed_texts
 from core.contracts import Condition, Requests
-from core.draws import StepRandom, numpy_rng
+from core.draws import StepRandom
 from core.schema import plain
 from core.storage.provenance import json_sha256
 from eval.measure.extractor import ExtractedFeatures
 from eval.measure.media import ArrayMedia
 from eval.measure.metrics import Metric, ReferenceStatistics
 from eval.measure.pairs import MeanFeature, TextExtractor, text_media_metrics
+from eval.measure.record import real_name
 from eval.measure.stand_in import NoEvaluationConfig, TrainedExtractor
 from eval.statistics.frechet import moments
 from eval.statistics.retrieval import POOL
 from motion.body.physics import skate_ratio
-from motion.conditioning import first_captions
 from motion.data import UNIT, lengths_of, motion_format
 from motion.datasets.moves import MovesConfig
 
@@ -40,7 +40,6 @@ FEATURES, SENTENCE = 64, 384
 WIDTHS = (96, 128)  # of the convolutions, each over every second frame
 TEMPERATURE = 0.1
 SAME = 0.9  # cosine of two sentences above which neither is a wrong answer to the other's clip
-REAL = "real_"  # before the last part of the name of what held-out clips score
 
 
 @dataclass(frozen=True)
@@ -239,7 +238,7 @@ class MovesEvaluator:
         clips = [clip[:, :length] for clip, length in zip(media, lengths_of(media, condition), strict=True)]
         texts = [self.prompts[number % len(self.prompts)] for number in range(len(clips))]
         found = self.measure(clips, texts)
-        return {**found, **{real(name): value for name, value in self.real.items()}, "num_samples": len(clips)}
+        return {**found, **{real_name(name): value for name, value in self.real.items()}, "num_samples": len(clips)}
 
     def measure(self, clips: list[Tensor], texts: list[str]) -> dict[str, float]:
         """The metrics of clips (C, F) and their texts."""
@@ -255,19 +254,13 @@ class MovesEvaluator:
         return ExtractedFeatures(self.extractor, media, arrays)
 
 
-def real(name: str) -> str:
-    """The name of a number of held-out clips: moves/fid -> moves/real_fid."""
-    *before, last = name.split("/")
-    return "/".join([*before, f"{REAL}{last}"])
-
-
 def report_lines(summary: Mapping[str, float]) -> list[str]:
     """What a run prints of its numbers, each beside that of real motion; nothing where nothing was measured."""
     if f"{NAME}/fid" not in summary:
         return []
 
     def both(metric: str, form: str) -> tuple[str, str]:
-        return tuple(f"{summary[name]:{form}}" for name in (metric, real(metric)))
+        return tuple(f"{summary[name]:{form}}" for name in (metric, real_name(metric)))
 
     tops = [both(f"{NAME}/r_precision_{top}", ".3f") for top in (1, 2, 3)]
     lines = {

@@ -25,7 +25,7 @@ from motion.moves.captions import PER_CLIP, captions_of
 
 SPLITS = ("train", "heldout", "all")
 HELDOUT_PART = 10  # the held-out split has a tenth of the clips of the train split
-SHORTEST, LONGEST = 30, 100  # frames in which every action can take place
+SHORTEST, LONGEST = 40, 100  # frames in which every action can take place
 LENGTH_STEP = 4  # frames, as the published data sets cut clips: tokens of two or four frames have no padding in them
 AT_ONCE = 1024  # clips that are made together
 
@@ -71,6 +71,16 @@ class MovesConfig:
             raise ValueError(f"data.frames is {self.frames}; allowed: {SHORTEST} to {LONGEST}")
         if not SHORTEST <= self.min_frames <= self.frames:
             raise ValueError(f"data.min_frames is {self.min_frames}; allowed: {SHORTEST} to data.frames={self.frames}")
+        if not self.steps:
+            raise ValueError(
+                f"there is no multiple of {LENGTH_STEP} in data.min_frames={self.min_frames} to "
+                f"data.frames={self.frames}; clips have whole steps of {LENGTH_STEP} frames"
+            )
+
+    @property
+    def steps(self) -> range:
+        """The lengths of clips, in LENGTH_STEP frames."""
+        return range(-(-self.min_frames // LENGTH_STEP), self.frames // LENGTH_STEP + 1)
 
     @property
     def media_shape(self) -> tuple[int, int]:
@@ -197,7 +207,7 @@ class MovesDataset:
 def draw_length(split: str, row: int, config: MovesConfig) -> int:
     """Frames of row `row` of the split "train" or "heldout", whole steps of LENGTH_STEP."""
     rng = numpy_rng("moves lengths", f"{split} {config.seed}", row)
-    return LENGTH_STEP * int(rng.integers(-(-config.min_frames // LENGTH_STEP), config.frames // LENGTH_STEP + 1))
+    return LENGTH_STEP * int(rng.integers(config.steps.start, config.steps.stop))
 
 
 def _rows(config: MovesConfig) -> Iterator[tuple[str, int]]:

@@ -32,7 +32,7 @@ def walk(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance) ->
     course = chance.choice([2, 1, 1])
     turning = _turning(course, chance)
     period = 1.1 * (1.2 * _size(bodies) / speed) ** 0.6
-    gait = _gait(bodies, chance, period, duty=0.6, width=0.07, height=0.13, roll=1.0)
+    gait = _gait(bodies, chance, period, duty=0.6, width=0.07, height=0.12, roll=0.95)
     path, pace = _path(speed, turning, np.zeros(len(t)), duration, chance)
     pose, feet = _follow(bodies, t, chance, path, gait)
     _swing(pose, feet, gait, (0.25 + 0.22 * speed)[:, None] * _at(pace, t), elbow=0.25)
@@ -47,7 +47,7 @@ def run(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance) -> 
     course = chance.choice([2, 1, 1])
     turning = _turning(course, chance)
     period = 0.72 * (3 * _size(bodies) / speed) ** 0.3
-    gait = _gait(bodies, chance, period, duty=0.36, width=0.05, height=0.26, roll=1.1)
+    gait = _gait(bodies, chance, period, duty=0.36, width=0.05, height=0.24, roll=1.9)
     path, pace = _path(speed, turning, np.zeros(len(t)), duration, chance, still=0.0)
     pose, feet = _follow(bodies, t, chance, path, gait)
     _swing(pose, feet, gait, (0.45 + 0.1 * speed)[:, None] * _at(pace, t), elbow=1.5)
@@ -62,7 +62,7 @@ def walk_backwards(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: 
     level = chance.choice([1, 1, 1])
     speed = chance.uniform(np.array([0.4, 0.7, 1.0])[level], np.array([0.55, 0.85, 1.25])[level]) * _size(bodies)
     period = 1.15 * (0.8 * _size(bodies) / speed) ** 0.5
-    gait = _gait(bodies, chance, period, duty=0.6, width=0.09, height=0.12, roll=0.35)
+    gait = _gait(bodies, chance, period, duty=0.6, width=0.09, height=0.12, roll=0.7)
     path, pace = _path(speed, np.zeros(len(t)), np.full(len(t), np.pi), duration, chance)
     pose, feet = _follow(bodies, t, chance, path, gait)
     _swing(pose, feet, gait, -(0.1 + 0.15 * speed)[:, None] * _at(pace, t), elbow=0.3)
@@ -73,14 +73,14 @@ def sidestep(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance
     """To the left, looking ahead; feet do not cross."""
     level = chance.choice([1, 1, 1])
     speed = chance.uniform(np.array([0.25, 0.42, 0.65])[level], np.array([0.35, 0.55, 0.85])[level]) * _size(bodies)
-    period = 1.1 * (0.5 * _size(bodies) / speed) ** 0.4
-    gait = _gait(bodies, chance, period, duty=0.6, width=0.05, height=0.12, roll=0.15)
+    period = 1.0 * (0.5 * _size(bodies) / speed) ** 0.6
+    gait = _gait(bodies, chance, period, duty=0.6, width=0.05, height=0.12, roll=0.4)
     gait = replace(gait, width=0.08 + speed * period / 4)
     path, _ = _path(speed, np.zeros(len(t)), np.full(len(t), np.pi / 2), duration, chance)
     pose, _ = _follow(bodies, t, chance, path, gait)
     arms = chance.uniform(0, 0.45)[:, None]
     pose.arms[..., 1] += arms[..., None]
-    pose.pelvis[..., 1] -= chance.uniform(0.02, 0.08)[:, None]
+    pose.pelvis[..., 1] -= chance.uniform(0, 0.04)[:, None]
     return pose, {"speed": SPEEDS[level]}
 
 

@@ -115,8 +115,8 @@ def steps(path: Path, gait: Gait, t: np.ndarray) -> Steps:
         xz = place + moved * across[..., None]
         toes.append(np.stack([xz[..., 0], height, xz[..., 1]], axis=-1))
         yaws.append(yaw + turned * across)
-        heel = ease((share / duty - 0.45) / 0.55) * (1 - ease(swing / 0.7))
-        pitches.append(lift * (gait.roll[:, None] * heel - 0.3 * bump((swing - 0.4) / 0.6)))
+        heel = ease((share / duty - 0.45) / 0.55) * (1 - ease(swing / 0.95))
+        pitches.append(lift * (gait.roll[:, None] * heel - 0.1 * bump((swing - 0.5) / 0.5)))
     return Steps(*(np.stack(each, axis=2) for each in (toes, yaws, pitches)), phases)
 
 

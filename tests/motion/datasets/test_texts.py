@@ -9,7 +9,9 @@ from tests.rows import every_row
 
 def test_a_line_is_a_caption_its_words_and_its_seconds(tmp_path):
     file = tmp_path / "a.txt"
-    file.write_text("a cafe\u0301.#a/DET cafe\u0301/NOUN#0.0#0.0\n\nhe sits.#he/PRON sit/VERB#nan#nan\nx#y/Z#1.25#2.5\n")
+    file.write_text(
+        "a cafe\u0301.#a/DET cafe\u0301/NOUN#0.0#0.0\n\nhe sits.#he/PRON sit/VERB#nan#nan\nx#y/Z#1.25#2.5\n"
+    )
     whole, nan, part = read_descriptions(file)
     assert whole.caption == "a caf\u00e9." and whole.whole and nan.whole and not part.whole
     assert nan.tokens == ["he/PRON", "sit/VERB"]
