@@ -32,7 +32,7 @@ from core.storage.checkpoint import State
 from motion.backbone import MDMConfig
 from motion.conditioning import Captions, TextConfig, build_conditioning
 from motion.data import UNIT, lengths_of, motion_format, token_masks
-from motion.pictures.files import BVH, CLIPS, ClipFiles
+from motion.pictures.files import BVH, CLIPS, ClipFiles, Extras, read_body
 from motion.preview import MAX_CLIPS, MotionPreview
 from motion.train import ENTRY as TRAIN
 from motion.train import masks_of
@@ -51,6 +51,8 @@ class MotionSampleConfig(SamplingOptions):
              as long as a clip can be
     bvh      whether there is a BVH file of each sample too
     gif      whether there is grid.gif too
+    mesh     directory of body models, SMPL+H or SMPL: the first samples are shown as meshes too; null: no meshes
+    gender   of the body model: neutral, male or female
     """
 
     labels: int | str | list[int | str] | None = None
@@ -58,6 +60,8 @@ class MotionSampleConfig(SamplingOptions):
     seconds: float | list[float] | None = None
     bvh: bool = False
     gif: bool = False
+    mesh: str | None = None
+    gender: str = "neutral"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,6 +108,8 @@ class MotionSampling(Sampling):
         Raises ValueError for a file without these, unless the config says them.
         """
         model = self.model_config
+        body = read_body(self.config.mesh, self.config.gender, motion_format(model.data))
+        self.extras = Extras(self.config.bvh, body)  # read now, so that one that is missing is told before sampling
         tokenizer, known = model.tokenizer.build(device)
         if "tokenizer" in self.notes:
             known = Scaling.kept(self.notes["tokenizer"])
@@ -180,7 +186,8 @@ class MotionSampling(Sampling):
     ) -> None:
         """Write grid.png and grid.mp4 of the first, and of each mp4/000000.mp4 and joints/000000.npy (F, J, 3).
 
-        And samples.npz; on request grid.gif and bvh/000000.bvh. One batch is held in memory.
+        And samples.npz; on request grid.gif, bvh/000000.bvh, and mesh/000000.mp4 and .png of the first. One batch is
+        held in memory.
 
         The .npz has `arr_0` float32 (num, F, C), zeros behind a sample's length, `lengths` (num,), `captions` where
         texts were asked for, and the actions in `arr_1` where these were.
@@ -191,7 +198,7 @@ class MotionSampling(Sampling):
         labelled = isinstance(generator.conditioning, LabelConditioning)
         arrays = {"arr_1": requests.condition.numpy()} if labelled else {}
         arrays |= {"captions": np.array(texts)} if texts else {}
-        files = ClipFiles(folder, preview.format, titles, self.config.bvh)
+        files = ClipFiles(folder, preview.format, titles, self.extras)
         shown = write_clips(batches, requests, folder, files, arrays)
         self.distances = files.distances
         preview.save_joints(shown, titles, folder / "grid")

@@ -48,6 +48,16 @@ class Canvas:
 
         self._draw(Path(np.concatenate([corners, corners[:1]]), closed=True), edge or colour, width, colour)
 
+    def shade(self, triangles: np.ndarray, colours: np.ndarray) -> None:
+        """Triangles (n, 3, 2), one over the other, in colours (..., 3) of their corners and in between."""
+        from matplotlib.transforms import IdentityTransform
+
+        opaque = np.ones((len(triangles), 3, 4))
+        opaque[..., :3] = colours
+        context = self._renderer.new_gc()
+        self._renderer.draw_gouraud_triangles(context, triangles, opaque, IdentityTransform())
+        context.restore()
+
     def pixels(self) -> np.ndarray:
         """What has been drawn, (H, W, 3) uint8."""
         return np.asarray(self._renderer.buffer_rgba())[..., :3].copy()
