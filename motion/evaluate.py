@@ -55,9 +55,7 @@ class MotionEvaluation(Evaluation):
 
     def sampling(self, num: int, model: MotionConfig | None = None) -> MotionSampling:
         """The command of `motion.sample` that makes the samples; seed and batch are the run's own where null."""
-        return MotionSampling(
-            MotionSampleConfig(**self.config.sample_values(num, model), prompts=self.config.prompts)
-        )
+        return MotionSampling(MotionSampleConfig(**self.config.sample_values(num, model), prompts=self.config.prompts))
 
     @cached_property
     def reference_name(self) -> str:

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from core.conditioning.encoders import MiniLMEncoder, embed_texts
 from core.contracts import Condition, Requests
-from core.draws import StepRandom, numpy_rng
+from core.draws import StepRandom
 from core.schema import plain
 from core.storage.provenance import json_sha256
 from eval.measure.extractor import ExtractedFeatures
@@ -31,7 +31,6 @@ from eval.measure.stand_in import NoEvaluationConfig, TrainedExtractor
 from eval.statistics.frechet import moments
 from eval.statistics.retrieval import POOL
 from motion.body.physics import skate_ratio
-from motion.conditioning import first_captions
 from motion.data import UNIT, lengths_of, motion_format
 from motion.datasets.moves import MovesConfig
 
@@ -271,7 +270,10 @@ def report_lines(summary: Mapping[str, float]) -> list[str]:
 
     tops = [both(f"{NAME}/r_precision_{top}", ".3f") for top in (1, 2, 3)]
     lines = {
-        "FID (moves)": (*both(f"{NAME}/fid", ".4f"), f"{summary['num_samples']} samples, EMA weights, to training clips"),
+        "FID (moves)": (
+            *both(f"{NAME}/fid", ".4f"),
+            f"{summary['num_samples']} samples, EMA weights, to training clips",
+        ),
         "R-precision 1-3": (*(" / ".join(side) for side in zip(*tops, strict=True)), "in pools of 32"),
         "matching score": (*both(f"{NAME}/matching_score", ".3f"), "distance of a text and its motion"),
         "diversity": (*both(f"{NAME}/diversity", ".3f"), "distance of random pairs"),

@@ -117,7 +117,7 @@ def main(config: MotionConfig) -> None:
 
 def report(run: RunDirectory, summary: dict) -> str:
     """What a run prints at its end: numbers, places, next commands."""
-    asked = 'prompts=\'["somebody strolls along"]\' num=4'
+    asked = "prompts='[\"somebody strolls along\"]' num=4"
     return "\n".join([*report_lines(summary), *closing_lines(run, summary, UNIT, ".png", asked)])
 
 
