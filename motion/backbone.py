@@ -42,6 +42,7 @@ class MDMConfig:
 
     patch_size: ClassVar[int] = 1
     null_label: ClassVar[bool] = True
+    token_times: ClassVar[bool] = False
     depth: int = 8
     hidden_size: int = 512
     num_heads: int = 4

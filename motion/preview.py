@@ -24,22 +24,22 @@ MAX_CLIPS = 12  # shown at once
 class MotionPreview:
     """Film strips and animations; fulfils `core.contracts.Preview`.
 
-    format       what the numbers of the clips are
+    clips        what the numbers of the clips are
     texts        that the samples were asked for, in turn; empty where they are classes, or nothing
     class_names  of the actions
     gif          whether a GIF is written too
     """
 
     def __init__(
-        self, format: MotionFormat, texts: Sequence[str] = (), class_names: Sequence[str] = (), gif: bool = False
+        self, clips: MotionFormat, texts: Sequence[str] = (), class_names: Sequence[str] = (), gif: bool = False
     ):
-        self.format, self.texts, self.class_names, self.gif = format, list(texts), list(class_names), gif
+        self.format, self.texts, self.class_names, self.gif = clips, list(texts), list(class_names), gif
 
     @classmethod
-    def of(cls, format: MotionFormat, conditioning: Any, gif: bool = False) -> MotionPreview:
+    def of(cls, clips: MotionFormat, conditioning: Any, gif: bool = False) -> MotionPreview:
         """The preview of samples that a conditioning makes up."""
         texts = getattr(conditioning.config, "prompts", None) or ()
-        return cls(format, texts, getattr(conditioning, "names", ()), gif)
+        return cls(clips, texts, getattr(conditioning, "names", ()), gif)
 
     def save(self, media: Tensor, condition: Condition | Requests, path: Path) -> Path:
         """Clips (n, C, F), each as long as it was asked to be, as `path`.png, which is returned, and `path`.mp4.
@@ -62,7 +62,7 @@ class MotionPreview:
     def save_joints(self, joints: Sequence[Tensor], titles: Sequence[str], path: Path) -> Path:
         """The first of clips (F, J, 3) in metres in the same files, each under its title."""
         from motion.pictures.animation import grid
-        from motion.pictures.strips import sheet
+        from motion.pictures.strips import check_finite, sheet
 
         clips, titles = [clip.double().numpy() for clip in joints[:MAX_CLIPS]], list(titles[:MAX_CLIPS])
         check_finite(clips, titles)
@@ -74,18 +74,3 @@ class MotionPreview:
         content = io.BytesIO()
         sheet(clips, titles, skeleton, fps).save(content, "PNG")
         return write_atomic(path.with_name(f"{path.name}.png"), content.getvalue())
-
-
-def check_finite(clips: Sequence[Any], titles: Sequence[str]) -> None:
-    """Raises ValueError naming the first of clips (F, J, 3) that cannot be drawn, and its frame."""
-    import numpy as np
-
-    for number, (clip, title) in enumerate(zip(clips, titles, strict=True)):
-        if not len(clip):
-            raise ValueError(f"clip {number} ({title!r}) has no frame; a picture needs one at least")
-        finite = np.isfinite(clip).all((1, 2))
-        if not finite.all():
-            raise ValueError(
-                f"clip {number} ({title!r}) cannot be drawn: its joints are not finite from frame "
-                f"{int(finite.argmin())} of {len(clip)} on"
-            )

@@ -27,6 +27,7 @@ from eval.measure.extractor import ExtractedFeatures
 from eval.measure.media import ArrayMedia
 from eval.measure.metrics import Metric, ReferenceStatistics
 from eval.measure.pairs import MeanFeature, TextExtractor, text_media_metrics
+from eval.measure.record import real_name
 from eval.measure.stand_in import NoEvaluationConfig, TrainedExtractor
 from eval.statistics.frechet import moments
 from eval.statistics.retrieval import POOL
@@ -39,7 +40,6 @@ FEATURES, SENTENCE = 64, 384
 WIDTHS = (96, 128)  # of the convolutions, each over every second frame
 TEMPERATURE = 0.1
 SAME = 0.9  # cosine of two sentences above which neither is a wrong answer to the other's clip
-REAL = "real_"  # before the last part of the name of what held-out clips score
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ class MovesEvaluator:
         clips = [clip[:, :length] for clip, length in zip(media, lengths_of(media, condition), strict=True)]
         texts = [self.prompts[number % len(self.prompts)] for number in range(len(clips))]
         found = self.measure(clips, texts)
-        return {**found, **{real(name): value for name, value in self.real.items()}, "num_samples": len(clips)}
+        return {**found, **{real_name(name): value for name, value in self.real.items()}, "num_samples": len(clips)}
 
     def measure(self, clips: list[Tensor], texts: list[str]) -> dict[str, float]:
         """The metrics of clips (C, F) and their texts."""
@@ -254,26 +254,17 @@ class MovesEvaluator:
         return ExtractedFeatures(self.extractor, media, arrays)
 
 
-def real(name: str) -> str:
-    """The name of a number of held-out clips: moves/fid -> moves/real_fid."""
-    *before, last = name.split("/")
-    return "/".join([*before, f"{REAL}{last}"])
-
-
 def report_lines(summary: Mapping[str, float]) -> list[str]:
     """What a run prints of its numbers, each beside that of real motion; nothing where nothing was measured."""
     if f"{NAME}/fid" not in summary:
         return []
 
     def both(metric: str, form: str) -> tuple[str, str]:
-        return tuple(f"{summary[name]:{form}}" for name in (metric, real(metric)))
+        return tuple(f"{summary[name]:{form}}" for name in (metric, real_name(metric)))
 
     tops = [both(f"{NAME}/r_precision_{top}", ".3f") for top in (1, 2, 3)]
     lines = {
-        "FID (moves)": (
-            *both(f"{NAME}/fid", ".4f"),
-            f"{summary['num_samples']} samples, EMA weights, to training clips",
-        ),
+        "FID (moves)": (*both(f"{NAME}/fid", ".4f"), f"{summary['num_samples']} samples, EMA weights, to training clips"),
         "R-precision 1-3": (*(" / ".join(side) for side in zip(*tops, strict=True)), "in pools of 32"),
         "matching score": (*both(f"{NAME}/matching_score", ".3f"), "distance of a text and its motion"),
         "diversity": (*both(f"{NAME}/diversity", ".3f"), "distance of random pairs"),

@@ -20,10 +20,12 @@ from core.latents.tokenizer import FromMoments
 from core.schema import choice
 from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
+from core.train.trainer import Trainer
 from motion.backbone import BACKBONES
 from motion.conditioning import CONDITIONINGS, ConditioningConfig, TextConfig, build_conditioning
 from motion.data import DATASETS, UNIT, LatentsConfig, motion_format
 from motion.datasets.moves import MovesConfig
+from motion.datasets.sheet import DATA_SHEET, write_data_sheet
 from motion.preview import MotionPreview
 from motion.stand_in import EVALUATIONS, MovesEvaluationConfig, NoEvaluationConfig, report_lines
 from motion.tokenizer import TOKENIZERS, MotionTokenizer
@@ -105,6 +107,18 @@ def statistics_scaling(dataset: Any) -> Scaling:
     return Scaling.of(dataset.statistics.mean.tolist(), dataset.statistics.std.tolist())
 
 
+class MotionTrainer(Trainer):
+    """The loop, behind film strips of what it is about to train on."""
+
+    def begin(self) -> None:
+        """Write data.png into the folder of a run that begins: some clips with their names and captions."""
+        super().begin()
+        data, file = self.config.data, self.run.path / DATA_SHEET
+        if self.step == 0 and not isinstance(data, LatentsConfig):
+            clips = motion_format(data)
+            self.records.write(lambda: write_data_sheet(self.domain.dataset, clips, file) and None)
+
+
 def main(config: MotionConfig) -> None:
     """Train a SiT with LayerSync on motion, then sample and measure it.
 
@@ -112,7 +126,7 @@ def main(config: MotionConfig) -> None:
     run that was interrupted, or says that it is complete. experiment=NAME selects a row of the paper.
     torchrun --nproc-per-node=N -m motion.train ... runs it on N GPUs, or N CPU processes.
     """
-    run_training(config, "motion", build_domain, report, show=print)
+    run_training(config, "motion", build_domain, report, show=print, trainer=MotionTrainer)
 
 
 def report(run: RunDirectory, summary: dict) -> str:

@@ -55,6 +55,8 @@ ENTRIES = {
     "compare.py",
     "report.py",
     "show.py",
+    "prepare.py",
+    "verify.py",
 }
 MAX_FUNCTION_LINES = 100
 STANDARD_LIBRARY = set(sys.stdlib_module_names)
@@ -283,7 +285,8 @@ def test_every_yaml_key_says_what_the_schema_says():
         required = {"sample": run, "probe": run, "similarity": run, "reconstruct_ema": [*run, "width=0.1"]}
         required |= {"compare": ["domain=image"], "report": ["runs=[some-run]"]}
         required |= {"finetune": ["model=some-folder", "data.root=some-folder"]}
-        required |= {"convert_lora": ["source=some-file", "format=kohya"]}
+        required |= {"convert_lora": ["source=some-file", "format=kohya"], "verify": ["root=some-folder"]}
+        required |= {"prepare": ["out=some-folder", "source.root=some-folder", "source.body_models=some-folder"]}
         values = compose_config(module.split(".")[0] + ".conf", name, required.get(name, []))
         missing = {field.name for field in dataclasses.fields(schema)} - set(values)
         assert not missing, f"{module}: {missing} stand in the schema and not in its YAML"

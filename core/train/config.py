@@ -131,9 +131,12 @@ class RunConfig:
     def check_model(self, backbone: Any, drop: float) -> None:
         """Raises ValueError where alignment or guidance ask for what the model does not have; a domain calls it.
 
-        backbone  its config, with `num_blocks` and `null_label`; drop: conditioning.drop
+        backbone  its config, with `num_blocks` and `null_label`, and `token_times` False where it takes one time for a
+                  sample; drop: conditioning.drop
         """
         check_layers(self.alignment, backbone.num_blocks)
+        if self.objective.time_per == "token" and not getattr(backbone, "token_times", True):
+            raise ValueError("objective.time_per is 'token'; allowed with this backbone: sample")
         self.check_guidance(drop, backbone.null_label)
 
     def check_stand_in(self, evaluation: str, own: type, datasets: Mapping[str, type]) -> None:

@@ -97,6 +97,7 @@ def to_joints(features: Tensor, skeleton: Skeleton) -> Tensor:
     """
     height, positions = slices(skeleton)["height"], slices(skeleton)["positions"]
     check_rows(features[..., : positions.stop], positions.stop)
+    features = features.float()
     facing, path = root_motion(features)
     local = features[..., positions].unflatten(-1, (-1, 3))
     moved = turn_back(local, facing[..., None, :])

@@ -123,13 +123,13 @@ T2M = Skeleton(
     contact_threshold=0.002,
 )
 
-# Joints have the names of their source, the Master Motor Map. The published preparation takes 11 for the right hip, and
+# Sides are named as by their source, the Master Motor Map. The published preparation takes 11 for the right hip, and
 # so on: in its rows the left side is on -x where frame 0 faces +z, as if seen in a mirror. The unit is inferred from
 # the radius of its plots, 240 x 8 where HumanML3D's is 4.
 KIT = Skeleton(
     name="kit",
     joint_names=(
-        *("root", "pelvis", "thorax", "lower_neck", "upper_neck", "left_shoulder", "left_elbow", "left_wrist"),
+        *("root", "pelvis", "thorax", "neck", "head", "left_shoulder", "left_elbow", "left_wrist"),
         *("right_shoulder", "right_elbow", "right_wrist", "left_hip", "left_knee", "left_ankle", "left_midfoot"),
         *("left_foot", "right_hip", "right_knee", "right_ankle", "right_midfoot", "right_foot"),
     ),

@@ -186,7 +186,7 @@ class HumanML3D:
 
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """`media` (C, F) of a random window, `condition` of one of its captions, and, with masks, `mask` (N,) bool."""
-        first, length = random_window(int(self._rows[index, 2]), self.config.frames, rng)
+        first, length = random_window(self.frames_of(index), self.config.frames, rng)
         caption = int(rng.integers(*self.caption_rows[index : index + 2].tolist()))
         own = len(self.conditions) == len(self.captions)
         item = {"media": self._media(index, first, length), "condition": self.conditions[caption if own else index]}
@@ -196,9 +196,13 @@ class HumanML3D:
         """Media (C, F) without chance: the first `lengths[index]` frames of a clip."""
         return self._media(index, 0, int(self.lengths[index]))
 
+    def frames_of(self, index: int) -> int:
+        """All frames of a clip."""
+        return int(self._rows[index, 2])
+
     def rows(self, index: int, kind: Representation | None = None) -> Tensor:
         """All frames (frames, C) of a clip, nothing cut or padded; kind: instead of `data.representation`."""
-        return self._read(index, 0, int(self._rows[index, 2]), kind or self.representation)
+        return self._read(index, 0, self.frames_of(index), kind or self.representation)
 
     def _path(self, file: int) -> Path:
         return self.root / VECTORS / f"{self._motions[file].decode()}{SUFFIX}"

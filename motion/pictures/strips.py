@@ -49,3 +49,16 @@ def strip(joints: np.ndarray, title: str, skeleton: Skeleton, fps: float) -> Ima
         picture.paste(Image.fromarray(pose), (place * POSE[0], top))
         draw.text(((place + 0.5) * POSE[0], top + POSE[1]), f"{number / fps:.2f} s", GREY, font(), anchor="ma")
     return picture
+
+
+def check_finite(clips: Sequence[np.ndarray], titles: Sequence[str]) -> None:
+    """Raises ValueError naming the first of clips (F, J, 3) that cannot be drawn, and its frame."""
+    for number, (clip, title) in enumerate(zip(clips, titles, strict=True)):
+        if not len(clip):
+            raise ValueError(f"clip {number} ({title!r}) has no frame; a picture needs one at least")
+        finite = np.isfinite(clip).all((1, 2))
+        if not finite.all():
+            raise ValueError(
+                f"clip {number} ({title!r}) cannot be drawn: its joints are not finite from frame "
+                f"{int(finite.argmin())} of {len(clip)} on"
+            )

@@ -14,11 +14,12 @@ def turned(axis, angle):
 
 
 def offsets(skeleton):
-    """Bones (J, 3) of a person of 1.7 m, about; left on +x."""
+    """Bones (J, 3) of a person of 1.7 m, about, who faces +z as the skeleton has it."""
     bones = np.array(skeleton.raw_offsets, dtype=float) * 0.12
     for name in ("hip", "knee", "ankle", "shoulder", "elbow", "wrist"):
         for side in ("left", "right"):
-            joint, sign = skeleton.joint_names.index(f"{side}_{name}"), 1 if side == "left" else -1
+            joint = skeleton.joint_names.index(f"{side}_{name}")
+            sign = 1 if joint in skeleton.face[1::2] else -1
             across = {"hip": (0.1 * sign, -0.05, 0), "shoulder": (0.12 * sign, 0.02, 0)}
             bones[joint] = across.get(name, (0, -THIGH if name in ("knee", "ankle") else -0.26, 0))
     return bones

@@ -192,6 +192,12 @@ def test_clips_go_in_together_as_alone(skeleton):
             assert apart(turned[first, second], joints_from_rotations(alone, offsets, skeleton)) < 1e-6
 
 
+def test_rows_of_half_precision_give_joints_of_single():
+    rows = to_features(place(moving(T2M, 60, degrees=3.0), T2M), T2M)
+    back = to_joints(rows.half(), T2M)
+    assert back.dtype == torch.float32 and apart(back, to_joints(rows.half().float(), T2M)) == 0
+
+
 def test_turning_back_undoes_a_turn():
     facing = torch.nn.functional.normalize(torch.randn(10, 2), dim=-1)
     vectors = torch.randn(10, 3)

@@ -1,0 +1,1 @@
+"""AMASS and the index of HumanML3D: recordings of body models, cut into clips."""
