@@ -66,7 +66,7 @@ def write_results(path, clips, repetitions=1):
 
 
 def test_a_folder_of_joints_is_measured_beside_real_motion(place, tmp_path, capsys):
-    root, keys = place
+    _, keys = place
     clips = write_clips(tmp_path / "theirs", joints_of(36))
     found = measured(f"samples={clips}", *keys, WARN, "replications=3", out=tmp_path / "out")
     of_samples = {*(f"t2m263/{name}" for name in NAMES), *PHYSICS}
@@ -150,7 +150,7 @@ def test_a_real_row_that_is_not_the_published_one_stops_before_any_model_is_meas
 
 
 def test_bad_input_is_one_clear_error(place, tmp_path):
-    root, keys = place
+    _, keys = place
     good = write_clips(tmp_path / "good", joints_of(33))
     few = write_clips(tmp_path / "few", joints_of(31))
     kit = real_folder(tmp_path / "KIT", 33, "kit")
