@@ -38,7 +38,8 @@ FETCH = (
 )
 CONVERT = (
     "pickles are not opened, since they can run code and the official ones need chumpy: open it once in an environment "
-    "with chumpy and write its arrays with numpy.savez(..., **{key: numpy.asarray(value)}), sparse ones by .toarray()"
+    "with chumpy and write its arrays with numpy.savez(..., **{key: numpy.asarray(value)}), sparse ones by .toarray(), "
+    "or take the .npz of SMPL+H, whose mesh is the same"
 )
 
 

@@ -41,7 +41,7 @@ class MotionAutoencoderConfig:
     latent_channels  Z
     stride           frames of a latent frame; a power of two
     width            channels of the convolutions
-    blocks           residual blocks at each stage of the encoder, and as many of the decoder: dilations 1, 3, 1, 3 ...
+    blocks           residual blocks after each halving, and before each doubling: dilations 1, 3, 1, 3 ...
     velocity_weight  of the error of the steps from frame to frame, beside that of the frames
     root_weight      of the root's four numbers beside the others, where the representation has them: their errors add
                      up along a clip
@@ -221,7 +221,7 @@ class Encoder(nn.Module):
         super().__init__()
         width = config.width
         self.first = nn.Conv1d(in_channels, width, 3, padding=1)
-        self.blocks = nn.ModuleList(_blocks(config) for _ in range(config.stages + 1))
+        self.blocks = nn.ModuleList(_blocks(config) for _ in range(config.stages or 1))
         self.shorter = nn.ModuleList(nn.Conv1d(width, width, 4, stride=2, padding=1) for _ in range(config.stages))
         self.norm, self.last = FrameNorm(width), nn.Conv1d(width, 2 * config.latent_channels, 3, padding=1)
 
@@ -229,9 +229,9 @@ class Encoder(nn.Module):
         """x (B, C, F) and its real frames (B, 1, F)."""
         x = self.first(x * real)
         for blocks, shorter in itertools.zip_longest(self.blocks, self.shorter):
-            x = _run(blocks, x, real)
             if shorter is not None:
                 x, real = shorter(x * real), coarser(real, 2)
+            x = _run(blocks, x, real)
         return self.last(silu(self.norm(x)) * real)
 
 
@@ -242,7 +242,7 @@ class Decoder(nn.Module):
         super().__init__()
         width = config.width
         self.first = nn.Conv1d(config.latent_channels, width, 3, padding=1)
-        self.blocks = nn.ModuleList(_blocks(config) for _ in range(config.stages + 1))
+        self.blocks = nn.ModuleList(_blocks(config) for _ in range(config.stages or 1))
         self.longer = nn.ModuleList(nn.Conv1d(width, width, 3, padding=1) for _ in range(config.stages))
         self.norm, self.last = FrameNorm(width), nn.Conv1d(width, out_channels, 3, padding=1)
 

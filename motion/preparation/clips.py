@@ -69,7 +69,7 @@ class Preparation(TorchDataset):
                 outcome for segment in take.segments for outcome in self._segment(motion.joints, segment, motion.note)
             ]
         except ValueError as error:
-            return [Outcome(segment.name, 0, str(error)) for segment in take.segments]
+            return [Outcome(name, 0, str(error)) for name in self._names(take) if not self._is_done(name)]
         finally:
             torch.set_num_threads(threads)
 
@@ -77,13 +77,16 @@ class Preparation(TorchDataset):
         names = [segment.name for segment in take.segments]
         return [*names, *map(mirror_name, names)] if self.mirrors else names
 
+    def _is_done(self, name: str) -> bool:
+        return (self.layout.rows / f"{name}.npy").is_file()
+
     def _segment(self, joints: Tensor, segment: Segment, note: str) -> Iterator[Outcome]:
         """Each clip by itself: one that cannot be made is told, and the others are made."""
         variants: dict[str, Callable[[Tensor], Tensor]] = {segment.name: lambda clip: clip}
         if self.mirrors:
             variants[mirror_name(segment.name)] = lambda clip: mirror(clip, self.source.skeleton)
         for name, variant in variants.items():
-            if (self.layout.rows / f"{name}.npy").is_file():
+            if self._is_done(name):
                 continue
             try:
                 rows, recovered = process(variant(cut(joints, segment)), self.offsets, self.source.skeleton, name)

@@ -21,27 +21,30 @@ def summary(folder: PreparedFolder, prepared: Prepared, notes: Mapping[str, int]
     lines = [f"written           {shown}: {len(rows)} clips ({mirrors} of them mirrors), {minutes:,.1f} minutes"]
     lines += [f"splits            {', '.join(f'{name} {len(clips)}' for name, clips in prepared.splits.items())}"]
     if folder.texts is None:
-        lines += [
-            "captions          none, which training needs; texts=... names a folder of <clip>.txt, one a line"
-        ]
+        lines += ["captions          none, which training needs; texts=... names a folder of <clip>.txt, one a line"]
     elif prepared.without_caption:
         count, first = len(prepared.without_caption), prepared.without_caption[0]
         lines += [f"captions          {count} clips have none, such as {first}: they are in no list"]
-    lines += [f"rate              {count} takes have {note}" for note, count in notes.items()]
-    lines += _lengths(rows, LEAST_FRAMES[folder.source.skeleton.name])
+    common = sorted(notes.items(), key=lambda item: -item[1])
+    lines += [f"note              {count} takes: {note}" for note, count in common[:REASONS_SHOWN]]
+    if len(common) > REASONS_SHOWN:
+        rest = sum(count for _, count in common[REASONS_SHOWN:])
+        lines += [f"note              {rest} takes: {len(common) - REASONS_SHOWN} other notes of this kind"]
+    lines += _lengths(rows, LEAST_FRAMES[folder.source.skeleton.name], own=folder.facts["source"] == "joints")
     lines += left_out(folder.left_out)
     skeleton = "" if folder.source.skeleton.name == "t2m" else f" skeleton={folder.source.skeleton.name}"
     against = "" if folder.facts["source"] == "amass" else " against=none"
     return [*lines, f"verify            python -m motion.verify root={shown}{skeleton}{against}"]
 
 
-def _lengths(rows: Mapping[str, int], shortest: int) -> list[str]:
+def _lengths(rows: Mapping[str, int], shortest: int, own: bool) -> list[str]:
     groups = {
         f"fewer than {shortest} frames": sorted(name for name, count in rows.items() if count < shortest),
         f"{LONGEST} frames or more": sorted(name for name, count in rows.items() if count >= LONGEST),
     }
     told = [f"{len(names)} have {what} ({_some(names)})" for what, names in groups.items() if names]
-    return [f"lengths           {', '.join(told)}: training as published leaves them out"] if told else []
+    cure = "; source.seconds=9.8 cuts takes into clips" if own and list(groups.values())[1] else ""
+    return [f"lengths           {', '.join(told)}: training as published leaves them out{cure}"] if told else []
 
 
 def left_out(reasons: Mapping[str, str]) -> list[str]:

@@ -150,7 +150,7 @@ def test_a_person_is_told_what_was_made_and_what_was_not(prepared):
     out, said = prepared
     assert "12 clips (6 of them mirrors)" in said and "train 3, val 1, test 1" in said
     assert "2 clips; 009707: frames 390 to 500 of 60 frames are 0; a clip needs 2" in said
-    assert "1 takes have 59.94 frames/s read as 29.97" in said
+    assert "1 takes: 59.94 frames/s read as 29.97" in said
     assert f"python -m motion.verify root={out}" in said
     record = json.loads((out / "prepare.json").read_text())
     assert record["clips"] == 12 and set(record["left_out"]) == {"009707", "M009707"}

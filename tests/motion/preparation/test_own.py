@@ -96,6 +96,21 @@ def test_what_is_prepared_can_be_opened_and_is_whole(tmp_path, capsys):
     assert data.item(0, np.random.default_rng(0))["media"].shape == (263, 196)
 
 
+def test_long_takes_are_cut_into_equal_clips_with_the_captions_of_their_seconds(tmp_path):
+    root = save(tmp_path / "own", long=np.tile(walk(60), (5, 1, 1)), short=walk(50))  # 15 and 2.5 s
+    (root / "long.txt").write_text("walks\nturns left#turn/VERB left/ADV#9.0#12.0\n")
+    (root / "short.txt").write_text("stands\n")
+    out = prepare(root, tmp_path / "out", "source.seconds=7")
+    frames = {"long_0": 99, "long_1": 99, "long_2": 99, "short": 49}
+    assert {name: len(rows_of(out, name)) for name in frames} == frames
+    texts = {name: (out / "texts" / f"{name}.txt").read_text().splitlines() for name in [*frames, "Mlong_1"]}
+    walks = "walks#walks/OTHER#0.0#0.0"
+    assert texts["long_0"] == [walks] and texts["short"] == ["stands#stands/OTHER#0.0#0.0"]
+    assert texts["long_1"] == [walks, "turns left#turn/VERB left/ADV#4.000#5.000"]
+    assert texts["Mlong_1"] == [walks, "turns right#turn/VERB right/ADV#4.000#5.000"]
+    assert texts["long_2"] == [walks, "turns left#turn/VERB left/ADV#0.000#2.000"]
+
+
 @every_row(
     ("change", "options"),
     [
@@ -186,6 +201,8 @@ def test_files_that_are_no_motion_are_left_out_by_their_names(tmp_path, capsys):
         ({"a": walk()}, ["source.fps=0"], "source.fps is 0; allowed: 1 to 1000"),
         ({"a": walk()}, ["source.scale=-1"], "source.scale is -1; it must be above 0"),
         ({"a": walk()}, ["source.up=x"], "source.up"),
+        ({"a": walk()}, ["source.seconds=1"], "source.seconds is 1; allowed: 2 or more, or null"),
+        ({"a": walk(99), "a_0": walk()}, ["source.seconds=3"], "would both be the clip a_0; rename one"),
         ({"a": walk()}, ["source.reference=none.npy"], "none.npy is not there"),
         ({"a": walk()}, ["skeleton=kit"], "expected (frames, 21, 3) of the skeleton 'kit'"),
         ({"Ma": walk(), "a": walk()}, [], "Ma is the name of the mirror of a"),
