@@ -230,7 +230,7 @@ def test_missing_recordings_are_skipped_when_that_is_asked_for(published, tmp_pa
     (some / "amass" / "Transitions_mocap" / "mazen" / "kick_poses.npz").write_bytes(b"PK no zip")
     ENTRY.run(words(some, tmp_path / "out", "source.missing=skip"))
     said = capsys.readouterr().out
-    assert "8 clips (4 of them mirrors)" in said and "2 clips (000004, 009707): CMU/01/01_01_poses is not there" in said
+    assert "8 clips (4 of them mirrors)" in said and "2 clips (000004, 009707): CMU/01/01_01_poses.npz is not there" in said
     assert "kick_poses.npz is truncated or damaged" in said
 
 
