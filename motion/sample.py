@@ -45,7 +45,7 @@ ROWS_RULE = "float32 (n, F, C), rows of the run's representation"
 class MotionSampleConfig(SamplingOptions):
     """What to sample, from a run or from published weights; see `core.commands.sample.SamplingOptions`.
 
-    labels   an action, or a list of actions to cycle through, by number or name; null for the config's own rule over all
+    labels   an action, or a list to cycle through, by number or name; null for the config's own rule over all
     prompts  texts to cycle through; null for the prompts of the run
     seconds  length of the samples, or a list of lengths to cycle through; null: as long as the run's captions say, else
              as long as a clip can be
@@ -80,8 +80,8 @@ class MotionSampleConfig(SamplingOptions):
 def main(config: MotionSampleConfig) -> None:
     """Sample motion from a run or from published weights: joints, rows of numbers, animations and a film strip.
 
-    Sample i depends on (seed, i), its condition, its length and the weights only, never on num, batch_size or the device
-    count.
+    Sample i depends on (seed, i), its condition, its length and the weights only, never on num, batch_size or the
+    device count.
     """
     MotionSampling(config).run(print)
 
@@ -160,12 +160,12 @@ class MotionSampling(Sampling):
 
     def frames(self, seconds: float) -> int:
         """The frames of so many seconds; ValueError for less than a frame, or more than the training clips'."""
-        format = motion_format(self.model_config.data)
-        frames = round(seconds * format.fps)
-        if not 1 <= frames <= format.frames:
+        clips = motion_format(self.model_config.data)
+        frames = round(seconds * clips.fps)
+        if not 1 <= frames <= clips.frames:
             raise ValueError(
-                f"seconds is {seconds:g}; the model makes clips of {self.masks.patch / format.fps:g} to "
-                f"{format.frames / format.fps:g} s ({format.frames} frames at {format.fps:g} a second)"
+                f"seconds is {seconds:g}; the model makes clips of {self.masks.patch / clips.fps:g} to "
+                f"{clips.frames / clips.fps:g} s ({clips.frames} frames at {clips.fps:g} a second)"
             )
         return frames
 

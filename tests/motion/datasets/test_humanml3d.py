@@ -108,7 +108,7 @@ def test_joints_begin_at_the_origin_of_their_window(folder):
     data = opened(folder, representation="joints")
     item = data.item(1, np.random.default_rng(1))
     assert data.media_shape == (66, 196)
-    assert item["media"][[0, 2], 0].abs().max() < 1e-6 and 0.5 < item["media"][2, :92].max()
+    assert item["media"][[0, 2], 0].abs().max() < 1e-6 and item["media"][2, :92].max() > 0.5
     assert not normalised(data, item["media"])[:, 100:].any()
     assert torch.equal(opened(folder, representation="joints").statistics.mean, data.statistics.mean)
 
