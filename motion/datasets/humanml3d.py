@@ -16,6 +16,7 @@ Letters: n clips, F frames of a clip, C numbers of a frame, N tokens.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -110,12 +111,14 @@ class HumanML3D:
     tokens         their words, each as word/POS
     caption_rows   (n + 1,) int64: clip i has the captions caption_rows[i] to caption_rows[i + 1] - 1
     conditions     (captions, ...) or (n, ...) what `item` gives as the condition; zeros until they are replaced
+    assign         gives another data set the conditions that this one was given; None until it was given some
     left_out       how many motions, and parts of motions, are not used, by the reason
 
     Raises ValueError, naming the config key or the file, for a folder that is no such data set.
     """
 
     labels = None
+    assign: Callable[[HumanML3D], None] | None = None
 
     def __init__(
         self,
@@ -186,7 +189,10 @@ class HumanML3D:
         """The clips of val.txt, for the training split."""
         if self.config.split != "train" or not (self.root / f"{self.config.heldout_split}.txt").is_file():
             return None
-        return HumanML3D(replace(self.config, split=self.config.heldout_split), self._masks, self.statistics)
+        clips = HumanML3D(replace(self.config, split=self.config.heldout_split), self._masks, self.statistics)
+        if self.assign is not None:
+            self.assign(clips)
+        return clips
 
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """`media` (C, F) of a random window, `condition` of one of its captions, and, with masks, `mask` (N,) bool."""
