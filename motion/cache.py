@@ -72,8 +72,8 @@ class MotionCaching(Caching):
     @staticmethod
     def format_keys(data: Any) -> dict[str, Any]:
         """What `motion.data.LatentsConfig` has to be told."""
-        format = motion_format(data)
-        return {"skeleton": format.skeleton.name, "representation": format.representation, "frames": format.frames}
+        clips = motion_format(data)
+        return {"skeleton": clips.skeleton.name, "representation": clips.representation, "frames": clips.frames}
 
     def read(self, row: int) -> Tensor:
         """A clip (C, F)."""

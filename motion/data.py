@@ -96,8 +96,8 @@ class MotionFormat:
         return self.skeleton.fps
 
     def joints(self, clip: Tensor) -> Tensor:
-        """Joints (F, J, 3) in metres of a clip (C, F) of any length."""
-        return REPRESENTATIONS[self.representation].to_joints(clip.T, self.skeleton)
+        """Joints (..., F, J, 3) in metres of clips (..., C, F) of any length."""
+        return REPRESENTATIONS[self.representation].to_joints(clip.mT, self.skeleton)
 
 
 def motion_format(data: Any) -> MotionFormat:
