@@ -47,7 +47,7 @@ class PhysicsOfJoints(Extractor):
 
     def __call__(self, rows: Sequence[Clip]) -> dict[str, Tensor]:
         """Clips of any lengths -> each number (B, 1)."""
-        found = [physics.measures(clip.joints(), clip.skeleton) for clip in rows]
+        found = [physics.measures(clip.joints() / clip.skeleton.units, clip.skeleton) for clip in rows]
         return {name: torch.tensor([[float(each[name])] for each in found]) for name in self.numbers}
 
 
