@@ -310,6 +310,8 @@ class MotionEvaluation(Evaluation):
             return {}
         own = {"split": self.config.split, "pool": POOL, "replications": len(self.seeds or [0])}
         own |= {} if self.config.samples is None else {"representation": samples.representation}
+        unread = sum(self.real_motion.tokens(text) is None for text in samples.texts or ())
+        own |= {"captions_without_parts_of_speech": unread} if unread else {}
         return own if self.asked is None else {**own, "num": self.num, "multimodality": self.config.multimodality}
 
 
