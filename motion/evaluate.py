@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from core.commands.entry import Entry
+from core.storage.provenance import json_sha256
 from core.storage.run_folder import RunDirectory
 from eval.measure.command import run_evaluation
 from eval.measure.evaluation import EvaluateConfig, Evaluation, run_behind
@@ -279,6 +280,10 @@ class MotionEvaluation(Evaluation):
         if self.asked is not None and len(self.asked) > self.num:
             planned.repeats = Repeats(planned, REPEATS)
         return planned
+
+    def sample_identity(self) -> dict[str, Any]:
+        """The captions and lengths, which the protocol has in words."""
+        return {} if self.asked is None else {"asked": json_sha256(vars(self.asked))}
 
     def generated_samples(self, chunks: Chunks, name: str) -> Media:
         """The clips that were made."""
