@@ -35,7 +35,7 @@ def walking_joints(frames, seed=0, skeleton="t2m"):
 
 
 def walking_rows(frames, seed=0, skeleton="t2m"):
-    """Rows (frames, C) of `walking_joints`, in the skeleton's units."""
+    """Rows (frames, C) of `walking_joints`."""
     body = SKELETONS[skeleton]
     return FULL.from_joints(walking_joints(frames + 1, seed, skeleton), body).numpy()
 
