@@ -97,11 +97,7 @@ TOY = Toy(
     bad=(
         (("data.split=test",), ("data.split", "'test'", "heldout")),
         (("data.num_clips=2",), ("data.num_clips is 2", "140")),
-<<<<<<< HEAD
-        (("data.frames=10",), ("data.frames is 10", "40")),
-=======
         (("data.frames=10",), ("data.frames is 10", "40 to 100")),
->>>>>>> mA
         (("data.representation=272",), ("data.representation",)),
         (("backbone.patch_size=3",), ("data.frames is 40", "multiple of 3", "backbone.patch_size 3")),
         (("backbone.hidden_size=15",), ("backbone.hidden_size 15",)),
