@@ -10,7 +10,7 @@ from motion.body.skeleton import KIT, T2M
 from motion.body.smpl import NUM_BETAS, BodyModels
 from motion.data import MotionFormat
 from motion.pictures import files
-from motion.pictures.animation import draw_scenes
+from motion.pictures.animation import blank, draw_scenes
 from motion.pictures.camera import AZIMUTH
 from motion.pictures.files import ClipFiles, Extras, read_body
 from motion.pictures.mesh import MeshFigure
@@ -61,7 +61,8 @@ def test_the_mesh_is_drawn_with_its_sides_where_a_viewer_sees_them(model):
     for heading, sign in ((AZIMUTH, 1), (AZIMUTH + np.pi, -1)):
         joints = np.repeat(model.rest_joints[None, :22].double().numpy(), 2, axis=0) @ turned(1, heading).T
         joints[..., 1] -= joints[..., 1].min()
-        (picture,) = draw_scenes(joints, [0], MeshFigure(joints, T2M, model), 20.0, (200, 200)).astype(int)
+        figure = MeshFigure(joints, T2M, model)
+        (picture,) = draw_scenes(joints, [0], figure, 20.0, blank(1, (200, 200))).astype(int)
         blue, red = (np.nonzero(sign_ * (picture[..., 2] - picture[..., 0]) > 40)[1] for sign_ in (1, -1))
         assert min(len(blue), len(red)) > 300 and sign * (blue.mean() - red.mean()) > 30
 
