@@ -45,9 +45,9 @@ class MotionTrainTokenizerConfig(TokenizerTraining):
     data: object = choice(CLIP_DATASETS, default_factory=MovesConfig)
     autoencoder: MotionAutoencoderConfig = field(default_factory=MotionAutoencoderConfig)
     heldout_clips: int = 200
-    steps: int = 1500
+    steps: int = 1000
     batch_size: int = 32
-    lr: float = 1e-3
+    lr: float = 3e-3
     name: str = "moves"
 
     def __post_init__(self):
