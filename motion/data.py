@@ -97,7 +97,7 @@ class MotionFormat:
 
     def joints(self, clip: Tensor) -> Tensor:
         """Joints (..., F, J, 3) in metres of clips (..., C, F) of any length."""
-        return REPRESENTATIONS[self.representation].to_joints(clip.mT, self.skeleton) / self.skeleton.units
+        return REPRESENTATIONS[self.representation].to_joints(clip.mT, self.skeleton)
 
 
 def motion_format(data: Any) -> MotionFormat:

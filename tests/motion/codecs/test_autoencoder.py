@@ -121,11 +121,7 @@ def test_sizes_that_there_are_not(keys, words):
 def test_media_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"takes clips of \(67, frames\) numbers, got \(263, 20\)"):
         network().latent_shape((263, 20))
-<<<<<<< HEAD
-    with pytest.raises(ValueError, match="needed: a multiple of the autoencoder's stride, 4"):
-=======
-    with pytest.raises(ValueError, match=r"data.frames is 18; needed: a multiple of the autoencoder's stride, 4"):
->>>>>>> mH
+    with pytest.raises(ValueError, match=r"data\.frames is 18; needed: a multiple of the autoencoder's stride, 4"):
         network().latent_shape((SIZE, 18))
 
 
