@@ -81,19 +81,25 @@ def open_folder(root: Path) -> HumanML3D:
     return config.build(LastAxisMasks(MOST_FRAMES, 1))
 
 
+def load_rows(file: Path) -> np.ndarray:
+    """A whole file, as NumPy reads it."""
+    with file.open("rb") as stream:
+        return np.lib.format.read_array(stream)
+
+
 def load_plainly(root: Path) -> list[tuple[np.ndarray, list[str]]]:
     """Every motion with its lines, in memory."""
     loaded = []
     for name in (root / "train.txt").read_text().split():
         lines = (root / "texts" / f"{name}.txt").read_text().splitlines()
         captions = [line.split("#")[0] for line in lines]
-        loaded.append((np.load(root / "new_joint_vecs" / f"{name}.npy"), captions))
+        loaded.append((load_rows(root / "new_joint_vecs" / f"{name}.npy"), captions))
     return loaded
 
 
 def item_plainly(file: Path, rng: np.random.Generator) -> torch.Tensor:
     """A window of a file (C, F), normalised and padded, the whole file loaded."""
-    rows = np.load(file)
+    rows = load_rows(file)
     length = len(rows) // 4 * 4
     first = rng.integers(len(rows) - length + 1)
     window = (rows[first : first + length] - np.float32(0)) / np.float32(1)
