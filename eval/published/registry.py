@@ -297,7 +297,7 @@ REGISTRY: tuple[WeightsEntry, ...] = (
         licence="code MIT; not stated for the weights, trained on HumanML3D (AMASS: non-commercial research)",
         used_by="samples beside one's own: python -m motion.sample architecture=humanml3d_mdm_1000",
         origin="https://github.com/GuyTevet/motion-diffusion-model",
-        notes="the Drive page holds an archive: unpack it; CLIP ViT-B/32 and HumanML3D's Mean.npy, Std.npy are needed too",
+        notes="the Drive page holds an archive: unpack it; it needs CLIP ViT-B/32 and HumanML3D's statistics",
     ),
     WeightsEntry(
         name="glove",
