@@ -92,7 +92,7 @@ class CaptionConditioning(texts.TextConditioning):
 
 
 class SentenceEmbedder(texts.VectorEmbedder):
-    """`core.conditioning.texts.VectorEmbedder` on embeddings of any length: sentences of length 1 would hardly be heard.
+    """`core.conditioning.texts.VectorEmbedder` on embeddings of any length, which of length 1 would hardly be heard.
 
     As a vector of E numbers of about 1, a sentence moves the first layer as much as the code of a time does.
     """

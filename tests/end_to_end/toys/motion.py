@@ -86,7 +86,7 @@ TOY = Toy(
     num_samples=32,
     numbers=("moves/fid", "moves/r_precision_3"),
     of_real=("moves/real_fid", "moves/real_r_precision_3"),
-    request=('prompts=["somebody strolls along","a man kicks"]', "seconds=[2,1.6]"),
+    request=('prompts=["somebody strolls along","a man kicks"]', "seconds=[2,1.6]", "bvh=true"),
     media=read_rows,
     sight='src="data:video/mp4;base64,',
     codec=("data.num_clips=140", "data.frames=40", "autoencoder.width=8", "autoencoder.latent_channels=4", "steps=2"),
