@@ -78,13 +78,15 @@ def test_the_command_that_it_prints_uses_it(random):
     assert config.data.frames == 40 and config.data.representation == "positions"
 
 
-def test_a_cache_of_it_has_all_captions(own, tmp_path):
+def test_a_cache_of_it_has_all_captions(own, tmp_path, capsys):
     write_folder(tmp_path / "clips", [60, 28, 35], texts=[CAPTIONS, CAPTIONS[:1], CAPTIONS])
     folder = ["data=humanml3d", f"data.root={tmp_path / 'clips'}", "data.min_frames=20", "data.cache_dir=null"]
     vae = ["tokenizer=conv_vae", f"tokenizer.path={own}"]
     asked = ["conditioning=text", "tokenizer.allow_untrained=true", 'conditioning.prompts=["a"]']
     place = [f"out={tmp_path / 'latents'}", "device=cpu", "num_workers=0", f"runs_dir={tmp_path}"]
     CACHE.main(CACHE.config([*folder, *SHORT[1:], *vae, *asked, *place]))
+    printed = capsys.readouterr().out.split("python -m motion.train ")[1].splitlines()[0]
+    assert TRAIN.config(shlex.split(printed)).backbone.patch_size == 1
     asked.append("sampler.guidance_scale=1")
     latents = ["data=latents", f"data.root={tmp_path / 'latents'}", *SHORT[1:]]
     domain = build_domain(run_config(own, *latents, *asked), CPU, evaluate=False)

@@ -41,7 +41,7 @@ def test_what_is_no_caption_is_refused_with_its_place(content, words, tmp_path):
 @every_row(
     ("content", "words"),
     [
-        (None, "data.split 'train': there is no train.txt"),
+        (None, "data.split is 'train': there is no file"),
         ("000001\n000001\n", "names 1 motions twice"),
         ("\n", "is empty"),
         ("000001\n../secret\n", "name 2 is '../secret'"),
