@@ -32,6 +32,8 @@ class ObjectiveConfig:
     N(time_mean, time_std) (Stable Diffusion 3, arXiv 2403.03206, section 3.1); shifted: uniform u moved to noise,
     t = u / (u + time_shift (1 - u)) (the same paper, equation 23, in our direction of time). time_per: one time for a
     sample, or one for each token. margin: distance kept from a singular end of the time axis; null: the path's own.
+    difference_weight: of the squared error of the differences between neighbours along the last axis of the latents,
+    the time of sound and motion, beside that of the data themselves (arXiv 2209.14916, equation 5).
     """
 
     path: PathName | TableConfig = "linear"
@@ -43,6 +45,7 @@ class ObjectiveConfig:
     time_shift: float = 1.0
     time_per: TimePer = "sample"
     margin: float | None = None
+    difference_weight: float = 0.0
 
     def __post_init__(self) -> None:
         check_choice("objective.weighting", self.weighting, Weighting)
@@ -54,6 +57,13 @@ class ObjectiveConfig:
             raise ValueError(f"objective.time_shift is {self.time_shift}; it must be positive")
         if self.margin is not None and not 0 <= self.margin < 0.5:
             raise ValueError(f"objective.margin is {self.margin}; it must lie in [0, 0.5)")
+        if not 0 <= self.difference_weight < float("inf"):
+            raise ValueError(f"objective.difference_weight is {self.difference_weight}; it must be 0 or more, and finite")
+        if self.difference_weight and (self.prediction != "data" or self.weighting != "none"):
+            raise ValueError(
+                f"objective.difference_weight is {self.difference_weight} with objective.prediction {self.prediction!r} "
+                f"and objective.weighting {self.weighting!r}; allowed with it: data, none"
+            )
         path = build_path(self.path)
         path.training_interval(self.prediction, self.margin)  # refuses what the path has not
         if path.steps is not None and self.weighting != "none":  # the others are made of derivatives
@@ -117,8 +127,10 @@ class FlowMatching:
         sides = (prediction, target)
         if mask is not None:  # before the difference: a NaN that does not count must not reach the gradient either
             sides = tuple(torch.where(mask.bool(), side, 0) for side in sides)
-        error = self._error(*sides, t)
-        return FlowMatchingResult(sample_mean(error, mask), x_t, t, target, prediction)
+        loss = sample_mean(self._error(*sides, t), mask)
+        if self.config.difference_weight:
+            loss = loss + self.config.difference_weight * difference_loss(*sides, mask)
+        return FlowMatchingResult(loss, x_t, t, target, prediction)
 
     def target(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """What the network should return at x_t."""
@@ -146,6 +158,17 @@ class FlowMatching:
             difference = difference * c.drift_variance / c.sigma
         weight = c.drift_variance / c.sigma**2 if weighting == "likelihood" else 1.0
         return weight * difference**2
+
+
+def difference_loss(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Squared error (B,) of the differences between neighbours along the last axis of (B, ..., T), T at least 2.
+
+    A difference counts where both its sides do; a sample of which none does has the loss 0.
+    """
+    both = None if mask is None else (mask[..., 1:] & mask[..., :-1]).bool()
+    error = (prediction.float() - target.float()).diff(dim=-1) ** 2
+    loss = sample_mean(error, both)
+    return loss if both is None else torch.where(both.flatten(1).any(1), loss, 0)
 
 
 def sample_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -264,6 +264,33 @@ def test_a_time_for_each_token_is_drawn_alone(kind):
     assert not torch.equal(t, times(ObjectiveConfig(time=kind), (500, 40), seed=1))
 
 
+# differences between neighbours
+
+
+def test_differences_along_the_last_axis_are_compared_where_both_sides_count():
+    data, noise, output, t = inputs(3, 2, 5)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]]).bool()[:, None]
+    error = output - data
+    plain = FlowMatching(ObjectiveConfig(prediction="data"))
+    stepped = FlowMatching(ObjectiveConfig(prediction="data", difference_weight=3.0))
+    found = stepped(fixed(output), data, noise, t, mask).loss - plain(fixed(output), data, noise, t, mask).loss
+    steps = [(error[row, :, 1:real] - error[row, :, : real - 1]) ** 2 for row, real in enumerate((5, 3))]
+    close(found, 3 * torch.stack([steps[0].mean(), steps[1].mean(), torch.zeros(())]), 1e-5)
+    whole = stepped(fixed(output), data, noise, t).loss - plain(fixed(output), data, noise, t).loss
+    close(whole, 3 * (error.diff(dim=-1) ** 2).mean((1, 2)), 1e-5)
+    constant = stepped(fixed(data + 7.0), data, noise, t).loss  # an offset is no wrong difference
+    close(constant, plain(fixed(data + 7.0), data, noise, t).loss, 1e-5)
+
+
+def test_a_sample_without_two_neighbours_has_a_gradient():
+    data, noise, output, t = inputs(2, 1, 4)
+    mask = torch.tensor([[1, 0, 0, 0], [1, 1, 1, 1]]).bool()[:, None]
+    objective = FlowMatching(ObjectiveConfig(prediction="data", difference_weight=1.0))
+    loss = objective(fixed(output.requires_grad_()), data, noise, t, mask).loss
+    loss.sum().backward()
+    assert loss.isfinite().all() and output.grad.isfinite().all()
+
+
 # refusals
 
 
@@ -282,6 +309,9 @@ def test_a_time_for_each_token_is_drawn_alone(kind):
         ({"weighting": "Velocity"}, r"objective\.weighting is 'Velocity'.*likelihood"),
         ({"time": "logitnormal"}, r"objective\.time is 'logitnormal'.*logit_normal"),
         ({"time_per": "frame"}, r"objective\.time_per is 'frame'.*token"),
+        ({"difference_weight": -1.0}, r"objective\.difference_weight is -1\.0.*0 or more"),
+        ({"difference_weight": math.inf}, r"objective\.difference_weight is inf"),
+        ({"difference_weight": 1.0}, r"difference_weight is 1\.0 with objective\.prediction 'velocity'.*data"),
     ],
 )
 def test_refusals_name_the_key_the_value_and_the_allowed_set(setting, message):
