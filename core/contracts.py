@@ -174,7 +174,8 @@ class Tokenizer(Protocol):
 class Backbone(Protocol):
     """A transformer whose blocks can be listened to; an `nn.Module`.
 
-    `forward(x, t, condition, mask=None)`: x (B, *latent), t (B,) or (B, N), condition as made by `Conditioning`;
+    `forward(x, t, condition, mask=None)`: x (B, *latent), t (B,) or (B, N), condition as made by `Conditioning`, mask
+    (B, N) true where a token is real, or integers: the group inside which each attends, 0 for padding;
     returns a prediction of x's shape. A token has `width` features in the blocks and stands for `token_size` numbers of
     a latent.
 

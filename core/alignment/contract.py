@@ -61,11 +61,13 @@ class Needs:
 
     teacher       layers that are captured in a second forward, by the average "ema" of the backbone
     token_times   two noise levels over the tokens of one sample
+    token_groups  tokens that attend to those of their own group alone
     couples_rows  the loss of a sample depends on the others of the global batch, so the batch cannot be split
     """
 
     teacher: tuple[Layer, ...] = ()
     token_times: bool = False
+    token_groups: bool = False
     couples_rows: bool = False
 
 
@@ -79,9 +81,18 @@ class Alignment:
     def __init__(self, hooks: LayerHooks | None = None, heads: Mapping[str, nn.Module] | None = None):
         self.hooks, self.heads = hooks, nn.ModuleDict(heads or {})
 
-    def times(self, objective: FlowMatching, random: Random, rows: tuple[int, ...]) -> Tensor:
-        """Flow times of shape `rows`, (B,) or (B, N)."""
+    def times(
+        self, objective: FlowMatching, random: Random, rows: tuple[int, ...], mask: Tensor | None = None
+    ) -> Tensor:
+        """Flow times of shape `rows`, (B,) or (B, N); mask (B, N), true where a token is real."""
         return objective.draw_time(random, rows)
+
+    def attention(self, random: Random, rows: tuple[int, ...], mask: Tensor | None) -> Tensor | None:
+        """What the network is told of the tokens of `rows`: the batch's `mask` (B, N), or None for all.
+
+        A method that `needs` token_groups gives integers (B, N), the group of each token, and 0 for padding.
+        """
+        return mask
 
     def terms(self, forward: Forward, teacher: Teacher | None) -> AlignmentTerms:
         """The loss of the forward pass that just ran; `teacher` is there if the config `Needs` one."""

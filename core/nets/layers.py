@@ -67,6 +67,17 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
 
 
+def visible_keys(mask: Tensor) -> Tensor:
+    """Which keys a query may attend to, bool, broadcasting over (B, H, N queries, N keys).
+
+    mask (B, N): bool, true where a token may be attended to by all; or integers, the group of each token, inside of
+    which it attends. The mask of groups is dense, a byte for each pair of tokens.
+    """
+    if mask.dtype == torch.bool:
+        return mask[:, None, None, :]
+    return mask[:, None, :, None] == mask[:, None, None, :]
+
+
 class Attention(nn.Module):
     """Multi-head self-attention on scaled_dot_product_attention."""
 
@@ -81,12 +92,12 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, angles: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """x (B, N, D); angles (N, K/2) of rotary positions; mask (B, N), true where a token may be attended to."""
+        """x (B, N, D); angles (N, K/2) of rotary positions; mask (B, N) as `visible_keys` reads it."""
         q, k, v = rearrange(self.qkv(x), "b n (three h k) -> three b h n k", three=3, h=self.num_heads)
         q, k = self.q_norm(q), self.k_norm(k)
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
-        keys = None if mask is None else mask[:, None, None, :]
+        keys = None if mask is None else visible_keys(mask)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
         return self.proj(rearrange(out, "b h n k -> b n (h k)"))
 

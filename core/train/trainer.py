@@ -59,7 +59,7 @@ class Trainer(RunOutputs):
         allow_tf32(config.trainer.tf32)
         self.model = domain.backbone.to(world.device)
         self.model.checkpoint_blocks = config.trainer.checkpoint_blocks
-        self.flops = self.count_flops()
+        self.flops = self.count_flops(config.token_times)
         self._build_alignment()  # before compile: later hooks would not be called
         self.network = spread(self.model, config.parallel, config.trainer.compile, world)
         self.loss = TrainingLoss(
@@ -89,10 +89,10 @@ class Trainer(RunOutputs):
         # before this one.
         self.seconds, self.wall_before = 0.0, 0.0
 
-    def count_flops(self) -> int:
-        """FLOPs of one sample in a training step, without the alignment's."""
+    def count_flops(self, token_times: bool = False) -> int:
+        """FLOPs of one sample in a training step, without the alignment's; token_times: each token has its own time."""
         request = Requests.of(self.domain.conditioning.requests(1, self.config.seed))
-        return training_flops(self.model, self.domain.latent_shape, request.condition)
+        return training_flops(self.model, self.domain.latent_shape, request.condition, token_times)
 
     def _build_alignment(self) -> None:
         """The alignment on the bare model, and the teacher that it may need, a copy of the model without its hooks."""
@@ -105,7 +105,8 @@ class Trainer(RunOutputs):
         with seeded_weights(config.seed, "alignment heads"):
             self.alignment = config.alignment.build(self.model)
         self.alignment.heads.to(self.world.device)
-        self.flops += self.alignment.extra_flops(self.flops // TRAINING_FACTOR, self.model.num_tokens)
+        forward = (self.count_flops() if config.token_times else self.flops) // TRAINING_FACTOR
+        self.flops += self.alignment.extra_flops(forward, self.model.num_tokens)
         if config.trainer.compile != "none":
             self.alignment.compile()
 

@@ -239,7 +239,8 @@ def test_bad_options_are_refused_when_the_config_is_made():
 
 
 def test_every_method_says_which_layers_it_listens_to():
-    options = {"none": {}, "layersync": {"pairs": [(1, 9)]}, "sra": {"pairs": [(1, 9)]}}
+    paired = ("layersync", "sra", "self_flow", "dual_timesteps")
+    options = {"none": {}, **{name: {"pairs": [(1, 9)]} for name in paired}}
     for name, schema in ALIGNMENTS.items():
         config = schema(**options.get(name, {"layer": 9}))
         check_layers(config, 9)
