@@ -40,7 +40,7 @@ class FoldedAttention(Attention):
         self.fold = fold
 
     def forward(self, x: Tensor, angles: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """x (B, F, N, D), mask (B, F, N) as `visible_keys` reads it; a row of tokens of which none is real sees itself."""
+        """x (B, F, N, D), mask (B, F, N) as `visible_keys` reads it; a row without a real token attends to itself."""
         sides = {"f": x.shape[1], "n": x.shape[2]}
         keys = None
         if mask is not None:
