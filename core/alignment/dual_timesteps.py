@@ -109,7 +109,7 @@ class DualTimesteps(SRA):
             return AlignmentTerms(forward.t.new_zeros(()))
         return super().terms(forward, teacher)
 
-    def _teacher_tokens(self, forward: Forward, teacher: Teacher) -> dict[Layer, Tensor]:
+    def teacher_tokens(self, forward: Forward, teacher: Teacher) -> dict[Layer, Tensor]:
         """Tokens of the averaged model at the same sample and noise, each group at a lower noise level."""
         path, random, mask = forward.interpolant.path, forward.random, forward.batch.mask
         rows = tuple(forward.t.shape)

@@ -81,7 +81,7 @@ class SelfFlow(SRA):
         second = random.uniform("second time", rows) < self.config.ratio
         return torch.where(second, both[:, 1:], both[:, :1])
 
-    def _teacher_tokens(self, forward: Forward, teacher: Teacher) -> dict[Layer, Tensor]:
+    def teacher_tokens(self, forward: Forward, teacher: Teacher) -> dict[Layer, Tensor]:
         """Tokens of the averaged model at the same sample and noise, all at the later time."""
         t = self.later
         x = forward.interpolant.point(forward.latents, forward.noise, t)
