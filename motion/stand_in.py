@@ -20,18 +20,18 @@ from torch.nn.functional import cross_entropy, normalize
 
 from core.conditioning.encoders import MiniLMEncoder, embed_texts
 from core.contracts import Condition, Requests
-from core.draws import StepRandom, numpy_rng
+from core.draws import StepRandom
 from core.schema import plain
 from core.storage.provenance import json_sha256
 from eval.measure.extractor import ExtractedFeatures
 from eval.measure.media import ArrayMedia
 from eval.measure.metrics import Metric, ReferenceStatistics
 from eval.measure.pairs import MeanFeature, TextExtractor, text_media_metrics
+from eval.measure.record import real_name
 from eval.measure.stand_in import NoEvaluationConfig, TrainedExtractor
 from eval.statistics.frechet import moments
 from eval.statistics.retrieval import POOL
 from motion.body.physics import skate_ratio
-from motion.conditioning import first_captions
 from motion.data import UNIT, lengths_of, motion_format
 from motion.datasets.moves import MovesConfig
 
@@ -40,7 +40,6 @@ FEATURES, SENTENCE = 64, 384
 WIDTHS = (96, 128)  # of the convolutions, each over every second frame
 TEMPERATURE = 0.1
 SAME = 0.9  # cosine of two sentences above which neither is a wrong answer to the other's clip
-REAL = "real_"  # before the last part of the name of what held-out clips score
 
 
 @dataclass(frozen=True)
@@ -197,10 +196,11 @@ class MovesFeatures(TrainedExtractor, TextExtractor):
                 "they are for samples of a run with data=moves"
             )
         lengths = torch.tensor([clip.shape[1] for clip in rows])
-        padded = torch.stack([nn.functional.pad(clip, (0, most - clip.shape[1])) for clip in rows]).to(self.device)
-        found = self.trained.motions(padded, lengths.to(self.device)).cpu()
-        skating = [skate_ratio(self.format.joints(clip.cpu()), self.format.skeleton) for clip in rows]
-        return {MOTION: found, SKATE: torch.tensor(skating, dtype=torch.float32)[:, None]}
+        padded = torch.stack([nn.functional.pad(clip.cpu(), (0, most - clip.shape[1])) for clip in rows])
+        found = self.trained.motions(padded.to(self.device), lengths.to(self.device)).cpu()
+        real = torch.arange(most) < lengths[:, None]
+        skating = skate_ratio(self.format.joints(padded), self.format.skeleton, real)
+        return {MOTION: found, SKATE: skating[:, None]}
 
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Tensor:
@@ -209,7 +209,7 @@ class MovesFeatures(TrainedExtractor, TextExtractor):
 
 
 def contrast(clips: Tensor, words: Tensor, same: Tensor) -> Tensor:
-    """The symmetric cross-entropy of pairs (B, D), without the pairs of a batch that `same` (B, B) calls no mistakes."""
+    """The symmetric cross-entropy of pairs (B, D), without the others of a batch that `same` (B, B) calls as good."""
     own = torch.eye(len(clips), dtype=torch.bool, device=clips.device)
     logits = (clips @ words.T / TEMPERATURE).masked_fill(same & ~own, -torch.inf)
     wanted = torch.arange(len(clips), device=clips.device)
@@ -231,6 +231,11 @@ class MovesEvaluator:
         train = self.features(extractor.split("train").cut(), None)
         self.reference = ReferenceStatistics({MOTION: moments(train.arrays[MOTION])})
         heldout = extractor.split("heldout")
+        if len(heldout.clips) < POOL:
+            raise ValueError(
+                f"data.num_clips is {extractor.data.num_clips}, of which {len(heldout.clips)} clips are held out; "
+                f"evaluation=moves needs {POOL} for a pool"
+            )
         self.real = self.measure(heldout.cut(), [heldout.captions[first] for first in heldout.rows[:-1]])
         self.num_samples = extractor.options.num_samples or len(heldout.clips)
 
@@ -239,7 +244,7 @@ class MovesEvaluator:
         clips = [clip[:, :length] for clip, length in zip(media, lengths_of(media, condition), strict=True)]
         texts = [self.prompts[number % len(self.prompts)] for number in range(len(clips))]
         found = self.measure(clips, texts)
-        return {**found, **{real(name): value for name, value in self.real.items()}, "num_samples": len(clips)}
+        return {**found, **{real_name(name): value for name, value in self.real.items()}, "num_samples": len(clips)}
 
     def measure(self, clips: list[Tensor], texts: list[str]) -> dict[str, float]:
         """The metrics of clips (C, F) and their texts."""
@@ -255,23 +260,20 @@ class MovesEvaluator:
         return ExtractedFeatures(self.extractor, media, arrays)
 
 
-def real(name: str) -> str:
-    """The name of a number of held-out clips: moves/fid -> moves/real_fid."""
-    *before, last = name.split("/")
-    return "/".join([*before, f"{REAL}{last}"])
-
-
 def report_lines(summary: Mapping[str, float]) -> list[str]:
     """What a run prints of its numbers, each beside that of real motion; nothing where nothing was measured."""
     if f"{NAME}/fid" not in summary:
         return []
 
     def both(metric: str, form: str) -> tuple[str, str]:
-        return tuple(f"{summary[name]:{form}}" for name in (metric, real(metric)))
+        return tuple(f"{summary[name]:{form}}" for name in (metric, real_name(metric)))
 
     tops = [both(f"{NAME}/r_precision_{top}", ".3f") for top in (1, 2, 3)]
     lines = {
-        "FID (moves)": (*both(f"{NAME}/fid", ".4f"), f"{summary['num_samples']} samples, EMA weights, to training clips"),
+        "FID (moves)": (
+            *both(f"{NAME}/fid", ".4f"),
+            f"{summary['num_samples']} samples, EMA weights, to training clips",
+        ),
         "R-precision 1-3": (*(" / ".join(side) for side in zip(*tops, strict=True)), "in pools of 32"),
         "matching score": (*both(f"{NAME}/matching_score", ".3f"), "distance of a text and its motion"),
         "diversity": (*both(f"{NAME}/diversity", ".3f"), "distance of random pairs"),

@@ -150,7 +150,7 @@ class MotionFitting(TokenizerFitting):
             error = (self.normalised(decoded) - self.normalised(clip)).square().mean()
             joints, back = (self.format.joints(each) for each in (clip, decoded))
             skate = skate_ratio(back[None], self.format.skeleton)
-            parts.append(torch.stack([*joint_errors_mm(joints, back, self.format.skeleton), error, skate[0]]))
+            parts.append(torch.stack([*joint_errors_mm(joints, back), error, skate[0]]))
         names = ("joints_mm", "pose_mm", "number_error", "skate_ratio")
         return dict(zip(names, torch.stack(parts).double().mean(0).tolist(), strict=True))
 

@@ -53,6 +53,29 @@ def load_weights(path: Path | str, prefer: str | None = "ema") -> State:
     return without_wrappers(_select_state(content, prefer, path), path)
 
 
+def load_state_dicts(path: Path, names: Iterable[str]) -> dict[str, State]:
+    """The state dicts of several networks by their names in a published file; what else it holds is not looked at.
+
+    Raises ValueError, naming the file, for one that is missing, damaged or refused as by `load_weights`, or lacks one.
+    """
+    content, names = _load_pickle(path), list(names)
+    found = content if isinstance(content, Mapping) else {}
+    lacking = [name for name in names if name not in _networks(found)]
+    if lacking:
+        held = ", ".join(map(str, list(found)[:8])) or "nothing by name"
+        raise ValueError(f"{path} holds no weights {', '.join(lacking)}; it holds: {held}")
+    return {name: without_wrappers(found[name], path) for name in names}
+
+
+def _networks(content: Mapping) -> list[str]:
+    """The names of the state dicts in what a file holds."""
+    return [name for name, value in content.items() if isinstance(value, Mapping) and value and _is_state(value)]
+
+
+def _is_state(value: Mapping) -> bool:
+    return all(_is_named_tensor(item) for item in value.items())
+
+
 def load_safetensors(path: Path) -> State:
     """The tensors of a file; ValueError, naming it, for one that is not there or is damaged."""
     if not path.is_file():

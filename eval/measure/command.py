@@ -25,15 +25,16 @@ from eval.measure.extractor import ExtractedFeatures, Extractor, FeatureExtracti
 from eval.measure.generated import Chunks
 from eval.measure.media import FirstMedia, Media
 from eval.measure.metrics import Metric, ReferenceStatistics
-from eval.measure.record import Provenance, Record, hardware, table, write_records
+from eval.measure.record import Provenance, Record, hardware, real_name, table, write_records
 from eval.measure.reference import save_statistics
 from eval.measure.table import compared, compute_metrics
-from eval.statistics.estimate import over_seeds
+from eval.statistics.estimate import Estimate, over_seeds
 
 NO_REFERENCE = {"name": "none", "kind": "none", "sha256": None, "num_samples": None}
 UNKNOWN = {"source": "unknown: samples given"}  # the protocol of samples whose making nobody wrote down
 Metrics = dict[str, list[Metric]]  # by extractor
 Show = Callable[[str], None]
+OverSeeds = Callable[[dict[int, float], int, dict[str, Any]], Estimate]
 
 
 def run_evaluation(config: EvaluateConfig, evaluation: Evaluation, show: Show) -> None:
@@ -98,19 +99,20 @@ class Measurement:
         extractors = self.extractors(metrics)
         for name, extractor in extractors.items():
             world.on_main(functools.partial(self.reference.check_features, compared(metrics[name]), extractor))
-        rounds = {seed: self.with_seed(seed) for seed in config.seeds or ()} or {config.seed: self}
+        rounds = {seed: self.with_seed(seed) for seed in self.evaluation.seeds or ()} or {config.seed: self}
+        real = self.real_records(rounds, metrics, extractors, show)
         records, kept = {}, []
         for seed, each in rounds.items():
             records[seed], chunks = each.measured(metrics, extractors, samples if each is self else None)
             kept += [] if chunks is None else [chunks]
-        world.on_main(lambda: self.finish(joined_records(records, made=config.makes_samples), show))
+        world.on_main(lambda: self.finish(self.joined(records, made=config.makes_samples), real, show))
         for chunks in () if config.keep_samples else kept:
             world.on_main(chunks.remove)
 
     def with_seed(self, seed: int) -> Measurement:
         """The same measurement with another seed: other samples, and other pieces of media where a seed draws them."""
         config = replace(self.config, seed=seed, seeds=None)
-        other = Measurement(config, type(self.evaluation)(config), self.world, self.stop)
+        other = Measurement(config, self.evaluation.with_config(config), self.world, self.stop)
         other.known_statistics = self.known_statistics
         return other
 
@@ -131,6 +133,39 @@ class Measurement:
         for name, extractor in extractors.items():
             records += self.records(metrics[name], extractor, samples, provenance)
         return records, chunks
+
+    def real_records(
+        self, rounds: dict[int | None, Measurement], metrics: Metrics, extractors: dict[str, Extractor], show: Show
+    ) -> list[Record]:
+        """The records of real media in the place of samples, shown before any is made; [] where a domain has none.
+
+        Raises ValueError where the domain finds that they are not what they should be.
+        """
+        found = {seed: each.measured_real(metrics, extractors) for seed, each in rounds.items()}
+        if not all(found.values()):
+            return []
+        records = self.joined(found, made=False)
+        self.world.on_main(lambda: show(self.evaluation.real_row(records)))
+        return records
+
+    def measured_real(self, metrics: Metrics, extractors: dict[str, Extractor]) -> list[Record]:
+        """The same of one seed."""
+        media = self.world.first_on_main(self.evaluation.real_media)
+        if media is None:
+            return []
+        provenance = self.provenance({"source": "real"}, media.name, "")
+        records: list[Record] = []
+        for name, extractor in extractors.items():
+            chosen = [metric for metric in metrics[name] if metric.missing(media) is None]
+            records += self.records(chosen, extractor, media, provenance) if chosen else []
+        return records
+
+    def joined(self, by_seed: dict[int | None, list[Record]], made: bool) -> list[Record]:
+        """One record of each metric: that of the only seed, or what the domain makes of several.
+
+        made: whether the seeds made the samples; otherwise the samples' protocol is that of who made them.
+        """
+        return joined_records(by_seed, made, self.evaluation.over_seeds)
 
     def planned_samples(self) -> Media:
         """The given samples, all of them or the first `num`; or what is known of those that are to be made."""
@@ -176,6 +211,7 @@ class Measurement:
         form = evaluation.form(extractors.values())
         protocol = sampling.protocol(generator.tokenizer) | {evaluation.form_key: form.rule}
         identity = {key: value for key, value in protocol.items() if key != "num"}
+        identity |= evaluation.sample_identity()
         identity |= {"objective": plain(model.objective), "device": world.device.type, "compile": command.compile}
         identity["weights_sha256"] = world.on_main(
             lambda: sha256_file(source / f"{command.weights}.safetensors" if source.is_dir() else source)
@@ -250,9 +286,9 @@ class Measurement:
         about = features.extractor.facts()
         return [provenance.record(name, number, about, references[name]) for name, number in found.items()]
 
-    def finish(self, records: list[Record], show: Show) -> None:
-        """Write the records and show the numbers."""
-        file = write_records(output_folder(self.config), records)
+    def finish(self, records: list[Record], real: list[Record], show: Show) -> None:
+        """Write the records, those of real media beside them, and show the numbers."""
+        file = write_records(output_folder(self.config), [*records, *(beside(each, records[0]) for each in real)])
         show(table(records, allow_differences=True).removesuffix("\n"))
         for record in records:
             if self.config.seeds is not None:
@@ -260,8 +296,14 @@ class Measurement:
         show(f"record            {RunDirectory(file).shown()}")
 
 
-def joined_records(by_seed: dict[int | None, list[Record]], made: bool) -> list[Record]:
-    """One record of each metric: that of the only seed, or the mean over several.
+def beside(real: Record, record: Record) -> Record:
+    """A record of real media under the name and the protocol by which it stands beside that of samples."""
+    names = ("protocol", "created", "config_sha256", "step", "run")
+    return replace(real, metric=real_name(real.metric), **{name: getattr(record, name) for name in names})
+
+
+def joined_records(by_seed: dict[int | None, list[Record]], made: bool, over: OverSeeds = over_seeds) -> list[Record]:
+    """One record of each metric: that of the only seed, or `over` the values of several.
 
     made: whether the seeds made the samples; otherwise the samples' protocol is that of who made them.
     """
@@ -271,7 +313,7 @@ def joined_records(by_seed: dict[int | None, list[Record]], made: bool) -> list[
     found = []
     for place, record in enumerate(first):
         values = {seed: records[place].value for seed, records in by_seed.items()}
-        estimate = over_seeds(values, record.num_samples, record.parameters)
+        estimate = over(values, record.num_samples, record.parameters)
         changed = {"value": estimate.value, "interval": estimate.interval, "parameters": dict(estimate.parameters)}
         protocol = {**record.protocol, "seed": list(by_seed)} if made else record.protocol
         found.append(replace(record, **changed, protocol=protocol))

@@ -25,8 +25,10 @@ from eval.measure.extractor import Extractor
 from eval.measure.generated import AS_THEY_ARE, ChunkMedia, Chunks, Form
 from eval.measure.media import Media, PlannedSamples
 from eval.measure.metrics import Metric
+from eval.measure.record import Record, table
 from eval.measure.reference import Reference, Size
 from eval.measure.table import Table
+from eval.statistics.estimate import Estimate, over_seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +172,31 @@ class Evaluation(ABC):
 
     def sample_entries(self, samples: Media) -> dict[str, Any]:
         """What the protocol says of samples, made or given, beside what made them."""
+        return {}
+
+    def with_config(self, config: EvaluateConfig) -> Evaluation:
+        """The same evaluation with another seed in its config."""
+        return type(self)(config)
+
+    @property
+    def seeds(self) -> list[int] | None:
+        """The seeds that all is measured with; None: one."""
+        return self.config.seeds
+
+    def over_seeds(self, values: dict[int, float], num_samples: int, parameters: dict[str, Any]) -> Estimate:
+        """What is reported of the values of several seeds."""
+        return over_seeds(values, num_samples, parameters)
+
+    def real_media(self) -> Media | None:
+        """Real media that are measured in the place of samples, before any is made; None: the domain has none."""
+        return None
+
+    def real_row(self, records: list[Record]) -> str:
+        """What is shown of their records; ValueError where they are not what they should be."""
+        return table(records, allow_differences=True).removesuffix("\n")
+
+    def sample_identity(self) -> dict[str, Any]:
+        """What decides the samples that are made, beside their protocol; nothing of it is written into a record."""
         return {}
 
     def size_of(self, samples: Media) -> Size:

@@ -60,6 +60,7 @@ class ExtractedFeatures:
     arrays  (n', D) float32 by name
     device  for what is worth moving there
     shared  what metrics compute together
+    repeats (T, R, D) float32 by name, of R media of each of T conditions; empty where there are none
     """
 
     extractor: Extractor
@@ -67,6 +68,7 @@ class ExtractedFeatures:
     arrays: Mapping[str, np.ndarray]
     device: torch.device = torch.device("cpu")  # noqa: RUF009, immutable
     shared: dict[Any, Any] = field(default_factory=dict)
+    repeats: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class FeatureExtraction:
@@ -88,10 +90,19 @@ class FeatureExtraction:
 
         Raises ValueError for features that are not finite, and as `extract` does.
         """
+        arrays = self.extract_arrays(media, extractor)
+        repeats = {} if media.repeats is None else self.extract_arrays(media.repeats.media, extractor)
+        if arrays is None:
+            return None
+        grouped = {name: rows.reshape(-1, media.repeats.count, rows.shape[1]) for name, rows in repeats.items()}
+        return ExtractedFeatures(extractor, media, arrays, self.world.device, repeats=grouped)
+
+    def extract_arrays(self, media: Media, extractor: Extractor) -> dict[str, np.ndarray] | None:
+        """The features of all media by name in the main process, None in the others; errors as above."""
         with self.bar(len(media), f"{extractor.name} of {media.name}") as bar:
             arrays = extract(media, extractor, self.batch_size, self.world, bar.update, self.stop)
         self.world.on_main(lambda: check_finite(arrays, extractor.name, media))
-        return None if arrays is None else ExtractedFeatures(extractor, media, arrays, self.world.device)
+        return arrays
 
 
 @torch.no_grad()

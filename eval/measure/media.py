@@ -5,6 +5,7 @@ Letters: n pieces of media, B batch.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -35,6 +36,7 @@ class Media:
     labels  (n,) int64, the class of each piece, or None where they are not known
     texts   n, the text that each piece was made of, or None
     names   n, by which pieces of two sets are paired, or None: by their place
+    repeats other media, several of each of some conditions, for multimodality; None: there are none
     """
 
     name: str
@@ -43,6 +45,7 @@ class Media:
     labels: Tensor | None = None
     texts: list[str] | None = None
     names: list[str] | None = None
+    repeats: Repeats | None = None
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -59,6 +62,14 @@ class Media:
     def facts(self) -> dict[str, Any]:
         """A record's entries for a reference."""
         return {"name": self.name, "kind": self.kind, "sha256": self.sha256, "num_samples": len(self)}
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Media that were made several times for the same condition: `count` of the first, as many of the second, ..."""
+
+    media: Media
+    count: int
 
 
 class FirstMedia(Media):

@@ -15,7 +15,7 @@ from torch import Tensor
 from eval.measure.extractor import ExtractedFeatures, Extractor
 from eval.measure.media import Media
 from eval.measure.metrics import FrechetDistance, Metric, ReferenceStatistics
-from eval.statistics.diversity import diversity
+from eval.statistics.diversity import diversity, multimodality
 from eval.statistics.estimate import Estimate
 from eval.statistics.retrieval import POOL, matching_distance, r_precision
 
@@ -85,6 +85,39 @@ class Diversity(Metric):
         """The mean, `eval.statistics.diversity.diversity`."""
         rows = self.sample_rows(samples)
         return diversity(rows, pairs=min(self.pairs, len(rows)))
+
+
+@dataclass(frozen=True)
+class Multimodality(Metric):
+    """The mean distance of `pairs` random pairs of media that were made for the same text."""
+
+    pairs: int = 10
+    needs = "nothing"
+
+    def missing(self, samples: Media) -> str | None:
+        """Several samples of a text."""
+        if samples.repeats is None:
+            return f"needs several samples of each of some texts, {self.pairs} at least: multimodality=NUMBER of texts"
+        few = samples.repeats.count < self.pairs
+        return f"needs {self.pairs} samples of a text, there are {samples.repeats.count}" if few else None
+
+    def compute(self, samples: ExtractedFeatures, reference: ReferenceStatistics) -> Estimate:
+        """The mean, `eval.statistics.diversity.multimodality`."""
+        return multimodality(samples.repeats[self.features_name(samples.extractor)], pairs=self.pairs)
+
+
+@dataclass(frozen=True)
+class PairCosine(PairMetric):
+    """The mean cosine of a text and its media ("CLIP score"), of unit vectors."""
+
+    def least(self, extractor: str) -> int:
+        """A pair has no pool."""
+        return 1
+
+    def compute(self, samples: ExtractedFeatures, reference: ReferenceStatistics) -> Estimate:
+        """The mean over all pairs."""
+        texts, media = (side.astype(np.float64) for side in self.sides(samples))
+        return Estimate(float((texts * media).sum(1).mean()), len(media))
 
 
 @dataclass(frozen=True)

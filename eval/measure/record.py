@@ -39,7 +39,14 @@ FOLDER = "evaluations"  # of a run
 COMPARED = ("metric", "num_samples", "parameters", "protocol", "features", "reference")
 FREE = ("protocol.seed",)  # another draw by the same protocol
 UNKNOWN = "unknown"  # how a value begins in the protocol of samples whose making nobody wrote down
+REAL = "real_"  # before the last part of the name of what real media score
 Format = Literal["markdown", "latex", "csv"]
+
+
+def real_name(name: str) -> str:
+    """The name of a metric of real media: moves/fid -> moves/real_fid."""
+    *before, last = name.split("/")
+    return "/".join([*before, f"{REAL}{last}"])
 
 
 @dataclass(frozen=True, kw_only=True)

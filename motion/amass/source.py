@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from motion.amass.index import HUMANACT12, Indexed, read_index
 from motion.amass.recordings import FPS, WHICH, Recording
 from motion.body.skeleton import T2M, Skeleton
 from motion.body.smpl import BODY_JOINTS, BodyModels
-from motion.preparation.takes import Motion, Take, cut
+from motion.preparation.takes import Motion, Span, Take, cut
 
 ZIP = "pose_data/humanact12.zip"
 SHOWN = 3  # names in a message
@@ -59,6 +59,7 @@ class AmassSource:
     """Fulfils `motion.preparation.takes.Source`."""
 
     skeleton = T2M
+    spans: Mapping[str, Span] = {}
 
     def __init__(self, config: AmassConfig):
         self.config = config
@@ -134,7 +135,8 @@ class AmassSource:
         clips = Counter[str]()
         for source in missing:
             clips[source.dataset] += len(source.segments)
-            self.left_out |= {clip.name: f"{source.path} is not there" for clip in source.segments}
+            file = f"{source.path}.{'npy' if source.is_humanact12 else 'npz'}"
+            self.left_out |= {clip.name: f"{file} is not there" for clip in source.segments}
         if self.config.missing == "skip":
             return
         total, names = clips.total(), ", ".join(f"{name} {count}" for name, count in sorted(clips.items()))

@@ -54,14 +54,14 @@ def _course(facts: Facts) -> tuple[str, ...]:
 def _walk(facts: Facts) -> Slots:
     verbs = {
         "slow": ("walks slowly", "strolls", "strolls slowly", "ambles", "is slowly walking", "wanders slowly"),
-        "normal": ("walks", "is walking", "walks at a normal pace", "steps", "walks casually", "goes on foot"),
+        "normal": ("walks", "is walking", "walks at a normal pace", "steps", "walks casually", "paces"),
         "fast": (
             "walks quickly",
             "walks briskly",
             "strides quickly",
             "walks fast",
             "is walking fast",
-            "hurries on foot",
+            "hurries",
         ),
     }
     return [verbs[facts.details["speed"]], _course(facts)]
@@ -119,10 +119,13 @@ def _turn(facts: Facts) -> Slots:
 
 
 def _jump(facts: Facts) -> Slots:
-    ways = {"up": ("up", "on the spot", "in place", "straight up"), "ahead": ("forward", "ahead", "to the front")}
+    ways = {
+        "up": ("on the spot", "in place", "straight up", "up in the air"),
+        "ahead": ("forward", "ahead", "to the front"),
+    }
     heights = {
         "low": ("hops", "makes a small jump", "jumps lightly", "does a little hop"),
-        "high": ("jumps high", "leaps", "makes a big jump", "jumps with force"),
+        "high": ("jumps high", "leaps", "makes a big jump", "leaps high"),
     }
     return [heights[facts.details["height"]], ways[facts.details["way"]], COUNTS[facts.details["count"]]]
 
@@ -147,7 +150,7 @@ def _raise_arms(facts: Facts) -> Slots:
     verbs = ("raises both arms", "lifts both arms", "raises the arms overhead", "puts both hands up", "lifts the arms")
     ways = {
         "side": ("by the sides", "out to the sides", "sideways"),
-        "front": ("in front of the body", "by the front", "forward and up"),
+        "front": ("in front of the body", "to the front", "from the front"),
     }
     ends = {
         "up": ("", "and keeps them up", "and holds them there"),
@@ -176,7 +179,7 @@ def _kick(facts: Facts) -> Slots:
         f"does a {side} kick",
         f"swings the {side} leg",
     )
-    heights = {"low": ("low", "gently", "at a low height"), "high": ("high", "up high", "with a high swing")}
+    heights = {"low": ("low", "at a low height", "down low"), "high": ("high", "up high", "high in the air")}
     return [verbs, heights[facts.details["height"]], COUNTS[facts.details["count"]]]
 
 

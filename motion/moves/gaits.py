@@ -32,7 +32,7 @@ def walk(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance) ->
     course = chance.choice([2, 1, 1])
     turning = _turning(course, chance)
     period = 1.1 * (1.2 * _size(bodies) / speed) ** 0.6
-    gait = _gait(bodies, chance, period, duty=0.6, width=0.07, height=0.105, roll=0.95)
+    gait = _gait(bodies, chance, period, duty=0.6, width=0.07, height=0.12, roll=0.95)
     path, pace = _path(speed, turning, np.zeros(len(t)), duration, chance)
     pose, feet = _follow(bodies, t, chance, path, gait)
     _swing(pose, feet, gait, (0.25 + 0.22 * speed)[:, None] * _at(pace, t), elbow=0.25)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from motion.moves.bodies import stand
+from motion.moves.bodies import progress, stand
 from motion.moves.chance import Chance
 from motion.moves.curves import bump, ease, hold, times_in
 from motion.moves.gaits import Moved
@@ -20,7 +20,7 @@ HALF_HAND = 0.03  # metres between a wrist and the middle when hands clap
 
 def wave(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance) -> Moved:
     """One arm up, the forearm to and fro."""
-    pose, x = stand(bodies, t, chance), t / duration[:, None]
+    pose, x = stand(bodies, t, chance), progress(t, duration, chance)
     level = chance.choice([1, 1])  # slowly, quickly
     rate = chance.uniform(np.array([0.8, 1.7])[level], np.array([1.15, 2.3])[level])
     up = hold(x, 0.24)
@@ -35,7 +35,7 @@ def wave(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance) ->
 
 def clap(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance) -> Moved:
     """Hands together before the chest, several times."""
-    pose, x = stand(bodies, t, chance), t / duration[:, None]
+    pose, x = stand(bodies, t, chance), progress(t, duration, chance)
     level = chance.choice([1, 1])
     rate = chance.uniform(np.array([1.1, 2.0])[level], np.array([1.5, 2.7])[level])
     up = hold(x, 0.2)
@@ -53,7 +53,7 @@ def clap(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance) ->
 
 def raise_arms(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance) -> Moved:
     """Both arms up, by the sides or by the front, and down again in some."""
-    pose, x = stand(bodies, t, chance), t / duration[:, None]
+    pose, x = stand(bodies, t, chance), progress(t, duration, chance)
     by_side, lowered = chance.maybe(), chance.maybe(0.6)
     start, stay = chance.uniform(0.05, 0.2)[:, None], chance.uniform(0.05, 0.3)[:, None]
     rise = chance.uniform(0.25, 0.35)[:, None]
@@ -71,7 +71,7 @@ def raise_arms(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chan
 
 def punch(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance) -> Moved:
     """From a guard, one arm straight ahead, once to three times."""
-    pose, x = stand(bodies, t, chance), t / duration[:, None]
+    pose, x = stand(bodies, t, chance), progress(t, duration, chance)
     count = times_in(duration, 1 + chance.choice([1, 1, 1]), 0.8)
     guard = hold(x, 0.18)
     for side in (0, 1):
@@ -92,7 +92,7 @@ def punch(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance) -
 
 def kick(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance) -> Moved:
     """One leg back and ahead, low or high, once or twice."""
-    pose, x = stand(bodies, t, chance), t / duration[:, None]
+    pose, x = stand(bodies, t, chance), progress(t, duration, chance)
     count = times_in(duration, 1 + chance.choice([1, 1]), 1.2)
     high = chance.choice([1, 1])
     angle = chance.uniform(np.array([0.65, 1.2])[high], np.array([0.9, 1.55])[high])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from motion.moves.bodies import stand
+from motion.moves.bodies import progress, stand
 from motion.moves.chance import Chance
 from motion.moves.curves import bump, ease, hold, keys, pulses, times_in
 from motion.moves.gaits import Moved
@@ -20,7 +20,7 @@ GRAVITY = 9.81  # m/s^2
 
 def squat(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance) -> Moved:
     """Knees bent and stretched, once to three times, arms ahead for balance."""
-    pose, x = stand(bodies, t, chance), t / duration[:, None]
+    pose, x = stand(bodies, t, chance), progress(t, duration, chance)
     count = times_in(duration, 1 + chance.choice([1, 1, 1]), 0.9)
     deep = chance.choice([1, 1])
     depth = chance.uniform(np.array([0.22, 0.42])[deep], np.array([0.3, 0.55])[deep]) * bodies.legs
@@ -36,7 +36,7 @@ def squat(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance) -
 
 def sit_down(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance) -> Moved:
     """On a seat behind, to stay there or to rise again."""
-    pose, x = stand(bodies, t, chance), t / duration[:, None]
+    pose, x = stand(bodies, t, chance), progress(t, duration, chance)
     rises = chance.maybe(0.5)
     start, quick = chance.uniform(0.05, 0.15)[:, None], chance.uniform(0.24, 0.34)[:, None]
     sits = ease((x - start) / quick)
@@ -60,7 +60,7 @@ def sit_down(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance
 
 def pick_up(bodies: Bodies, t: np.ndarray, duration: np.ndarray, chance: Chance) -> Moved:
     """Down to the floor ahead with one hand, the left one, or with both, and up with what was there."""
-    pose, x = stand(bodies, t, chance), t / duration[:, None]
+    pose, x = stand(bodies, t, chance), progress(t, duration, chance)
     both = chance.maybe(0.4)
     down = hold(np.clip((x - 0.06) / 0.84, 0, 1), chance.uniform(0.36, 0.44)[:, None])
     _crouch(pose, (chance.uniform(0.36, 0.46) * bodies.legs)[:, None] * down, bodies)

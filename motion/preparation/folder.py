@@ -97,7 +97,7 @@ class PreparedFolder:
         found = statistics(of_rows, REPRESENTATIONS["full"], self.source.skeleton)
         write_array(self.layout.mean, found.mean)
         write_array(self.layout.std, found.std)
-        without = write_texts(self.texts, self.layout, clips) if self.texts else []
+        without = write_texts(self.texts, self.layout, clips, self.source.spans) if self.texts else []
         with_captions = sorted(set(clips).difference(without))
         splits = write_splits(self.layout, with_captions, self.mirrors, self.splits)
         self._write({"clips": len(clips), "frames": sum(rows.values()), "left_out": self.left_out})

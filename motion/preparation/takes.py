@@ -30,6 +30,15 @@ class Take:
 
 
 @dataclass(frozen=True)
+class Span:
+    """Which part of a longer take a clip is: the take's name, and seconds from its start."""
+
+    take: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
 class Motion:
     """What a take holds: joints (F, J, 3), metres, y up, at the skeleton's rate; a note if it was not as expected."""
 
@@ -45,6 +54,7 @@ class Source(Protocol):
     left_out  why clips are left out that are not in `takes`, by name
     texts     folder or zip of captions, None where there is none
     splits    folder of train.txt and the others, None where clips are dealt out
+    spans     of clips that are parts of a take with captions, by name
     """
 
     skeleton: Skeleton
@@ -52,6 +62,7 @@ class Source(Protocol):
     left_out: Mapping[str, str]
     texts: Path | None
     splits: Path | None
+    spans: Mapping[str, Span]
 
     def read(self, take: Take) -> Motion:
         """All that the segments of a take are cut from; ValueError naming the file."""

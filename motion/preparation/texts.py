@@ -7,9 +7,10 @@ A line without "#" is a caption alone; its words get the part of speech OTHER, w
 
 from __future__ import annotations
 
+import math
 import re
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from core.data.files import files_under
@@ -17,7 +18,9 @@ from core.storage.arrays import DAMAGE
 from core.storage.atomic import write_atomic
 from motion.preparation.layout import MIRROR, Layout, names_in
 from motion.preparation.own import clip_name
+from motion.preparation.takes import Span
 
+LEAST_SECONDS = 1.0  # of a part that a caption is of
 LARGEST = 1 << 20  # bytes of a text file
 TOO_LARGE = f"a text file of more than {LARGEST:,} bytes"
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
@@ -64,11 +67,11 @@ class Texts:
     def _open_zip(self) -> None:
         archive = zipfile.ZipFile(self.source)
         for member in archive.infolist():
-            path = PurePosixPath(member.filename)
-            if path.suffix == ".txt" and not path.name.startswith((".", "_")) and "__MACOSX" not in path.parts:
+            path = PurePosixPath(PurePosixPath(member.filename).name)
+            if path.suffix == ".txt" and not path.name.startswith("."):
                 if member.file_size > LARGEST:
                     raise ValueError(f"{self.source}: {member.filename} is {TOO_LARGE}")
-                self._readers[path.stem] = lambda member=member: archive.read(member)
+                self._readers[clip_name(path)] = lambda member=member: archive.read(member)
 
 
 def formatted(line: str) -> str:
@@ -91,16 +94,33 @@ def mirrored(line: str) -> str:
     return SIDES.sub(turn, line)
 
 
-def write_texts(texts: Texts, layout: Layout, names: Iterable[str]) -> list[str]:
+def part(line: str, span: Span) -> str | None:
+    """A caption of a take as that of a part of it: its seconds from the part's start; None where it is of another."""
+    caption, start, end = line.rsplit("#", 2) if line.count("#") == 3 else (line, "", "")
+    try:
+        first, last = float(start), float(end)
+    except ValueError:  # it is told by who reads it
+        return line
+    if not (first or last) or math.isnan(first) or math.isnan(last):  # of the whole take
+        return line
+    first, last = max(first, span.start) - span.start, min(last, span.end) - span.start
+    if last - first < LEAST_SECONDS:
+        return None
+    whole = first == 0 and last == span.end - span.start
+    return f"{caption}#0.0#0.0" if whole else f"{caption}#{first:.3f}#{last:.3f}"
+
+
+def write_texts(texts: Texts, layout: Layout, names: Iterable[str], spans: Mapping[str, Span]) -> list[str]:
     """Write the captions of clips that have none in the folder yet; the names of those that have none at all.
 
-    A mirror without a text of its own has its clip's, with left and right exchanged.
+    A clip without a text of its own has those of the take that it is a part of, a mirror those of its clip, with left
+    and right exchanged.
     """
     there, without = set(names_in(layout.texts, ".txt")), []
     for name in names:
         if name in there:
             continue
-        lines = _lines(texts, name)
+        lines = _lines(texts, name, spans)
         if lines:
             write_atomic(layout.texts / f"{name}.txt", "\n".join(lines) + "\n")
         else:
@@ -108,8 +128,11 @@ def write_texts(texts: Texts, layout: Layout, names: Iterable[str]) -> list[str]
     return without
 
 
-def _lines(texts: Texts, name: str) -> list[str]:
+def _lines(texts: Texts, name: str, spans: Mapping[str, Span]) -> list[str]:
     if name in texts:
         return texts.read(name)
+    if name in spans and spans[name].take in texts:
+        parts = [part(line, spans[name]) for line in texts.read(spans[name].take)]
+        return [line for line in parts if line is not None]
     own = name.removeprefix(MIRROR)
-    return [mirrored(line) for line in texts.read(own)] if own != name and own in texts else []
+    return [mirrored(line) for line in _lines(texts, own, spans)] if own != name else []

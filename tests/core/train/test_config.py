@@ -11,7 +11,7 @@ from core.commands.entry import compose_config
 from core.schema import plain, strict
 from tests.rows import every_row
 
-DOMAINS = ("image", "audio", "video")
+DOMAINS = ("image", "audio", "video", "motion")
 
 
 @pytest.fixture(scope="module")

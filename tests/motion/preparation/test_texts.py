@@ -5,7 +5,8 @@ import zipfile
 import pytest
 
 from motion.preparation.layout import Layout
-from motion.preparation.texts import LARGEST, Texts, formatted, mirrored, write_texts
+from motion.preparation.takes import Span
+from motion.preparation.texts import LARGEST, Texts, formatted, mirrored, part, write_texts
 from tests.rows import every_row
 
 
@@ -40,6 +41,24 @@ def test_a_mirror_has_left_and_right_exchanged(line, expected):
         assert mirrored(expected) == line
 
 
+@every_row(
+    ("seconds", "expected"),
+    [
+        ("0.0#0.0", "0.0#0.0"),
+        ("nan#nan", "nan#nan"),
+        ("12.0#15.5", "2.000#5.500"),
+        ("5.0#12.0", "0.000#2.000"),
+        ("5.0#25.0", "0.0#0.0"),
+        ("0.0#10.5", None),
+        ("20.0#22.0", None),
+        ("soon#late", "soon#late"),
+    ],
+)
+def test_captions_of_a_part_are_about_its_own_seconds(seconds, expected):
+    found = part(f"walks#walk/VERB#{seconds}", Span("take", 10.0, 20.0))
+    assert found == (None if expected is None else f"walks#walk/VERB#{expected}")
+
+
 def test_texts_of_a_folder_and_of_a_zip_are_the_same(tmp_path):
     (tmp_path / "texts" / "walks").mkdir(parents=True)
     (tmp_path / "texts" / "walks" / "a.txt").write_text("\ufeffgoes left\n\n", encoding="utf-8")
@@ -51,7 +70,7 @@ def test_texts_of_a_folder_and_of_a_zip_are_the_same(tmp_path):
     found = {}
     for source in (tmp_path / "texts", tmp_path / "texts.zip"):
         layout = Layout(tmp_path / f"out of {source.name}")
-        without = write_texts(Texts(source), layout, ["walks_a", "Mwalks_a", "b", "c"])
+        without = write_texts(Texts(source), layout, ["walks_a", "Mwalks_a", "b", "c"], {})
         assert without == ["b", "c"]
         found[source.name] = {file.name: file.read_text() for file in layout.texts.iterdir()}
     expected = {"walks_a.txt": "goes left#goes/OTHER left/OTHER#0.0#0.0\n"}
