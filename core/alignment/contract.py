@@ -60,7 +60,7 @@ class Needs:
     """What a method asks of the run, read from its config before anything is built; what cannot be given is refused.
 
     teacher       layers that are captured in a second forward, by the average "ema" of the backbone
-    token_times   two noise levels over the tokens of one sample
+    token_times   two noise levels over the tokens of one sample, and no third
     token_groups  tokens that attend to those of their own group alone
     couples_rows  the loss of a sample depends on the others of the global batch, so the batch cannot be split
     """

@@ -59,6 +59,7 @@ class Trainer(RunOutputs):
         allow_tf32(config.trainer.tf32)
         self.model = domain.backbone.to(world.device)
         self.model.checkpoint_blocks = config.trainer.checkpoint_blocks
+        self.model.two_times = config.alignment.needs.token_times
         self.flops = self.count_flops(config.token_times)
         self._build_alignment()  # before compile: later hooks would not be called
         self.network = spread(self.model, config.parallel, config.trainer.compile, world)

@@ -91,7 +91,10 @@ class Latte(SiT):
         tokens = self.x_embedder(rearrange(x, "b c f y x -> (b f) c y x")) + self.pos_embed
         tokens = tokens.unflatten(0, (len(x), frames))
         c = self.embed_condition(t, condition)
-        c = c[:, None, None] if c.ndim == 2 else c.unflatten(1, (frames, -1))
+        if isinstance(c, tuple):
+            c = c[0], c[1].unflatten(1, (frames, -1))
+        else:
+            c = c[:, None, None] if c.ndim == 2 else c.unflatten(1, (frames, -1))
         mask = None if mask is None else mask.unflatten(1, (frames, -1))
         along = None if self.frame_angles is None else self.frame_angles[:frames]
         for number, block in enumerate(self.blocks):
