@@ -240,12 +240,13 @@ def test_bad_options_are_refused_when_the_config_is_made():
 
 def test_every_method_says_which_layers_it_listens_to():
     options = {"none": {}, "layersync": {"pairs": [(1, 9)]}, "sra": {"pairs": [(1, 9)]}}
+    options["several"] = {"of": {"sra2": {"layer": 9}, "sra": {"pairs": [[1, 2]]}}}
     for name, schema in ALIGNMENTS.items():
         config = schema(**options.get(name, {"layer": 9}))
         check_layers(config, 9)
         if name != "none":
             with pytest.raises(
-                ValueError, match=r"alignment\.(pairs|layer) names block 9, which does not exist: .*blocks 1 to 8"
+                ValueError, match=r"alignment\.(pairs|layer|of) names block 9, which does not exist: .*blocks 1 to 8"
             ):
                 check_layers(config, 8)
 
