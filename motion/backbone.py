@@ -35,14 +35,15 @@ class SiTConfig(sit.SiTConfig):
 class MDMConfig:
     """The published MDM, whose sizes are the defaults; every frame is a token.
 
+    patch_size   1: every frame is a token
     feedforward  width inside a block's feed-forward part
     dropout      share of activations dropped in training, a function of (seed, step, row)
     mask_frames  padded frames are hidden from the others. The published default shows them; its 50-step recipe does not
     """
 
-    patch_size: ClassVar[int] = 1
     null_label: ClassVar[bool] = True
     token_times: ClassVar[bool] = False
+    patch_size: int = 1
     depth: int = 8
     hidden_size: int = 512
     num_heads: int = 4
@@ -51,6 +52,8 @@ class MDMConfig:
     mask_frames: bool = False
 
     def __post_init__(self) -> None:
+        if self.patch_size != 1:
+            raise ValueError(f"backbone.patch_size is {self.patch_size}; allowed with backbone=mdm: 1, a frame a token")
         for name in ("depth", "hidden_size", "num_heads", "feedforward"):
             if getattr(self, name) < 1:
                 raise ValueError(f"backbone.{name} is {getattr(self, name)}; it must be at least 1")

@@ -17,8 +17,10 @@ from core.conditioning.contract import assign_conditions
 from core.latents.cache import LastAxisMasks
 from core.schema import choice
 from core.storage.run_folder import RunDirectory
+from motion.codecs.trained import check_tokenizer
 from motion.conditioning import CONDITIONINGS, ConditioningConfig, TextConfig, first_captions
 from motion.data import CACHE_KIND, CLIP_DATASETS, UNIT, heldout, motion_format
+from motion.datasets.latents import by_clip
 from motion.datasets.moves import MovesConfig
 from motion.tokenizer import TOKENIZERS, FeaturesConfig
 from motion.train import statistics_scaling
@@ -33,13 +35,14 @@ class MotionCacheConfig(CacheOptions):
     data: object = choice(CLIP_DATASETS, default_factory=MovesConfig)
     tokenizer: object = choice(TOKENIZERS, default_factory=FeaturesConfig)
     conditioning: ConditioningConfig = choice(CONDITIONINGS)
+    runs_dir: str = "runs"
 
 
 def main(config: MotionCacheConfig) -> None:
     """Encode a data set once into a latent cache, for runs with data=latents.
 
-    The moments of each clip's posterior are kept with its condition, of texts the first caption's; a run draws from
-    them anew in each step. The same command again continues a cache that was interrupted.
+    The moments of each clip's posterior are kept, of its first frames, with the embeddings of all its captions; a run
+    draws from both anew in each step. The same command again continues a cache that was interrupted.
     torchrun --nproc-per-node=N -m motion.cache ... divides the work. verify=true reads a cache again.
     """
     run_cache(config, MotionCaching, print)
@@ -56,20 +59,21 @@ class MotionCaching(Caching):
         tokenizer, known = config.tokenizer.build(device)
         dataset = data.build(LastAxisMasks(data.frames, tokenizer.frame_stride))
         assign_conditions(dataset, config.conditioning, CONDITIONINGS, device)
-        conditions = dataset.conditions.numpy()
+        check_tokenizer(config.tokenizer, tokenizer, dataset, Path(config.runs_dir) / "cache")
+        conditions = dataset.conditions
         if isinstance(config.conditioning, TextConfig):
-            conditions = conditions[[int(first) for first in dataset.caption_rows[:-1]]]
+            conditions = by_clip(conditions, dataset.caption_rows)
         own = {**self.format_keys(data), **getattr(data, "transform", {})}
         scaled = tokenizer.scaled(known or statistics_scaling(dataset))
-        super().__init__(config, dataset, scaled, conditions, own)
+        super().__init__(config, dataset, scaled, conditions.numpy(), own)
         self.lengths = -(-torch.as_tensor(dataset.lengths).long() // tokenizer.frame_stride).numpy()
         self.notes = {"tokenizer_path": tokenizer.constants()["path"], "data_root": getattr(data, "root", None)}
 
     @staticmethod
     def format_keys(data: Any) -> dict[str, Any]:
         """What `motion.data.LatentsConfig` has to be told."""
-        format = motion_format(data)
-        return {"skeleton": format.skeleton.name, "representation": format.representation, "frames": format.frames}
+        clips = motion_format(data)
+        return {"skeleton": clips.skeleton.name, "representation": clips.representation, "frames": clips.frames}
 
     def read(self, row: int) -> Tensor:
         """A clip (C, F)."""

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from core.contracts import Requests
-from core.latents.cache import LastAxisMasks, LatentShards
+from core.latents.cache import LastAxisMasks
 from core.schema import FREE
 from motion.body.representations import REPRESENTATIONS
 from motion.body.skeleton import SKELETONS, Skeleton
 from motion.datasets.humanml3d import HumanML3DConfig
+from motion.datasets.latents import CaptionedLatents
 from motion.datasets.moves import MovesConfig
 
 CACHE_KIND = "motion"
@@ -48,12 +49,12 @@ class LatentsConfig:
             raise ValueError(f"data.root is {self.root!r}; needed: the folder of a latent cache")
         check_format(self.skeleton, self.representation, self.frames)
 
-    def build(self, masks: LastAxisMasks | None = None) -> LatentShards:
+    def build(self, masks: LastAxisMasks | None = None) -> CaptionedLatents:
         """The cache, with masks where clips of it are padded.
 
         ValueError, naming the config key, for a root that holds none, or one of other clips.
         """
-        cache = LatentShards(self.root, kind=CACHE_KIND, make_command=CACHE_COMMAND)
+        cache = CaptionedLatents(self.root, kind=CACHE_KIND, make_command=CACHE_COMMAND)
         made = {name: cache.spec.transform.get(name) for name in ("skeleton", "representation", "frames")}
         given = {name: getattr(self, name) for name in made}
         if made != given:
@@ -62,7 +63,8 @@ class LatentsConfig:
                 f"made with {tuple(made.values())}"
             )
         if masks is not None:
-            cache.mask_tokens(masks)
+            stride = self.frames // cache.spec.latent_shape[-1]  # a cache counts latent frames
+            cache.mask_tokens(LastAxisMasks(masks.frames // stride, max(1, masks.patch // stride)))
         return cache
 
 
@@ -94,8 +96,8 @@ class MotionFormat:
         return self.skeleton.fps
 
     def joints(self, clip: Tensor) -> Tensor:
-        """Joints (F, J, 3) in metres of a clip (C, F) of any length."""
-        return REPRESENTATIONS[self.representation].to_joints(clip.T, self.skeleton)
+        """Joints (..., F, J, 3) in metres of clips (..., C, F) of any length."""
+        return REPRESENTATIONS[self.representation].to_joints(clip.mT, self.skeleton)
 
 
 def motion_format(data: Any) -> MotionFormat:

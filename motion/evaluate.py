@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -309,16 +308,9 @@ class MotionEvaluation(Evaluation):
         """How clips are measured: whose captions, in which pools, how often, and what they were before."""
         if self.of_moves:
             return {}
-        return {
-            "split": self.config.split,
-            "pool": POOL,
-            "replications": len(self.seeds or [0]),
-            "representation": samples.representation,
-        }
-
-    def form(self, extractors: Iterable[Extractor]) -> Any:
-        """Clips are kept as they are."""
-        return super().form(extractors)
+        own = {"split": self.config.split, "pool": POOL, "replications": len(self.seeds or [0])}
+        own |= {} if self.config.samples is None else {"representation": samples.representation}
+        return own if self.asked is None else {**own, "num": self.num, "multimodality": self.config.multimodality}
 
 
 ENTRY = Entry(main, "motion.conf", "evaluate", MotionEvaluateConfig)

@@ -5,7 +5,6 @@ Letters: n clips, C numbers of a frame, F frames, J joints.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from core.contracts import Condition, Requests
 from core.data.movies import QUICK, write_gif, write_mp4
-from core.storage.atomic import write_atomic
 from core.titles import class_titles, numbered, one_of_each_first
 from motion.data import MotionFormat, lengths_of
 
@@ -62,7 +60,7 @@ class MotionPreview:
     def save_joints(self, joints: Sequence[Tensor], titles: Sequence[str], path: Path) -> Path:
         """The first of clips (F, J, 3) in metres in the same files, each under its title."""
         from motion.pictures.animation import grid
-        from motion.pictures.strips import check_finite, sheet
+        from motion.pictures.strips import check_finite, save_png, sheet
 
         clips, titles = [clip.double().numpy() for clip in joints[:MAX_CLIPS]], list(titles[:MAX_CLIPS])
         check_finite(clips, titles)
@@ -71,6 +69,4 @@ class MotionPreview:
         write_mp4(playing, path.with_name(f"{path.name}.mp4"), fps, QUICK)
         if self.gif:
             write_gif(playing, path.with_name(f"{path.name}.gif"), fps)
-        content = io.BytesIO()
-        sheet(clips, titles, skeleton, fps).save(content, "PNG")
-        return write_atomic(path.with_name(f"{path.name}.png"), content.getvalue())
+        return save_png(sheet(clips, titles, skeleton, fps), path.with_name(f"{path.name}.png"))

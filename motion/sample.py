@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ from core.storage.atomic import reserve
 from core.storage.checkpoint import State
 from motion.backbone import MDMConfig
 from motion.conditioning import Captions, TextConfig, build_conditioning
-from motion.data import UNIT, MotionFormat, lengths_of, motion_format, token_masks
+from motion.data import UNIT, lengths_of, motion_format, token_masks
+from motion.pictures.files import BVH, CLIPS, ClipFiles, Extras, read_body
 from motion.preview import MAX_CLIPS, MotionPreview
 from motion.train import ENTRY as TRAIN
 from motion.train import masks_of
@@ -44,15 +45,23 @@ ROWS_RULE = "float32 (n, F, C), rows of the run's representation"
 class MotionSampleConfig(SamplingOptions):
     """What to sample, from a run or from published weights; see `core.commands.sample.SamplingOptions`.
 
-    labels   an action, or a list of actions to cycle through, by number or name; null for the config's own rule over all
+    labels   an action, or a list to cycle through, by number or name; null for the config's own rule over all
     prompts  texts to cycle through; null for the prompts of the run
     seconds  length of the samples, or a list of lengths to cycle through; null: as long as the run's captions say, else
              as long as a clip can be
+    bvh      whether there is a BVH file of each sample too
+    gif      whether there is grid.gif too
+    mesh     directory of body models, SMPL+H or SMPL: the first samples are shown as meshes too; null: no meshes
+    gender   of the body model: neutral, male or female
     """
 
     labels: int | str | list[int | str] | None = None
     prompts: list[str] | None = None
     seconds: float | list[float] | None = None
+    bvh: bool = False
+    gif: bool = False
+    mesh: str | None = None
+    gender: str = "neutral"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,8 +80,8 @@ class MotionSampleConfig(SamplingOptions):
 def main(config: MotionSampleConfig) -> None:
     """Sample motion from a run or from published weights: joints, rows of numbers, animations and a film strip.
 
-    Sample i depends on (seed, i), its condition, its length and the weights only, never on num, batch_size or the device
-    count.
+    Sample i depends on (seed, i), its condition, its length and the weights only, never on num, batch_size or the
+    device count.
     """
     MotionSampling(config).run(print)
 
@@ -80,9 +89,18 @@ def main(config: MotionSampleConfig) -> None:
 class MotionSampling(Sampling):
     """Clips of the actions or texts that are asked for, as long as they are asked to be."""
 
-    train, unit, files = TRAIN, UNIT, f"grid.png, {JOINTS}/, samples.npz"
+    train, unit, files = TRAIN, UNIT, f"grid.png, grid.mp4, {CLIPS}/, {JOINTS}/, samples.npz"
     config: MotionSampleConfig
     masks: LastAxisMasks
+
+    def run(self, show: Callable[[str], None]) -> None:
+        """Sample, and tell how far the BVH files are from the samples, whose bones are not quite of constant length."""
+        super().run(show)
+        if self.config.bvh and self.distances:
+            show(
+                f"{BVH}/ differs from the samples by {1000 * np.mean(self.distances):.1f} mm in the mean over joints "
+                f"({1000 * max(self.distances):.1f} mm in the worst sample): its bones have constant lengths"
+            )
 
     def build_model(self, state: State, source: Path, device: torch.device) -> ModelParts:
         """The model for weights; a checkpoint of ours knows its actions and the scaling of its latents.
@@ -90,6 +108,8 @@ class MotionSampling(Sampling):
         Raises ValueError for a file without these, unless the config says them.
         """
         model = self.model_config
+        body = read_body(self.config.mesh, self.config.gender, motion_format(model.data))
+        self.extras = Extras(self.config.bvh, body)  # read now, so that one that is missing is told before sampling
         tokenizer, known = model.tokenizer.build(device)
         if "tokenizer" in self.notes:
             known = Scaling.kept(self.notes["tokenizer"])
@@ -140,12 +160,12 @@ class MotionSampling(Sampling):
 
     def frames(self, seconds: float) -> int:
         """The frames of so many seconds; ValueError for less than a frame, or more than the training clips'."""
-        format = motion_format(self.model_config.data)
-        frames = round(seconds * format.fps)
-        if not 1 <= frames <= format.frames:
+        clips = motion_format(self.model_config.data)
+        frames = round(seconds * clips.fps)
+        if not 1 <= frames <= clips.frames:
             raise ValueError(
-                f"seconds is {seconds:g}; the model makes clips of {self.masks.patch / format.fps:g} to "
-                f"{format.frames / format.fps:g} s ({format.frames} frames at {format.fps:g} a second)"
+                f"seconds is {seconds:g}; the model makes clips of {self.masks.patch / clips.fps:g} to "
+                f"{clips.frames / clips.fps:g} s ({clips.frames} frames at {clips.fps:g} a second)"
             )
         return frames
 
@@ -164,18 +184,23 @@ class MotionSampling(Sampling):
     def write(
         self, generator: Generator, batches: Iterable[Tensor], requests: Condition | Requests, folder: Path
     ) -> None:
-        """Write grid.png of the first, joints/000000.npy (F, J, 3) ..., and samples.npz, holding one batch in memory.
+        """Write grid.png and grid.mp4 of the first, and of each mp4/000000.mp4 and joints/000000.npy (F, J, 3).
+
+        And samples.npz; on request grid.gif, bvh/000000.bvh, and mesh/000000.mp4 and .png of the first. One batch is
+        held in memory.
 
         The .npz has `arr_0` float32 (num, F, C), zeros behind a sample's length, `lengths` (num,), `captions` where
         texts were asked for, and the actions in `arr_1` where these were.
         """
         requests = Requests.of(requests)
-        preview = MotionPreview.of(motion_format(self.model_config.data), generator.conditioning)
+        preview = MotionPreview.of(motion_format(self.model_config.data), generator.conditioning, self.config.gif)
         texts, titles = requested_texts(self.config, generator.conditioning), preview.titles(requests)
         labelled = isinstance(generator.conditioning, LabelConditioning)
         arrays = {"arr_1": requests.condition.numpy()} if labelled else {}
         arrays |= {"captions": np.array(texts)} if texts else {}
-        shown = write_clips(batches, requests, folder, preview.format, arrays)
+        files = ClipFiles(folder, preview.format, titles, self.extras)
+        shown = write_clips(batches, requests, folder, files, arrays)
+        self.distances = files.distances
         preview.save_joints(shown, titles, folder / "grid")
         if texts or labelled:
             names = {f"{row:06d}": title for row, title in enumerate(titles)}
@@ -183,14 +208,14 @@ class MotionSampling(Sampling):
 
 
 def write_clips(
-    batches: Iterable[Tensor], requests: Requests, folder: Path, format: MotionFormat, arrays: dict[str, np.ndarray]
+    batches: Iterable[Tensor], requests: Requests, folder: Path, files: ClipFiles, arrays: dict[str, np.ndarray]
 ) -> list[Tensor]:
-    """Write what `MotionSampling.write` says of batches (B, C, F) but for pictures; the joints of the first clips.
+    """Write what `MotionSampling.write` says of batches (B, C, F) but for the grid; the joints of the first clips.
 
-    arrays: what the .npz is to hold beside rows and lengths.
+    files: of each clip; arrays: what the .npz is to hold beside rows and lengths.
     """
     (folder / JOINTS).mkdir()
-    numbers, frames = format.shape
+    numbers, frames = files.format.shape
     rows_file, lengths, shown = folder / "rows.npy", [], []
     rows = np.lib.format.open_memmap(rows_file, "w+", dtype=np.float32, shape=(len(requests), frames, numbers))
     reserve(rows_file)
@@ -199,8 +224,9 @@ def write_clips(
         own = lengths_of(media, requests[first : first + len(media)])
         for place, (clip, length) in enumerate(zip(media, own, strict=True), start=first):
             rows[place, :length] = clip[:, :length].T
-            joints = format.joints(clip[:, :length])
+            joints = files.format.joints(clip[:, :length])
             np.save(folder / JOINTS / f"{place:06d}.npy", joints.numpy())
+            files.write(place, joints.numpy())
             shown += [joints] if place < MAX_CLIPS else []
         lengths += own
     np.savez(folder / "samples.npz", arr_0=rows, lengths=np.array(lengths), **arrays)

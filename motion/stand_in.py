@@ -196,10 +196,11 @@ class MovesFeatures(TrainedExtractor, TextExtractor):
                 "they are for samples of a run with data=moves"
             )
         lengths = torch.tensor([clip.shape[1] for clip in rows])
-        padded = torch.stack([nn.functional.pad(clip, (0, most - clip.shape[1])) for clip in rows]).to(self.device)
-        found = self.trained.motions(padded, lengths.to(self.device)).cpu()
-        skating = [skate_ratio(self.format.joints(clip.cpu()), self.format.skeleton) for clip in rows]
-        return {MOTION: found, SKATE: torch.tensor(skating, dtype=torch.float32)[:, None]}
+        padded = torch.stack([nn.functional.pad(clip.cpu(), (0, most - clip.shape[1])) for clip in rows])
+        found = self.trained.motions(padded.to(self.device), lengths.to(self.device)).cpu()
+        real = torch.arange(most) < lengths[:, None]
+        skating = skate_ratio(self.format.joints(padded), self.format.skeleton, real)
+        return {MOTION: found, SKATE: skating[:, None]}
 
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Tensor:
@@ -208,7 +209,7 @@ class MovesFeatures(TrainedExtractor, TextExtractor):
 
 
 def contrast(clips: Tensor, words: Tensor, same: Tensor) -> Tensor:
-    """The symmetric cross-entropy of pairs (B, D), without the pairs of a batch that `same` (B, B) calls no mistakes."""
+    """The symmetric cross-entropy of pairs (B, D), without the others of a batch that `same` (B, B) calls as good."""
     own = torch.eye(len(clips), dtype=torch.bool, device=clips.device)
     logits = (clips @ words.T / TEMPERATURE).masked_fill(same & ~own, -torch.inf)
     wanted = torch.arange(len(clips), device=clips.device)
@@ -230,6 +231,11 @@ class MovesEvaluator:
         train = self.features(extractor.split("train").cut(), None)
         self.reference = ReferenceStatistics({MOTION: moments(train.arrays[MOTION])})
         heldout = extractor.split("heldout")
+        if len(heldout.clips) < POOL:
+            raise ValueError(
+                f"data.num_clips is {extractor.data.num_clips}, of which {len(heldout.clips)} clips are held out; "
+                f"evaluation=moves needs {POOL} for a pool"
+            )
         self.real = self.measure(heldout.cut(), [heldout.captions[first] for first in heldout.rows[:-1]])
         self.num_samples = extractor.options.num_samples or len(heldout.clips)
 
@@ -264,7 +270,10 @@ def report_lines(summary: Mapping[str, float]) -> list[str]:
 
     tops = [both(f"{NAME}/r_precision_{top}", ".3f") for top in (1, 2, 3)]
     lines = {
-        "FID (moves)": (*both(f"{NAME}/fid", ".4f"), f"{summary['num_samples']} samples, EMA weights, to training clips"),
+        "FID (moves)": (
+            *both(f"{NAME}/fid", ".4f"),
+            f"{summary['num_samples']} samples, EMA weights, to training clips",
+        ),
         "R-precision 1-3": (*(" / ".join(side) for side in zip(*tops, strict=True)), "in pools of 32"),
         "matching score": (*both(f"{NAME}/matching_score", ".3f"), "distance of a text and its motion"),
         "diversity": (*both(f"{NAME}/diversity", ".3f"), "distance of random pairs"),

@@ -22,6 +22,7 @@ from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
 from core.train.trainer import Trainer
 from motion.backbone import BACKBONES
+from motion.codecs.trained import check_tokenizer
 from motion.conditioning import CONDITIONINGS, ConditioningConfig, TextConfig, build_conditioning
 from motion.data import DATASETS, UNIT, LatentsConfig, motion_format
 from motion.datasets.moves import MovesConfig
@@ -95,6 +96,7 @@ def open_data(
         recorded = {**dataset.spec.tokenizer, "shift": scaling.shift, "scale": scaling.scale}  # moments have neither
         return FromMoments(tokenizer.scaled(scaling), recorded, data.root), dataset
     dataset = data.build(masks)
+    check_tokenizer(config.tokenizer, tokenizer, dataset, config.cache)
     assign = partial(assign_conditions, config=config.conditioning, kinds=CONDITIONINGS, device=tokenizer.device)
     assign(dataset)
     dataset.assign = assign  # for its held-out clips

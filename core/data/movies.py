@@ -117,4 +117,4 @@ def in_colour(frames: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"frames are {frames.dtype} of shape {frames.shape}; needed: uint8 (F, H, W, C), C 1 or 3, none of them 0"
         )
-    return np.repeat(frames, 3 // frames.shape[-1], axis=-1)
+    return frames if frames.shape[-1] == 3 else np.repeat(frames, 3, axis=-1)

@@ -26,14 +26,22 @@ def draw_seeds(random: Random, rows: int) -> Tensor:
     return (high - HALF // 2) * HALF + low
 
 
+def seeds_of_part(seeds: Tensor | None, number: int) -> Tensor | None:
+    """Seeds (B,) of the part of a network that has that number, such as a block; None stays None.
+
+    Parts that are alike but for a number of their own would be compiled one by one.
+    """
+    return None if seeds is None else _mixed(_mixed(seeds) + _signed(number * STRIDE))
+
+
 def drop(x: Tensor, share: float, seeds: Tensor | None, place: int) -> Tensor:
     """x (B, ...) of which about `share` are zeros and the others divided by 1 - share.
 
-    seeds: (B,) int32; None: x stays as it is. place: a number of its own for each use in a network.
+    seeds: (B,) int32; None: x stays as it is. place: a number of its own for each use of the seeds.
     """
     if seeds is None or share == 0:
         return x
-    rows = _mixed(_mixed(seeds) + _signed(place * STRIDE))
+    rows = seeds_of_part(seeds, place)
     positions = torch.arange(math.prod(x.shape[1:]), dtype=torch.int32, device=x.device)
     bits = _mixed(rows[:, None] + positions * _signed(STRIDE))
     kept = bits >= math.floor(share * 2**32) - 2**31

@@ -10,6 +10,10 @@ from __future__ import annotations
 from eval.published.entry import HUB, HubFile, WeightsEntry, WeightsFile, hub_files, shards
 
 DRIVE = "https://drive.google.com/file/d/{}/view"
+MARDM = "https://github.com/neu-vi/MARDM"
+MARDM_STATISTICS = "https://raw.githubusercontent.com/neu-vi/MARDM/main/utils/eval_mean_std/{}/eval_{}.npy"
+MATCHING = "text_mot_match/model/finest.tar"
+CONTRASTIVE = "text_mot_match_clip/model/finest.tar"
 MDM_DATA = "https://raw.githubusercontent.com/GuyTevet/motion-diffusion-model/main/dataset"
 AUTOENCODER = "diffusion_pytorch_model.safetensors"
 SD_VAE_BYTES = 334_643_276
@@ -228,9 +232,7 @@ REGISTRY: tuple[WeightsEntry, ...] = (
         title="Text-to-motion evaluators of HumanML3D, with the normalisation they were trained on",
         kind="directory",
         files=(
-            WeightsFile(
-                "text_mot_match/model/finest.tar", DRIVE.format("1O_GUHgjDbl2tgbyfSwZOUYXDACnk25Kb"), by_hand=True
-            ),
+            WeightsFile(MATCHING, DRIVE.format("1O_GUHgjDbl2tgbyfSwZOUYXDACnk25Kb"), by_hand=True),
             WeightsFile("t2m_mean.npy", f"{MDM_DATA}/t2m_mean.npy"),
             WeightsFile("t2m_std.npy", f"{MDM_DATA}/t2m_std.npy"),
         ),
@@ -244,9 +246,7 @@ REGISTRY: tuple[WeightsEntry, ...] = (
         title="Text-to-motion evaluators of KIT-ML, with the normalisation they were trained on",
         kind="directory",
         files=(
-            WeightsFile(
-                "text_mot_match/model/finest.tar", DRIVE.format("12liZW5iyvoybXD8eOw4VanTgsMtynCuU"), by_hand=True
-            ),
+            WeightsFile(MATCHING, DRIVE.format("12liZW5iyvoybXD8eOw4VanTgsMtynCuU"), by_hand=True),
             WeightsFile("kit_mean.npy", f"{MDM_DATA}/kit_mean.npy"),
             WeightsFile("kit_std.npy", f"{MDM_DATA}/kit_std.npy"),
         ),
@@ -254,6 +254,40 @@ REGISTRY: tuple[WeightsEntry, ...] = (
         used_by="the same measures on KIT-ML",
         origin="https://github.com/GuyTevet/motion-diffusion-model",
         notes="the Drive page holds kit.zip: unpack it and add its folder kit",
+    ),
+    WeightsEntry(
+        name="mardm-evaluators",
+        title="MARDM's evaluators of HumanML3D's first 67 numbers, matching and contrastive",
+        kind="directory",
+        files=(
+            *(
+                WeightsFile(
+                    path, f"{HUB}/cr8br0ze/evaluators_humanml3d/blob/main/evaluators_humanml3d.zip", by_hand=True
+                )
+                for path in (MATCHING, CONTRASTIVE)
+            ),
+            *(WeightsFile(f"eval_{part}.npy", MARDM_STATISTICS.format("t2m", part)) for part in ("mean", "std")),
+        ),
+        licence="MIT, as the hub's page states; trained on HumanML3D (AMASS: non-commercial research)",
+        used_by="the same measures on the first 67 numbers, and a CLIP score",
+        origin=MARDM,
+        notes="the hub holds evaluators_humanml3d.zip: unpack it and add the folder that holds text_mot_match",
+    ),
+    WeightsEntry(
+        name="mardm-kit-evaluators",
+        title="MARDM's evaluators of KIT-ML's first 64 numbers, matching and contrastive",
+        kind="directory",
+        files=(
+            *(
+                WeightsFile(path, f"{HUB}/cr8br0ze/evaluators_kit/blob/main/evaluators_kit.zip", by_hand=True)
+                for path in (MATCHING, CONTRASTIVE)
+            ),
+            *(WeightsFile(f"eval_{part}.npy", MARDM_STATISTICS.format("kit", part)) for part in ("mean", "std")),
+        ),
+        licence="not stated for the weights, trained on KIT-ML",
+        used_by="the same measures on KIT-ML's first 64 numbers, and a CLIP score",
+        origin=MARDM,
+        notes="the hub holds evaluators_kit.zip: unpack it and add the folder that holds text_mot_match",
     ),
     WeightsEntry(
         name="glove",

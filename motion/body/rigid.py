@@ -60,25 +60,34 @@ def fit(joints: np.ndarray, skeleton: Skeleton) -> RigidMotion:
     """The rigid motion nearest to joints (F, J, 3) in metres; bones have their mean lengths.
 
     The rest pose is the skeleton's, but for the children of a joint with several: their directions are the clip's own,
-    so a body that is rigid is met exactly. Where it is not, each bone aims at its joint's place, so that errors do not
-    add up along a limb. Raises ValueError for joints of another number, none, or not finite.
+    so a body that is rigid is met exactly. Raises ValueError for joints of another number, none, or not finite.
     """
     joints = _checked(joints, skeleton)
-    parents = skeleton.parents
-    offsets, rotations, placed = np.zeros(joints.shape[1:]), np.zeros((*joints.shape, 3)), joints.copy()
+    lengths = np.linalg.norm(joints - joints[:, np.maximum(skeleton.parents, 0)], axis=-1).mean(0)
+    rests = np.array(skeleton.raw_offsets, dtype=float) * lengths[:, None]
+    return turn(joints, skeleton.parents, rests, adapt=True)
+
+
+def turn(joints: np.ndarray, parents: tuple[int, ...], rests: np.ndarray, *, adapt: bool) -> RigidMotion:
+    """A body with bones `rests` (J, 3) turned so that it comes near to joints (F, J, 3).
+
+    adapt: whether the children of a joint with several get the directions that they have among themselves in the clip.
+    Where the joints are not those of such a body, each bone aims at its joint's place, so that errors do not add up
+    along a limb.
+    """
+    offsets, rotations, placed = rests.copy(), np.zeros((*joints.shape, 3)), joints.copy()
     for joint in from_root(parents):
         children = [child for child, parent in enumerate(parents) if parent == joint]
         parent = rotations[:, parents[joint]] if joint else np.eye(3)[None]
-        lengths = np.linalg.norm(joints[:, children] - joints[:, [joint]], axis=-1).mean(0)
-        bones = joints[:, children] - placed[:, [joint]]
-        rests = np.array([skeleton.raw_offsets[child] for child in children], dtype=float).reshape(-1, 3)
-        rests *= lengths[:, None]
-        if len(children) > 1:
-            rests, rotations[:, joint] = _together(rests, bones)
+        bones, own = joints[:, children] - placed[:, [joint]], rests[children]
+        if len(children) < 2:
+            rotations[:, joint] = _shortest(parent, own, bones)
+        elif adapt:
+            own, rotations[:, joint] = _together(own, bones)
         else:
-            rotations[:, joint] = _shortest(parent, rests, bones)
-        offsets[children] = rests
-        placed[:, children] = placed[:, [joint]] + rests @ rotations[:, joint].swapaxes(-1, -2)
+            rotations[:, joint] = kabsch(own, bones)
+        offsets[children] = own
+        placed[:, children] = placed[:, [joint]] + own @ rotations[:, joint].swapaxes(-1, -2)
     return RigidMotion(parents, offsets, joints[:, 0], rotations, placed)
 
 

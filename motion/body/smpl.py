@@ -10,9 +10,9 @@ Letters: F frames, J joints of the model (SMPL+H 52, SMPL 24), V vertices, S num
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -193,6 +193,6 @@ def _float(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
-def _lbs() -> Callable:
+def _lbs() -> ModuleType:
     """The module of smplx that poses a body."""
     return extra("smplx.lbs", "a body model", "motion")

@@ -16,6 +16,7 @@ Letters: n clips, F frames of a clip, C numbers of a frame, N tokens.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +39,7 @@ from motion.datasets.splits import SPLITS, check_apart, compare_with_published, 
 
 log = logging.getLogger(__name__)
 
+WINDOWS = ("random", "first")
 LONGEST = 200  # frames; as long and longer are left out, as published
 MOST_FRAMES = (LONGEST - 1) // UNIT * UNIT
 LEAST_FRAMES = {"t2m": 40, "kit": 24}
@@ -53,6 +55,7 @@ class HumanML3DConfig:
     skeleton        t2m: the 22 joints of HumanML3D; kit: the 21 of KIT-ML
     representation  full: all numbers of a frame; positions: the first 67 (KIT-ML: 64); joints: absolute coordinates
     frames          of an item, at most 196; longer clips are cut to a window of so many
+    window          random: a window of each clip, drawn anew, as published; first: the beginning, as a cache keeps it
     min_frames      shorter motions and parts of motions are left out; null: as published, 40 (KIT-ML: 24)
     max_broken      0: a motion or a text that is missing or broken is an error. Above 0: so many at most are logged and
                     left out. The two clips of HumanML3D that hold NaN are left out always, and told
@@ -64,6 +67,7 @@ class HumanML3DConfig:
     skeleton: Literal["t2m", "kit"] = "t2m"
     representation: Literal["full", "positions", "joints"] = "full"
     frames: int = MOST_FRAMES
+    window: Literal["random", "first"] = "random"
     min_frames: int | None = None
     max_broken: int = 0
     cache_dir: str | None = field(default="runs/cache", metadata=FREE)
@@ -73,7 +77,8 @@ class HumanML3DConfig:
     def __post_init__(self) -> None:
         if not self.root:
             raise ValueError(f"data.root is {self.root!r}; needed: a folder in the format of HumanML3D")
-        for name, allowed in (("split", SPLITS), ("skeleton", SKELETONS), ("representation", REPRESENTATIONS)):
+        choices = {"split": SPLITS, "skeleton": SKELETONS, "representation": REPRESENTATIONS, "window": WINDOWS}
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"data.{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
         if self.frames % UNIT or not SHORTEST <= self.frames <= MOST_FRAMES:
@@ -106,12 +111,14 @@ class HumanML3D:
     tokens         their words, each as word/POS
     caption_rows   (n + 1,) int64: clip i has the captions caption_rows[i] to caption_rows[i + 1] - 1
     conditions     (captions, ...) or (n, ...) what `item` gives as the condition; zeros until they are replaced
+    assign         gives another data set the conditions that this one was given; None until it was given some
     left_out       how many motions, and parts of motions, are not used, by the reason
 
     Raises ValueError, naming the config key or the file, for a folder that is no such data set.
     """
 
     labels = None
+    assign: Callable[[HumanML3D], None] | None = None
 
     def __init__(
         self,
@@ -182,11 +189,16 @@ class HumanML3D:
         """The clips of val.txt, for the training split."""
         if self.config.split != "train" or not (self.root / f"{self.config.heldout_split}.txt").is_file():
             return None
-        return HumanML3D(replace(self.config, split=self.config.heldout_split), self._masks, self.statistics)
+        clips = HumanML3D(replace(self.config, split=self.config.heldout_split), self._masks, self.statistics)
+        if self.assign is not None:
+            self.assign(clips)
+        return clips
 
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """`media` (C, F) of a random window, `condition` of one of its captions, and, with masks, `mask` (N,) bool."""
-        first, length = random_window(self.frames_of(index), self.config.frames, rng)
+        first, length = 0, int(self.lengths[index])
+        if self.config.window == "random":
+            first, length = random_window(self.frames_of(index), self.config.frames, rng)
         caption = int(rng.integers(*self.caption_rows[index : index + 2].tolist()))
         own = len(self.conditions) == len(self.captions)
         item = {"media": self._media(index, first, length), "condition": self.conditions[caption if own else index]}

@@ -5,7 +5,6 @@ Letters: C numbers of a frame, F frames, J joints.
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import torch
 
 from core.contracts import Requests
 from core.draws import numpy_rng
-from core.storage.atomic import write_atomic
 from motion.data import MotionFormat, lengths_of
 
 ITEMS = 8
@@ -28,14 +26,12 @@ def write_data_sheet(dataset: Any, clips: MotionFormat, path: Path, items: int =
     Items are drawn as in training, and end where their mask does. ValueError, naming the file, for an item that cannot
     be read or drawn: a run is better ended before it begins.
     """
-    from motion.pictures.strips import check_finite, sheet
+    from motion.pictures.strips import check_finite, save_png, sheet
 
     rows = np.linspace(0, len(dataset) - 1, min(items, len(dataset))).round().astype(int).tolist()
     joints, titles = [_joints(dataset, row, clips) for row in rows], [title(dataset, row) for row in rows]
     check_finite(joints, titles)
-    content = io.BytesIO()
-    sheet(joints, titles, clips.skeleton, clips.fps).save(content, "PNG")
-    return write_atomic(path, content.getvalue())
+    return save_png(sheet(joints, titles, clips.skeleton, clips.fps), path)
 
 
 def title(dataset: Any, row: int) -> str:

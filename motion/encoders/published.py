@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.conditioning.encoders import ClipTextEncoder
+from core.extras import import_transformers
 from core.storage.atomic import sha256_file
 from core.storage.provenance import json_sha256
 from eval.measure.pairs import TextExtractor
@@ -246,7 +248,7 @@ class ContrastExtractor(MotionExtractor):
             raise ValueError(f"{evaluator.name}/clip_score needs CLIP's tokenizer, a local directory: clip=DIR")
         super().__init__(evaluator, files, device)
         self.name = clip_name(evaluator.name)
-        self.tokenizer_path = files.clip
+        self.tokenizer = ClipTextEncoder().tokenizer(import_transformers(self.name, "text"), files.clip)
 
     def read(self, path: Path) -> torch.nn.Module:
         """Both sides; ValueError for those of another data set."""
@@ -257,16 +259,16 @@ class ContrastExtractor(MotionExtractor):
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """Captions -> (n, D) of unit length."""
-        from transformers import CLIPTokenizer
+        parts = self.token_numbers(texts).split(TEXTS_AT_ONCE)
+        return torch.cat([self.networks.embed_text(part.to(self.device)).cpu() for part in parts])
 
-        from core.latents.diffusers_files import LOCAL
-
-        tokenizer = CLIPTokenizer.from_pretrained(self.tokenizer_path, **LOCAL)
-        length = self.networks.positional_embedding.shape[0]
-        options = {"padding": "max_length", "truncation": True, "max_length": length, "return_tensors": "pt"}
-        tokens = tokenizer(list(texts), **options).input_ids
-        parts = [self.networks.embed_text(part.to(self.device)).cpu() for part in tokens.split(TEXTS_AT_ONCE)]
-        return torch.cat(parts)
+    def token_numbers(self, texts: Sequence[str]) -> Tensor:
+        """(n, L) int64: start, words and end by CLIP's tokenizer, then zeros, which this text side looks at too."""
+        length = len(self.networks.positional_embedding)
+        found = torch.zeros(len(texts), length, dtype=torch.int64)
+        for row, numbers in enumerate(self.tokenizer(list(texts), truncation=True, max_length=length).input_ids):
+            found[row, : len(numbers)] = torch.tensor(numbers)
+        return found
 
 
 def clip_name(evaluator: str) -> str:

@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from core.draws import Random
-from core.nets.dropout import draw_seeds, drop
+from core.nets.dropout import draw_seeds, drop, seeds_of_part
 
-PLACES = 4  # of dropout in a block
 TABLES = ("sequence_pos_encoder.pe", "embed_timestep.sequence_pos_encoder.pe")  # of positions, made here
 TEXT_ENCODER = "clip_model."  # frozen, in some published files
 
@@ -103,8 +102,8 @@ class MDM(nn.Module):
         seeds = self._seeds_of(x)
         tokens = drop(tokens + self.positions[: tokens.shape[1]], self.recipe.dropout, seeds, 0)
         keys = None if mask is None or not self.recipe.mask_frames else F.pad(mask.bool(), (1, 0), value=True)
-        for block in self.blocks:
-            tokens = self._run(block, tokens, keys, seeds)
+        for number, block in enumerate(self.blocks, start=1):
+            tokens = self._run(block, tokens, keys, seeds_of_part(seeds, number))
         return self.output_process(tokens[:, 1:]).mT
 
     def prefix(self, t: Tensor, condition: Tensor) -> Tensor:
@@ -200,7 +199,7 @@ class Encoder(nn.Module):
 
     def __init__(self, recipe: Recipe):
         super().__init__()
-        self.layers = nn.ModuleList(Block(recipe, number) for number in range(recipe.depth))
+        self.layers = nn.ModuleList(Block(recipe) for _ in range(recipe.depth))
         for block in self.layers[1:]:
             block.load_state_dict(self.layers[0].state_dict())
 
@@ -208,30 +207,27 @@ class Encoder(nn.Module):
 class Block(nn.Module):
     """Attention and a feed-forward part, each added to its input and then normalised; GELU in its exact form."""
 
-    def __init__(self, recipe: Recipe, number: int):
+    def __init__(self, recipe: Recipe):
         super().__init__()
         width, hidden = recipe.width, recipe.feedforward
-        self.dropout, self.first_place = recipe.dropout, 1 + PLACES * number
-        self.self_attn = SelfAttention(width, recipe.num_heads, recipe.dropout, self.first_place)
+        self.dropout = recipe.dropout
+        self.self_attn = SelfAttention(width, recipe.num_heads, recipe.dropout)
         self.linear1, self.linear2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def forward(self, x: Tensor, keys: Tensor | None = None, seeds: Tensor | None = None) -> Tensor:
         """x (B, N, D); keys (B, N) bool, true where a token may be attended to; seeds (B,) of dropout -> (B, N, D)."""
-        after_attention, inside, at_end = (partial(self._drop, seeds, place) for place in range(1, PLACES))
-        x = self.norm1(x + after_attention(self.self_attn(x, keys, seeds)))
-        return self.norm2(x + at_end(self.linear2(inside(F.gelu(self.linear1(x))))))
-
-    def _drop(self, seeds: Tensor | None, place: int, x: Tensor) -> Tensor:
-        return drop(x, self.dropout, seeds, self.first_place + place)
+        x = self.norm1(x + drop(self.self_attn(x, keys, seeds), self.dropout, seeds, 1))
+        hidden = drop(F.gelu(self.linear1(x)), self.dropout, seeds, 2)
+        return self.norm2(x + drop(self.linear2(hidden), self.dropout, seeds, 3))
 
 
 class SelfAttention(nn.Module):
     """Attention with the names of nn.MultiheadAttention; in training some of its weights are dropped."""
 
-    def __init__(self, width: int, num_heads: int, dropout: float, place: int):
+    def __init__(self, width: int, num_heads: int, dropout: float):
         super().__init__()
-        self.num_heads, self.dropout, self.place = num_heads, dropout, place
+        self.num_heads, self.dropout = num_heads, dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
@@ -248,5 +244,5 @@ class SelfAttention(nn.Module):
         else:
             scores = q @ k.mT / math.sqrt(q.shape[-1])
             scores = scores if allowed is None else scores.masked_fill(~allowed, -torch.inf)
-            out = drop(scores.softmax(-1), self.dropout, seeds, self.place).to(v.dtype) @ v
+            out = drop(scores.softmax(-1), self.dropout, seeds, 0).to(v.dtype) @ v
         return self.out_proj(rearrange(out, "b h n k -> b n (h k)"))

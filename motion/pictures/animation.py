@@ -6,6 +6,7 @@ Letters: F frames, J joints, H height, W width in pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -13,7 +14,7 @@ from PIL import Image, ImageDraw
 from core.data.lettering import font, wrapped
 from core.data.movies import MAX_SIDE
 from motion.body.skeleton import Skeleton
-from motion.pictures.camera import follow
+from motion.pictures.camera import View, follow
 from motion.pictures.canvas import Canvas, Colour
 from motion.pictures.figure import LEGEND, Figure
 
@@ -26,10 +27,16 @@ BLACK, GREY = (0, 0, 0), (95, 95, 95)
 ENDED = 0.5  # of its contrast keeps a clip that is over, while others go on
 
 
-def animate(joints: np.ndarray, title: str, skeleton: Skeleton, fps: float, lines: int | None = None) -> np.ndarray:
+class Drawn(Protocol):
+    """What draws frame `frame` of a clip (F, J, 3) in metres over what is on a canvas: a skeleton, a mesh."""
+
+    def draw(self, canvas: Canvas, joints: np.ndarray, view: View, frame: int) -> None: ...
+
+
+def animate(joints: np.ndarray, title: str, figure: Drawn, fps: float, lines: int | None = None) -> np.ndarray:
     """A clip (F, J, 3) in metres as frames (F, H, W, 3) uint8 under its title, in `lines` lines or as many as it needs.
 
-    About two milliseconds a frame.
+    About two milliseconds a frame for a skeleton.
     """
     title_lines = wrapped(title, WIDTH - 2 * EDGE, MOST_LINES if lines is None else lines, TEXT)
     top = LINE * (len(title_lines) if lines is None else lines) + EDGE
@@ -37,7 +44,7 @@ def animate(joints: np.ndarray, title: str, skeleton: Skeleton, fps: float, line
     write_lines(ImageDraw.Draw(tile), (EDGE, EDGE // 2), title_lines)
     draw_legend(ImageDraw.Draw(tile), EDGE, top + SCENE + 2)
     frames = np.repeat(np.asarray(tile)[None], len(joints), axis=0)
-    frames[:, top : top + SCENE] = draw_scenes(joints, range(len(joints)), skeleton, fps, (WIDTH, SCENE))
+    frames[:, top : top + SCENE] = draw_scenes(joints, range(len(joints)), figure, fps, (WIDTH, SCENE))
     for number, frame in enumerate(frames):
         stamp = _seconds(number / fps)
         frame[top + SCENE + 2 : top + SCENE + 2 + len(stamp), -stamp.shape[1] - EDGE : -EDGE] = stamp
@@ -45,11 +52,10 @@ def animate(joints: np.ndarray, title: str, skeleton: Skeleton, fps: float, line
 
 
 def draw_scenes(
-    joints: np.ndarray, chosen: Sequence[int], skeleton: Skeleton, fps: float, size: tuple[int, int]
+    joints: np.ndarray, chosen: Sequence[int], figure: Drawn, fps: float, size: tuple[int, int]
 ) -> np.ndarray:
     """The chosen frames of a clip (F, J, 3), (n, H, W, 3) uint8 of `size` (W, H), all seen at the same scale."""
-    figure, canvas = Figure(skeleton), Canvas(*size)
-    view = follow(joints, fps, *size)
+    canvas, view = Canvas(*size), follow(joints, fps, *size)
     drawn = np.empty((len(chosen), size[1], size[0], 3), np.uint8)
     for place, number in enumerate(chosen):
         canvas.clear()
@@ -67,11 +73,11 @@ def grid(clips: Sequence[np.ndarray], titles: Sequence[str], skeleton: Skeleton,
     height = LINE * lines + SCENE + LINE + 2 * EDGE
     columns = min(len(clips), MAX_COLUMNS)
     clips = clips[: columns * max(1, MAX_SIDE // height)]
-    longest = max(len(clip) for clip in clips)
+    longest, figure = max(len(clip) for clip in clips), Figure(skeleton)
     page = np.full((longest, -(-len(clips) // columns) * height, columns * WIDTH, 3), 255, np.uint8)
     for place, (clip, title) in enumerate(zip(clips, titles, strict=False)):
         y, x = place // columns * height, place % columns * WIDTH
-        page[:, y : y + height, x : x + WIDTH] = _held(animate(clip, title, skeleton, fps, lines), longest)
+        page[:, y : y + height, x : x + WIDTH] = _held(animate(clip, title, figure, fps, lines), longest)
     return page
 
 

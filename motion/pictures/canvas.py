@@ -37,9 +37,10 @@ class Canvas:
         from matplotlib.path import Path
 
         lines = [line + DOT if len(line) == 1 else line for line in lines]
-        codes = [np.r_[Path.MOVETO, np.full(len(line) - 1, Path.LINETO)].astype(Path.code_type) for line in lines]
+        codes = np.full(sum(map(len, lines)), Path.LINETO, Path.code_type)
+        codes[np.cumsum([0, *(len(line) for line in lines[:-1])])[: len(lines)]] = Path.MOVETO
         if lines:
-            self._draw(Path(np.concatenate(lines), np.concatenate(codes)), colour, width, None)
+            self._draw(Path(np.concatenate(lines), codes), colour, width, None)
 
     def area(self, corners: np.ndarray, colour: Colour, edge: Colour | None = None, width: float = 0.0) -> None:
         """A polygon (n, 2) that is filled, with a line of `width` around it where there is an `edge`."""
@@ -47,9 +48,19 @@ class Canvas:
 
         self._draw(Path(np.concatenate([corners, corners[:1]]), closed=True), edge or colour, width, colour)
 
+    def shade(self, triangles: np.ndarray, colours: np.ndarray) -> None:
+        """Triangles (n, 3, 2), one over the other, in colours (..., 3) of their corners and in between."""
+        from matplotlib.transforms import IdentityTransform
+
+        opaque = np.ones((len(triangles), 3, 4))
+        opaque[..., :3] = colours
+        context = self._renderer.new_gc()
+        self._renderer.draw_gouraud_triangles(context, triangles, opaque, IdentityTransform())
+        context.restore()
+
     def pixels(self) -> np.ndarray:
         """What has been drawn, (H, W, 3) uint8."""
-        return np.array(self._renderer.buffer_rgba())[..., :3]
+        return np.asarray(self._renderer.buffer_rgba())[..., :3].copy()
 
     def _draw(self, path: Any, colour: Colour, width: float, face: Colour | None) -> None:
         from matplotlib.transforms import IdentityTransform

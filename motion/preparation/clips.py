@@ -1,6 +1,7 @@
 """From takes to the clips of a folder, by any number of processes: the same bytes whenever it is stopped.
 
-A clip's rows are written last, whole or not at all, so that a clip whose rows are there is done.
+A clip's rows are written last, whole or not at all, so that a clip whose rows are there, and are not older than the
+file of its take, is done.
 
 Letters: F frames, J joints, C numbers of a row.
 """
@@ -8,7 +9,7 @@ Letters: F frames, J joints, C numbers of a row.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from core.processes.workers import LoaderWorkers
 from core.storage.atomic import write_atomic
 from motion.body.placing import mirror, process
 from motion.preparation.layout import Layout, mirror_name
-from motion.preparation.takes import Segment, Source, Take, cut
+from motion.preparation.takes import Motion, Segment, Source, Take, cut
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,7 @@ class Preparation(TorchDataset):
                 raise ValueError(
                     f"{mirror_name(name)} is the name of the mirror of {name}; rename one, or mirror=false"
                 )
-        done = set(layout.clips())
-        self.takes = [take for take in source.takes if not done.issuperset(self._names(take))]
+        self.takes = [take for take in source.takes if self._missing(take)]
 
     def __len__(self) -> int:
         return len(self.takes)
@@ -64,12 +64,10 @@ class Preparation(TorchDataset):
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # sums in the same order, whoever makes them
         try:
-            motion = self.source.read(take)
-            return [
-                outcome for segment in take.segments for outcome in self._segment(motion.joints, segment, motion.note)
-            ]
+            motion, missing = self.source.read(take), set(self._missing(take))
+            return [each for segment in take.segments for each in self._segment(motion, segment, missing)]
         except ValueError as error:
-            return [Outcome(name, 0, str(error)) for name in self._names(take) if not self._is_done(name)]
+            return [Outcome(name, 0, str(error)) for name in self._missing(take)]
         finally:
             torch.set_num_threads(threads)
 
@@ -77,19 +75,30 @@ class Preparation(TorchDataset):
         names = [segment.name for segment in take.segments]
         return [*names, *map(mirror_name, names)] if self.mirrors else names
 
-    def _is_done(self, name: str) -> bool:
-        return (self.layout.rows / f"{name}.npy").is_file()
+    def _missing(self, take: Take) -> list[str]:
+        """The clips of a take that are not there, or older than its file."""
+        changed, missing = take.file.stat().st_mtime_ns, []
+        for name in self._names(take):
+            try:
+                done = (self.layout.rows / f"{name}.npy").stat().st_mtime_ns >= changed
+            except FileNotFoundError:
+                done = False
+            if not done:
+                missing.append(name)
+        return missing
 
-    def _segment(self, joints: Tensor, segment: Segment, note: str) -> Iterator[Outcome]:
+    def _segment(self, motion: Motion, segment: Segment, missing: Container[str]) -> Iterator[Outcome]:
         """Each clip by itself: one that cannot be made is told, and the others are made."""
         variants: dict[str, Callable[[Tensor], Tensor]] = {segment.name: lambda clip: clip}
         if self.mirrors:
             variants[mirror_name(segment.name)] = lambda clip: mirror(clip, self.source.skeleton)
         for name, variant in variants.items():
-            if self._is_done(name):
+            if name not in missing:
                 continue
             try:
-                rows, recovered = process(variant(cut(joints, segment)), self.offsets, self.source.skeleton, name)
+                rows, recovered = process(
+                    variant(cut(motion.joints, segment)), self.offsets, self.source.skeleton, name
+                )
                 if not rows.isfinite().all():
                     raise ValueError("its rows are not finite")
             except ValueError as error:
@@ -97,7 +106,7 @@ class Preparation(TorchDataset):
                 continue
             write_array(self.layout.joints / f"{name}.npy", recovered * self.source.skeleton.units)
             write_array(self.layout.rows / f"{name}.npy", rows)
-            yield Outcome(name, len(rows), note=note)
+            yield Outcome(name, len(rows), note=motion.note)
 
 
 def write_array(path: Path, array: Tensor | np.ndarray) -> None:

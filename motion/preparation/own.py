@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import numpy as np
@@ -36,7 +36,7 @@ class JointsConfig:
     up         the axis that points up
     scale      metres in a unit of the files: 0.01 for centimetres
     seconds    longer takes are cut into equal clips of at most so many; null: they stay whole
-    reference  .npy of joints whose first frame gives the bones of all clips; null: of the first file
+    reference  .npy of joints in metres whose first frame gives the bones of all clips; null: of the first file
     """
 
     root: str
@@ -91,8 +91,11 @@ class JointsSource:
         """The first frame (J, 3) of the file that is named, or of the first."""
         if self.config.reference is not None:
             file = Path(self.config.reference).expanduser()
-            return self._checked(read_array(file), file)[0]
-        return self._read(self.takes[0].file)[0]
+            return self._person(self._checked(read_array(file), file), file, "source.reference has to be in metres")[0]
+        try:
+            return self._read(self.takes[0].file)[0]
+        except ValueError as error:
+            raise ValueError(f"{error}; it gives all clips their bones, source.reference=... names another") from error
 
     def facts(self) -> dict[str, Any]:
         """What decides the numbers of a clip beside its file."""
@@ -117,12 +120,12 @@ class JointsSource:
 
     def _read(self, file: Path) -> Tensor:
         joints = self._checked(read_array(file), file)[..., list(UP[self.config.up])] * self.config.scale
+        return self._person(joints, file, f"source.scale is {self.config.scale:g}, metres in a unit of the file")
+
+    def _person(self, joints: Tensor, file: Path, advice: str) -> Tensor:
         bones = float(self.skeleton.bones(joints[0]).sum())
         if not SHORTEST <= bones <= LONGEST:
-            raise ValueError(
-                f"{file}: all bones together have {bones:.4g} m, those of a person 4 or 5; source.scale is "
-                f"{self.config.scale:g}, metres in a unit of the file"
-            )
+            raise ValueError(f"{file}: all bones together have {bones:.4g} m, those of a person 4 or 5; {advice}")
         return joints
 
     def _checked(self, joints: np.ndarray, file: Path) -> Tensor:
@@ -143,7 +146,7 @@ class JointsSource:
         return torch.from_numpy(joints.astype(np.float32))
 
 
-def clip_name(path: Path) -> str:
+def clip_name(path: PurePath) -> str:
     """The name of the clip of a file below the root: "walks/slow 1.npy" becomes "walks_slow-1"."""
     parts = ["".join(c if c.isalnum() or c in "-_" else "-" for c in part) for part in path.with_suffix("").parts]
     return "_".join(parts)

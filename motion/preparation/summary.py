@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping
-from re import sub
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 from motion.datasets.humanml3d import LEAST_FRAMES, LONGEST
 from motion.preparation.folder import Prepared, PreparedFolder
@@ -48,22 +48,19 @@ def _lengths(rows: Mapping[str, int], shortest: int, own: bool) -> list[str]:
 
 
 def left_out(reasons: Mapping[str, str]) -> list[str]:
-    """A line for each reason that clips were left out for, with their names."""
+    """A line for each kind of reason that clips were left out for: their names, and the reason of the first."""
     groups: dict[str, list[str]] = defaultdict(list)
-    counts: Counter[str] = Counter()
-    for name, reason in reasons.items():
-        kind = sub(r"\d+", "#", reason.replace(name, ""))
-        counts[kind] += 1
-        groups[kind].append(f"{name}: {reason}")
-    lines = [f"left out          {counts[kind]} clips; {_some(groups[kind], '; ')}" for kind, _ in counts.most_common()]
+    for name in sorted(reasons):
+        groups[re.sub(r"^.*\.np[yz]|\d+", "", reasons[name])].append(name)
+    order = sorted(groups.values(), key=lambda names: (-len(names), names))
+    lines = [f"left out          {len(names)} clips ({_some(names)}): {reasons[names[0]]}" for names in order]
     if len(lines) > REASONS_SHOWN:
-        lines = [
-            *lines[:REASONS_SHOWN],
-            f"left out          for {len(lines) - REASONS_SHOWN} other reasons: prepare.json",
-        ]
+        rest = sum(len(names) for names in order[REASONS_SHOWN:])
+        more = f"left out          {rest} clips for {len(lines) - REASONS_SHOWN} other reasons: prepare.json"
+        lines = [*lines[:REASONS_SHOWN], more]
     return lines
 
 
-def _some(names: list[str], separator: str = ", ") -> str:
-    more = f"{separator}and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return separator.join(names[:NAMES_SHOWN]) + more
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more

@@ -67,11 +67,11 @@ class Texts:
     def _open_zip(self) -> None:
         archive = zipfile.ZipFile(self.source)
         for member in archive.infolist():
-            path = PurePosixPath(member.filename)
-            if path.suffix == ".txt" and not path.name.startswith((".", "_")) and "__MACOSX" not in path.parts:
+            path = PurePosixPath(PurePosixPath(member.filename).name)
+            if path.suffix == ".txt" and not path.name.startswith("."):
                 if member.file_size > LARGEST:
                     raise ValueError(f"{self.source}: {member.filename} is {TOO_LARGE}")
-                self._readers[path.stem] = lambda member=member: archive.read(member)
+                self._readers[clip_name(path)] = lambda member=member: archive.read(member)
 
 
 def formatted(line: str) -> str:

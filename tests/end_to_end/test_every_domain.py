@@ -134,9 +134,10 @@ def test_it_leaves_what_it_promises(toy, whole):
     weights = load_file(newest(run) / "model.safetensors")
     fixed = ("pos_embed", "temp_embed")  # codes of positions, which are no parameters
     assert summary["parameters"] == sum(value.numel() for name, value in weights.items() if name not in fixed)
-    assert (summary["steps"], summary["device"], summary["num_samples"]) == (STEPS, "cpu", 24)
+    assert (summary["steps"], summary["device"], summary["num_samples"]) == (STEPS, "cpu", toy.num_samples)
     assert summary["wall_seconds"] > summary["train_seconds"] > 0
-    assert summary["frechet_floor"] > 0 and summary["frechet_distance"] > 0 and 0 <= summary["class_accuracy"] <= 1
+    distance, share = toy.numbers
+    assert summary[distance] > 0 and summary[toy.of_real[0]] > 0 and 0 <= summary[share] <= 1
     assert (saved.step, saved.notes["domain"]) == (STEPS, toy.domain)
     assert (saved.notes["code"]["commit"] is not None) == (ROOT / ".git").exists()
     schema = importlib.import_module(f"{toy.domain}.train").ENTRY.schema
@@ -227,7 +228,7 @@ def test_stopped_at_a_step_and_continued_it_is_the_same_run(toy, whole, user):
     user.does("train", *words)
     same_run(user.run(), whole[0].run())
     numbers = [json.loads((each.run() / "summary.json").read_text()) for each in (user, whole[0])]
-    for name in ("steps", "frechet_distance", "frechet_floor", "class_accuracy", "classifier_accuracy"):
+    for name in ("steps", *toy.numbers, *toy.of_real):
         assert numbers[0][name] == numbers[1][name]
 
 
@@ -288,12 +289,12 @@ def test_a_tokenizer_is_trained_and_then_trains_a_run(toy, user):
 # --- measuring and looking inside
 
 
-def test_evaluate_gives_the_numbers_of_the_training(whole):
+def test_evaluate_gives_the_numbers_of_the_training(toy, whole):
     user, _ = whole
     user.does("evaluate", f"run={user.run()}", "device=cpu")
     summary = json.loads((user.run() / "summary.json").read_text())
     found = {record.metric: record for record in read_records([user.run() / "evaluations"])}
-    assert {"frechet_distance", "class_accuracy"} <= found.keys() & summary.keys()
+    assert set(toy.numbers) <= found.keys() & summary.keys()
     for name in found.keys() & summary.keys():
         assert found[name].value == pytest.approx(summary[name], rel=1e-6), name
         assert found[name].num_samples == summary["num_samples"] and found[name].step == STEPS

@@ -17,7 +17,10 @@ VERBS = ("walks", "strolls", "kicks", "turns")
 def real_folder(root: Path, count: int = 40, skeleton: str = "t2m", split: str = "test", first: int = 0) -> Path:
     """A folder in the format of HumanML3D, every motion with two captions of its own."""
     texts = [
-        [f"a person {verb} {number}.#a/DET person/NOUN {verb}/VERB#0.0#0.0", f"someone {verb}#someone/PRON {verb}/VERB#0#0"]
+        [
+            f"a person {verb} {number}.#a/DET person/NOUN {verb}/VERB#0.0#0.0",
+            f"someone {verb}#someone/PRON {verb}/VERB#0#0",
+        ]
         for number in range(count)
         for verb in (VERBS[number % len(VERBS)],)
     ]

@@ -57,7 +57,7 @@ def test_weights_know_their_actions():
         ({"depth": 0}, "backbone.depth is 0; it must be at least 1"),
         ({"feedforward": -1}, "backbone.feedforward is -1; it must be at least 1"),
         ({"dropout": 1.0}, r"backbone.dropout is 1.0; it must lie in \[0, 1\)"),
-        ({"patch_size": 2}, "unknown config key 'backbone.patch_size'"),
+        ({"patch_size": 2}, "backbone.patch_size is 2; allowed with backbone=mdm: 1, a frame a token"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_key(node, words):

@@ -54,7 +54,9 @@ def write_clips(folder, clips, captions=True):
 def write_results(path, clips, repetitions=1):
     """MDM's results.npy: joints (n, J, 3, frames), padded, with texts and lengths."""
     longest = max(map(len, clips))
-    motion = np.stack([np.pad(clip, ((0, longest - len(clip)), (0, 0), (0, 0))) for clip in clips]).transpose(0, 2, 3, 1)
+    motion = np.stack([np.pad(clip, ((0, longest - len(clip)), (0, 0), (0, 0))) for clip in clips]).transpose(
+        0, 2, 3, 1
+    )
     words = ("walks", "kicks", "turns")
     texts = [f"a person {words[number % 3]} {number}." for number in range(len(clips))]
     content = {"motion": motion, "text": texts, "lengths": np.array([len(clip) for clip in clips])}
@@ -64,11 +66,13 @@ def write_results(path, clips, repetitions=1):
 
 
 def test_a_folder_of_joints_is_measured_beside_real_motion(place, tmp_path, capsys):
-    root, keys = place
+    _, keys = place
     clips = write_clips(tmp_path / "theirs", joints_of(36))
     found = measured(f"samples={clips}", *keys, WARN, "replications=3", out=tmp_path / "out")
     of_samples = {*(f"t2m263/{name}" for name in NAMES), *PHYSICS}
-    assert found.keys() == of_samples | {f"{name.rpartition('/')[0]}/real_{name.rpartition('/')[2]}" for name in of_samples}
+    assert found.keys() == of_samples | {
+        f"{name.rpartition('/')[0]}/real_{name.rpartition('/')[2]}" for name in of_samples
+    }
     record = found["t2m263/r_precision_3"]
     assert record.parameters["replications"] == 3 and record.parameters["pool"] == 32 and record.num_samples == 32
     assert record.interval.low <= record.value <= record.interval.high and record.interval.kind == "replications, 95 %"
@@ -108,7 +112,9 @@ def test_rows_without_captions_have_no_number_of_texts(place, tmp_path):
     clips = write_clips(tmp_path / "rows", [walking_rows(60, 500 + n) for n in range(33)], captions=False)
     found = measured(f"samples={clips}", *place[1], WARN, "replications=1", out=tmp_path / "out")
     assert "t2m263/r_precision_3" not in found and {"t2m263/fid", "t2m263/diversity", "physics/jerk"} <= found.keys()
-    with pytest.raises(ValueError, match="t2m263/r_precision_1 needs to know what each sample was asked to be in words"):
+    with pytest.raises(
+        ValueError, match="t2m263/r_precision_1 needs to know what each sample was asked to be in words"
+    ):
         measured(f"samples={clips}", *place[1], "metrics=[t2m263/r_precision_1]", out=tmp_path / "none")
 
 
@@ -136,13 +142,15 @@ def test_replications_draw_other_windows_captions_and_pools_and_can_be_repeated(
 
 def test_a_real_row_that_is_not_the_published_one_stops_before_any_model_is_measured(place, tmp_path):
     clips = write_clips(tmp_path / "theirs", joints_of(33))
-    with pytest.raises(ValueError, match=r"not the published one of t2m263, test: r_precision_1 0.0.* \(published 0.511, tol"):
+    with pytest.raises(
+        ValueError, match=r"not the published one of t2m263, test: r_precision_1 0.0.* \(published 0.511, tol"
+    ):
         measured(f"samples={clips}", *place[1], "replications=1", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_bad_input_is_one_clear_error(place, tmp_path):
-    root, keys = place
+    _, keys = place
     good = write_clips(tmp_path / "good", joints_of(33))
     few = write_clips(tmp_path / "few", joints_of(31))
     kit = real_folder(tmp_path / "KIT", 33, "kit")
@@ -153,7 +161,10 @@ def test_bad_input_is_one_clear_error(place, tmp_path):
     (short / "captions.txt").write_text("a person walks\n")
     (tmp_path / "empty").mkdir()
     rows = [
-        ([f"samples={few}", *keys], r"t2m263/r_precision_1 with features=t2m263 needs at least 32 samples, there are 31"),
+        (
+            [f"samples={few}", *keys],
+            r"t2m263/r_precision_1 with features=t2m263 needs at least 32 samples, there are 31",
+        ),
         ([f"samples={good}", f"real={kit}", *keys[1:]], "features=t2m263 takes motion of skeleton 't2m' .* of 'kit'"),
         ([f"samples={good}", f"real={kit}", "features=kit251"], r"real=.*KIT takes motion of skeleton 'kit'.*of 't2m'"),
         ([f"samples={write_clips(tmp_path / 'nan', nan)}", *keys], "004.npy holds NaN or infinity"),
@@ -162,7 +173,10 @@ def test_bad_input_is_one_clear_error(place, tmp_path):
         ([f"samples={tmp_path / 'empty'}", *keys], "holds neither samples.npz nor an .npy file"),
         ([f"samples={tmp_path / 'gone'}", *keys], "which is not there; allowed: samples.npz, a folder of .npy"),
         ([f"samples={good}", *keys, "split=val"], "val.txt"),
-        ([f"samples={good}", "real=nowhere"], "real is 'nowhere', which is not there; allowed: a folder in the format of"),
+        (
+            [f"samples={good}", "real=nowhere"],
+            "real is 'nowhere', which is not there; allowed: a folder in the format of",
+        ),
         ([f"samples={good}"], "real is null; needed: a folder in the format of HumanML3D"),
         ([f"samples={good}", *keys, "replications=0"], "replications is 0; it must be at least 1"),
         ([f"samples={good}", *keys[:-1], "features=fid"], "features is 'fid'; allowed: moves, t2m263, kit251"),

@@ -149,7 +149,7 @@ def test_captions_and_splits_are_those_of_the_clips_that_are_there(prepared):
 def test_a_person_is_told_what_was_made_and_what_was_not(prepared):
     out, said = prepared
     assert "12 clips (6 of them mirrors)" in said and "train 3, val 1, test 1" in said
-    assert "2 clips; 009707: frames 390 to 500 of 60 frames are 0; a clip needs 2" in said
+    assert "2 clips (009707, M009707): frames 390 to 500 of 60 frames are 0; a clip needs 2" in said
     assert "1 takes: 59.94 frames/s read as 29.97" in said
     assert f"python -m motion.verify root={out}" in said
     record = json.loads((out / "prepare.json").read_text())
@@ -230,7 +230,7 @@ def test_missing_recordings_are_skipped_when_that_is_asked_for(published, tmp_pa
     (some / "amass" / "Transitions_mocap" / "mazen" / "kick_poses.npz").write_bytes(b"PK no zip")
     ENTRY.run(words(some, tmp_path / "out", "source.missing=skip"))
     said = capsys.readouterr().out
-    assert "8 clips (4 of them mirrors)" in said and "000004: CMU/01/01_01_poses is not there" in said
+    assert "8 clips (4 of them mirrors)" in said and "2 clips (000004, 009707): CMU/01/01_01_poses is not there" in said
     assert "kick_poses.npz is truncated or damaged" in said
 
 

@@ -4,13 +4,17 @@ The weights are recorded ones in a file of the published form, in which the moti
 its map is zero. Frames behind the recorded ten are padding, which the network does not look at.
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 import core.generate
+from core.conditioning.labels import LabelConfig
 from core.storage.weights import load_weights
 from motion import sample
+from motion.backbone import MDMConfig
 from tests.core.conditioning.networks import save_clip
 from tests.core.flow.numerics import close, one_thread  # noqa: F401, a fixture
 from tests.golden_files import load_golden, with_prefix
@@ -135,3 +139,10 @@ def test_statistics_are_asked_for_by_their_key(place, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         sample.ENTRY.run(command("sampler.num_steps=10", without=["tokenizer.statistics"]))
     assert "the folder of Mean.npy and Std.npy: +overrides.tokenizer.statistics=..." in capsys.readouterr().err
+
+
+def test_actions_of_published_weights_are_numbers():
+    sampling = sample.MotionSampling(SimpleNamespace())
+    sampling.model_config = SimpleNamespace(conditioning=LabelConfig(), backbone=MDMConfig())
+    state = with_prefix(load_golden("mdm_action")[0], "state.")
+    assert sampling.unnamed(state, "file") == [str(number) for number in range(SIZES["num_actions"])]

@@ -5,7 +5,7 @@ import pytest
 
 from motion.body.skeleton import KIT, T2M
 from motion.datasets import splits
-from motion.verify import ENTRY
+from motion.verify import ENTRY, VerifyConfig, main
 from tests.rows import every_row
 
 CLIPS = ["000001", "M000001", "000002", "M000002", "000003", "M000003"]
@@ -36,21 +36,20 @@ def save(root, name, rows):
     np.save(root / "new_joint_vecs" / f"{name}.npy", rows)
 
 
-def verify(capsys, root, *more, code=None):
+def verify(capsys, root, code=None, **keys):
     """What the command prints, and that it ends with `code`; None: well."""
     if code is None:
-        ENTRY.run([f"root={root}", *more])
+        main(VerifyConfig(root=str(root), **keys))
     else:
         with pytest.raises(SystemExit) as ended:
-            ENTRY.run([f"root={root}", *more])
+            main(VerifyConfig(root=str(root), **keys))
         assert ended.value.code == code
-    said = capsys.readouterr()
-    return said.out + said.err
+    return capsys.readouterr().out
 
 
-@every_row(("skeleton", "more"), [(T2M, ["against=none"]), (KIT, ["skeleton=kit"])])
+@every_row(("skeleton", "more"), [(T2M, {"against": "none"}), (KIT, {"skeleton": "kit"})])
 def test_a_whole_folder_is_called_whole(skeleton, more, tmp_path, capsys):
-    said = verify(capsys, write_folder(tmp_path / skeleton.name, skeleton), *more)
+    said = verify(capsys, write_folder(tmp_path / skeleton.name, skeleton), **more)
     assert ": 6 clips, 0.0" in said and "train 2, val 2, test 2" in said and "nothing is wrong" in said
 
 
@@ -139,7 +138,7 @@ def kits_std(root):
         (empty_caption, "1 clips: captions that cannot be read (text file its file is empty"),
         (no_time, "1 clips: captions that cannot be read (its file, line 1 is 'a man walks'"),
         (other_joints, "1 clips: joints that are not of its rows: 000001"),
-        (overlap, "1 motions of train.txt, or their mirror images, are in test.txt too, such as ['000001']"),
+        (overlap, "1 motions of test.txt, or their mirror images, are in train.txt too, such as ['000001']"),
         (no_list, "fault             there is no val.txt"),
         (no_mean, "Mean.npy is not there"),
         (other_mean, "Mean.npy is of other data: number 5 is "),
@@ -150,7 +149,7 @@ def kits_std(root):
 def test_each_kind_of_fault_is_a_line_and_the_exit_code(spoil, words, tmp_path, capsys):
     root = write_folder(tmp_path / spoil.__name__)
     spoil(root)
-    said = verify(capsys, root, "against=none", code=1)
+    said = verify(capsys, root, code=1, against="none")
     assert words in said and "broken            " in said, said
 
 
@@ -177,5 +176,8 @@ def test_what_published_training_leaves_out_is_a_note(tmp_path, capsys, monkeypa
 
 def test_what_is_no_data_set_is_refused_in_one_line(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    assert "its folder new_joint_vecs holds no clip" in verify(capsys, tmp_path / "empty", code=2)
-    assert "which is not there" in verify(capsys, tmp_path / "none", code=2)
+    for name, words in {"empty": "its folder new_joint_vecs holds no clip", "none": "which is not there"}.items():
+        with pytest.raises(SystemExit) as ended:
+            ENTRY.run([f"root={tmp_path / name}"])
+        said = capsys.readouterr().err
+        assert ended.value.code == 2 and words in said and said.count("\n") == 1, said

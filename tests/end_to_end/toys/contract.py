@@ -56,6 +56,10 @@ class Toy:
     bad_files   of a run on files, its words behind those of `on_files`
     damage      each spoils a folder of files, and gives words of the error
     leaves      files in the folder of a run that other domains' runs do not have
+    unmeasured  words of runs on the stand-in that measure nothing
+    num_samples of the evaluation that `measured` makes small
+    numbers     a distance and a share, by name, that training and `evaluate` measure
+    of_real     the same of real media, in the summary of a run
     """
 
     domain: str
@@ -74,6 +78,10 @@ class Toy:
     bad_files: tuple[Bad, ...]
     damage: tuple[Callable[[Path], tuple[str, ...]], ...]
     leaves: frozenset[str] = frozenset()
+    unmeasured: tuple[str, ...] = ()
+    num_samples: int = 24
+    numbers: tuple[str, str] = ("frechet_distance", "class_accuracy")
+    of_real: tuple[str, str] = ("frechet_floor", "classifier_accuracy")
 
 
 def changed(words: Sequence[str], changes: Sequence[str]) -> tuple[str, ...]:
@@ -105,7 +113,7 @@ class User:
 
     def on_stand_in(self, *words: str) -> tuple[str, ...]:
         """Words of a small run on the stand-in that measures nothing."""
-        return changed((*SMALL, *self.toy.stand_in, "evaluation=none"), words)
+        return changed((*SMALL, *self.toy.stand_in, *self.toy.unmeasured, "evaluation=none"), words)
 
     def on_files(self, *words: str) -> tuple[str, ...]:
         """Words of a small run on the files in `files` with the tokenizer in `weights`."""

@@ -16,7 +16,10 @@ from tests.rows import every_row
 PART = "a person waves.#a/DET person/NOUN wave/VERB#1.0#4.5"
 
 
-def opened(root, masks=LastAxisMasks(196, 4), **keys):
+MASKS = LastAxisMasks(196, 4)
+
+
+def opened(root, masks=MASKS, **keys):
     return HumanML3DConfig(root=str(root), cache_dir=None, **keys).build(masks)
 
 
@@ -108,7 +111,7 @@ def test_joints_begin_at_the_origin_of_their_window(folder):
     data = opened(folder, representation="joints")
     item = data.item(1, np.random.default_rng(1))
     assert data.media_shape == (66, 196)
-    assert item["media"][[0, 2], 0].abs().max() < 1e-6 and 0.5 < item["media"][2, :92].max()
+    assert item["media"][[0, 2], 0].abs().max() < 1e-6 and item["media"][2, :92].max() > 0.5
     assert not normalised(data, item["media"])[:, 100:].any()
     assert torch.equal(opened(folder, representation="joints").statistics.mean, data.statistics.mean)
 
@@ -134,7 +137,7 @@ def test_kit_has_its_own_numbers_and_lengths(tmp_path):
     write_folder(tmp_path, [24, 23, 60], skeleton="kit")
     data = opened(tmp_path, skeleton="kit")
     assert data.media_shape == (251, 196) and data.lengths.tolist() == [24, 60] and data.fps == KIT.fps
-    with pytest.raises(ValueError, match="251 numbers a frame; data.skeleton 't2m' has 263"):
+    with pytest.raises(ValueError, match=r"251 numbers a frame; data.skeleton 't2m' has 263"):
         opened(tmp_path)
 
 

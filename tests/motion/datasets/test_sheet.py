@@ -12,7 +12,7 @@ from motion.datasets.moves import MovesConfig
 from motion.datasets.sheet import title, write_data_sheet
 from motion.pictures import strips
 
-CONFIG = MovesConfig(num_clips=140, frames=40, min_frames=30, representation="joints")
+CONFIG = MovesConfig(num_clips=140, frames=60, min_frames=40, representation="joints")
 
 
 def test_items_are_shown_as_long_as_training_sees_them_under_their_captions(tmp_path, monkeypatch):
@@ -40,7 +40,7 @@ def test_an_item_that_cannot_be_drawn_ends_a_run_before_it_begins(tmp_path):
     data = CONFIG.build()
     data.media[139, 5, 8] = torch.nan
     with pytest.raises(
-        ValueError, match=r"clip 1 \('clip 139 of train: .*its joints are not finite from frame 8 of 40"
+        ValueError, match=r"clip 1 \('clip 139 of train: .*its joints are not finite from frame 8 of 60"
     ):
         write_data_sheet(data, motion_format(CONFIG), tmp_path / "data.png", items=2)
     assert not list(tmp_path.iterdir())

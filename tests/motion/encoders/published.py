@@ -1,5 +1,6 @@
 """Published evaluators written to the disk as they are published, with weights of the tests' own."""
 
+import json
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -66,4 +67,17 @@ def write_evaluator(folder: Path, rows: np.ndarray, name: str = "t2m263") -> Pat
     rows = rows[:, : own.numbers]
     write_matching(folder / MATCHING, matching_states(own.numbers - own.cut))
     write_statistics(folder, rows, own.statistics[0], own.skeleton)
+    return folder
+
+
+def write_clip_tokenizer(folder: Path) -> Path:
+    """A directory with a CLIP tokenizer of the letters a and b, start 38 and end 39, as transformers saves it."""
+    import transformers
+
+    folder.mkdir(parents=True)
+    words = {"a</w>": 0, "b</w>": 1, "a": 2, "b": 3, **{f"<{number}>": number for number in range(4, 38)}}
+    (folder / "vocab.json").write_text(json.dumps({**words, "<|startoftext|>": 38, "<|endoftext|>": 39}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    tokenizer.save_pretrained(folder)
     return folder

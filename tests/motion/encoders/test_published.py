@@ -1,16 +1,27 @@
 """Published evaluators as extractors: files, statistics, sizes, order, and what is done to a clip."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from motion.body.skeleton import SKELETONS
-from motion.encoders.published import EVALUATORS, LONGEST, MATCHING, EvaluatorFiles, MatchingExtractor
+from motion.encoders.published import (
+    CONTRAST,
+    EVALUATORS,
+    LONGEST,
+    MATCHING,
+    ContrastExtractor,
+    EvaluatorFiles,
+    MatchingExtractor,
+)
 from motion.measured.clips import Clip
-from tests.golden_files import load_golden
+from tests.golden_files import load_golden, with_prefix
 from tests.motion.encoders.published import (
     WORDS,
     matching_states,
+    write_clip_tokenizer,
     write_evaluator,
     write_matching,
     write_statistics,
@@ -155,3 +166,21 @@ def test_absent_weights_and_words_of_another_size_are_told(tmp_path):
 def test_a_clip_of_less_than_four_frames_is_refused(tmp_path):
     with pytest.raises(ValueError, match="a clip of 3 frames; features=t2m263 takes 4 at least"):
         extractor(files_of(tmp_path))([Clip(torch.from_numpy(walking_rows(8)[:3]), "full", T2M)])
+
+
+def test_the_contrastive_evaluator_gives_unit_vectors_of_clips_and_captions(tmp_path):
+    tensors, facts = load_golden("mardm_evaluators")
+    files = files_of(tmp_path, "mardm67")
+    (files.folder / CONTRAST).parent.mkdir(parents=True)
+    torch.save({"contrast_model": with_prefix(tensors, "state.contrast.")}, files.folder / CONTRAST)
+    own = EVALUATORS["mardm67"]
+    with pytest.raises(ValueError, match="mardm67/clip_score needs CLIP's tokenizer, a local directory: clip=DIR"):
+        ContrastExtractor(own, files, CPU)
+    clip_folder = write_clip_tokenizer(tmp_path / "clip")
+    network = ContrastExtractor(own, replace(files, clip=clip_folder), CPU)
+    motion, texts = network([clip(40), clip(60, 1)])["motion"], network.text_features(["a b", "b"])
+    for found in (motion, texts):
+        torch.testing.assert_close(found.norm(dim=1), torch.ones(2))
+    start, end = facts["start_token"], facts["end_token"]
+    assert network.token_numbers(["a b", "b"]).tolist() == [[start, 0, 1, end, *[0] * 7], [start, 1, end, *[0] * 8]]
+    assert network.name == "mardm67_clip"

@@ -48,7 +48,7 @@ def test_recorded_outputs(name):
 def network(seed=0, **options):
     """A small network in training mode, and its inputs of four rows."""
     torch.manual_seed(seed)
-    recipe = Recipe(2, 16, 2, 32, **{"dropout": 0.3, **options})
+    recipe = Recipe(**{"depth": 2, "width": 16, "num_heads": 2, "feedforward": 32, "dropout": 0.3, **options})
     inputs = torch.randn(4, CHANNELS, FRAMES), torch.arange(4), torch.randn(4, 6)
     return MDM((CHANNELS, FRAMES), recipe, texts=6).train(), inputs
 
@@ -115,6 +115,23 @@ def test_blocks_that_are_recomputed_have_the_same_gradients():
         found.append([each.grad.clone() for each in model.parameters()])
     for one, other in zip(*found, strict=True):
         close(one, other)
+
+
+def test_blocks_are_compiled_once_for_all():
+    model, inputs = network(depth=4)
+    model.draw(StepRandom(0, 0), 4)
+    plain, graphs = model(*inputs), []
+
+    def backend(graph, examples):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    for part in model.parts():
+        part.compile(backend=backend, fullgraph=True)
+    close(model(*inputs), plain)
+    assert len(graphs) == 2  # of a block, and of the map back to frames
+    torch.compiler.reset()
 
 
 def test_attention_by_hand_is_the_fused_one():

@@ -1,19 +1,25 @@
 """A folder of one's own joints: names, rates, axes and units; what is no motion is told with its file."""
 
+import copy
+import functools
 import itertools
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from core.commands.entry import compose_config
+from core.schema import strict
 from motion.body.placing import process
 from motion.body.skeleton import KIT, T2M
 from motion.datasets.humanml3d import HumanML3DConfig
 from motion.preparation.own import JointsConfig, clip_name, resample
-from motion.prepare import ENTRY
-from motion.verify import ENTRY as VERIFY
+from motion.prepare import PrepareConfig, main
+from motion.verify import VerifyConfig
+from motion.verify import main as verify
 from tests.motion.amass_files import body_arrays, expected_joints, recording_arrays
 from tests.rows import every_row
 
@@ -45,9 +51,18 @@ def save(root, **arrays):
     return root
 
 
-def prepare(root, out, *more, fps=20):
-    """The folder that the command makes of a folder of joints."""
-    ENTRY.run(["source=joints", f"source.root={root}", f"source.fps={fps}", f"out={out}", "num_workers=0", *more])
+@functools.cache
+def composed():
+    """The config of `source=joints`, whose composition takes longer than a tiny folder."""
+    needed = ["source=joints", "source.root=root", "source.fps=20", "out=out", "num_workers=0"]
+    return compose_config("motion.conf", "prepare", needed)
+
+
+def prepare(root, out, **changes):
+    """The folder that the command makes of a folder of joints; keys of the source are among the changes."""
+    values = copy.deepcopy(composed()) | {"out": str(out)}
+    values["source"] |= {"root": str(root)} | {key: changes.pop(key) for key in [*changes] if key in values["source"]}
+    main(strict(PrepareConfig, values | changes))
     return out
 
 
@@ -89,7 +104,7 @@ def test_what_is_prepared_can_be_opened_and_is_whole(tmp_path, capsys):
     for number in range(3):
         (root / f"walk{number}.txt").write_text("a man walks to the left\n")
     out = prepare(root, tmp_path / "out")
-    VERIFY.run([f"root={out}", "against=none"])
+    verify(VerifyConfig(root=str(out), against="none"))
     assert "nothing is wrong" in capsys.readouterr().out
     data = HumanML3DConfig(root=str(out), split="train", cache_dir=None).build()
     assert len(data) == 2 and set(data.captions) == {"a man walks to the left", "a man walks to the right"}
@@ -100,7 +115,7 @@ def test_long_takes_are_cut_into_equal_clips_with_the_captions_of_their_seconds(
     root = save(tmp_path / "own", long=np.tile(walk(60), (5, 1, 1)), short=walk(50))  # 15 and 2.5 s
     (root / "long.txt").write_text("walks\nturns left#turn/VERB left/ADV#9.0#12.0\n")
     (root / "short.txt").write_text("stands\n")
-    out = prepare(root, tmp_path / "out", "source.seconds=7")
+    out = prepare(root, tmp_path / "out", seconds=7)
     frames = {"long_0": 99, "long_1": 99, "long_2": 99, "short": 49}
     assert {name: len(rows_of(out, name)) for name in frames} == frames
     texts = {name: (out / "texts" / f"{name}.txt").read_text().splitlines() for name in [*frames, "Mlong_1"]}
@@ -137,7 +152,7 @@ def test_a_body_that_lies_or_has_another_up_is_noted(tmp_path):
 
 
 def test_kit_has_its_own_joints_rate_and_units(tmp_path):
-    out = prepare(save(tmp_path / "own", a=kit_walk()), tmp_path / "out", "skeleton=kit", fps=12.5)
+    out = prepare(save(tmp_path / "own", a=kit_walk()), tmp_path / "out", skeleton="kit", fps=12.5)
     rows = rows_of(out, "a")
     assert rows.shape == (39, 251) and rows[:, 3].mean() > 100  # the published rows are in millimetres
     np.testing.assert_allclose(np.load(out / "new_joints" / "a.npy")[:, 0, 1], rows[:, 3], atol=1e-2)
@@ -146,7 +161,7 @@ def test_kit_has_its_own_joints_rate_and_units(tmp_path):
 def test_the_bones_of_a_reference_that_is_named_are_those_of_all(tmp_path):
     other = walk(10, seed=4) * np.float32(1.2)
     save(tmp_path, other=other)
-    out = prepare(save(tmp_path / "own", a=walk()), tmp_path / "out", f"source.reference={tmp_path / 'other.npy'}")
+    out = prepare(save(tmp_path / "own", a=walk()), tmp_path / "out", reference=str(tmp_path / "other.npy"))
     bones = T2M.bones(torch.from_numpy(np.load(out / "new_joints" / "a.npy")))
     expected = T2M.bones(torch.from_numpy(other[0])).expand_as(bones)
     torch.testing.assert_close(bones, expected, atol=1e-4, rtol=0)
@@ -183,37 +198,49 @@ def test_files_that_are_no_motion_are_left_out_by_their_names(tmp_path, capsys):
         "objects": (walk().astype(object), "objects.npy is truncated or damaged: Object arrays are not read"),
     }
     root = save(tmp_path / "own", a=walk(), **{name: array for name, (array, _) in broken.items()})
-    out = prepare(root, tmp_path / "out", "mirror=false")
+    out = prepare(root, tmp_path / "out", mirror=False)
     assert [file.stem for file in (out / "new_joint_vecs").iterdir()] == ["a"]
     told = json.loads((out / "prepare.json").read_text())["left_out"]
     assert told.keys() == broken.keys()
     assert not {name: told[name] for name, (_, words) in broken.items() if words not in told[name]}
     said = capsys.readouterr().out
-    assert said.count("left out          ") == 6 and "left out          2 clips; mm: " in said
+    assert said.count("left out          ") == 6 and "left out          2 clips (mm, zero): " in said
 
 
 @every_row(
-    ("arrays", "options", "words"),
+    ("arrays", "changes", "words"),
     [
-        ({}, [], "which is not there"),
-        ({"a": walk(2)[:1]}, [], "has 1 frames; a clip needs 2"),
-        ({"a b": walk(), "a-b": walk()}, [], "would both be the clip a-b; rename one"),
-        ({"a": walk()}, ["source.fps=0"], "source.fps is 0; allowed: 1 to 1000"),
-        ({"a": walk()}, ["source.scale=-1"], "source.scale is -1; it must be above 0"),
-        ({"a": walk()}, ["source.up=x"], "source.up"),
-        ({"a": walk()}, ["source.seconds=1"], "source.seconds is 1; allowed: 2 or more, or null"),
-        ({"a": walk(99), "a_0": walk()}, ["source.seconds=3"], "would both be the clip a_0; rename one"),
-        ({"a": walk()}, ["source.reference=none.npy"], "none.npy is not there"),
-        ({"a": walk()}, ["skeleton=kit"], "expected (frames, 21, 3) of the skeleton 'kit'"),
-        ({"Ma": walk(), "a": walk()}, [], "Ma is the name of the mirror of a"),
+        ({}, {}, "which is not there"),
+        ({"a": walk(2)[:1]}, {}, "has 1 frames; a clip needs 2; it gives all clips their bones, source.reference="),
+        ({"a b": walk(), "a-b": walk()}, {}, "would both be the clip a-b; rename one"),
+        ({"a": walk()}, {"fps": 0}, "source.fps is 0; allowed: 1 to 1000"),
+        ({"a": walk()}, {"scale": -1}, "source.scale is -1; it must be above 0"),
+        ({"a": walk()}, {"up": "x"}, "source.up"),
+        ({"a": walk()}, {"seconds": 1}, "source.seconds is 1; allowed: 2 or more, or null"),
+        ({"a": walk(99), "a_0": walk()}, {"seconds": 3}, "would both be the clip a_0; rename one"),
+        ({"a": walk()}, {"reference": "none.npy"}, "none.npy is not there"),
+        ({"a": walk() * 1000}, {"scale": 0.001, "reference": "a.npy"}, "source.reference has to be in metres"),
+        ({"a": walk()}, {"skeleton": "kit"}, "expected (frames, 21, 3) of the skeleton 'kit'"),
+        ({"Ma": walk(), "a": walk()}, {}, "Ma is the name of the mirror of a"),
     ],
 )
-def test_a_folder_that_cannot_be_prepared_is_refused_in_one_line(arrays, options, words, tmp_path, capsys):
+def test_a_folder_that_cannot_be_prepared_is_refused_in_one_line(arrays, changes, words, tmp_path, monkeypatch):
     path = tmp_path / f"{abs(hash(words))}"
-    with pytest.raises(SystemExit) as ended:
-        prepare(save(path / "own", **arrays), path / "out", *options)
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert ended.value.code == 2 and said.startswith("error: ") and words in said, said
+    root = save(path / "own", **arrays)
+    monkeypatch.chdir(root if arrays else tmp_path)
+    with pytest.raises(ValueError) as refused:
+        prepare(root, path / "out", **changes)
+    assert words in str(refused.value) and "\n" not in str(refused.value), str(refused.value)
+
+
+def test_a_file_that_has_changed_is_prepared_anew(tmp_path):
+    root = save(tmp_path / "own", a=walk(), b=walk(50, 1))
+    out = prepare(root, tmp_path / "out")
+    before = {name: rows_of(out, name) for name in ("a", "b", "Mb")}
+    save(root, b=walk(50, 2))
+    os.utime(root / "b.npy", ns=(2 * 10**18, 2 * 10**18))
+    prepare(root, tmp_path / "out")
+    assert [np.array_equal(rows_of(out, name), before[name]) for name in ("a", "b", "Mb")] == [True, False, False]
 
 
 def test_files_of_other_kinds_are_no_clips(tmp_path):
