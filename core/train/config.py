@@ -100,9 +100,7 @@ class RunConfig:
         check_solver(self.sampler, build_path(self.objective.path))
         self._check_needs()
         if self.optimizer.gradient == "matched" and not self.alignment.layers:
-            raise ValueError(
-                "optimizer.gradient is 'matched', but the run has no alignment; allowed then: total"
-            )
+            raise ValueError("optimizer.gradient is 'matched', but the run has no alignment; allowed then: total")
 
     def _check_needs(self) -> None:
         """Raises ValueError where the alignment asks for what other keys do not give."""

@@ -13,16 +13,12 @@ from core.alignment.methods import ALIGNMENTS
 from core.alignment.sra import Head, SRAConfig, later_time
 from core.alignment.sra2 import SRA2Config, make_head
 from core.alignment.teacher import Teacher
-from core.conditioning.labels import LabelConditioning, LabelConfig
 from core.contracts import Batch
 from core.draws import StepRandom
-from core.flow.objective import FlowMatching, ObjectiveConfig
 from core.flow.path import Interpolant, Linear, Table
-from core.latents.pixels import Pixels
-from core.nets.layers import BlockOptions, LabelEmbedder
-from core.nets.sit import Recipe, SiT
 from core.step import TrainingLoss
 from image.train import ENTRY as TRAIN
+from tests.core.alignment.parts import loss_parts, tiny
 from tests.golden_files import load_golden, with_prefix
 
 GOLDEN, FACTS = load_golden("regularisers")
@@ -133,16 +129,6 @@ def test_a_later_time_is_one_that_the_path_has():
     levels = path.network_time(later_time(path, path.times(t, "data"), gap))
     assert ((levels >= 0) & (levels < 50)).all() and levels[-1] == 0
     assert (levels <= path.network_time(path.times(t, "data"))).all()
-
-
-def tiny(width=24, depth=3):
-    """A SiT with random weights everywhere, for latents (2, 6, 4) in patches of 2."""
-    model = SiT((2, 6, 4), Recipe(depth, 2, BlockOptions(width, 2)), lambda size: LabelEmbedder(3, size, null_row=True))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return model
 
 
 def test_sra2_compares_the_heads_patches_with_those_of_the_clean_latent():
@@ -284,8 +270,7 @@ def test_a_method_may_ask_for_a_time_for_each_token():
 
     model, method = tiny(), Kept()
     batch = Batch(torch.zeros(4, 2, 6, 4), torch.zeros(4, dtype=torch.int64), torch.arange(4))
-    conditioning = LabelConditioning(LabelConfig(drop=0), 3)
-    parts = (Pixels(), conditioning, model, model, FlowMatching(ObjectiveConfig(), model.expand), method)
+    parts = (*loss_parts(model), method)
     for needs, shape in ((Needs(), (4,)), (Needs(token_times=True), (4, 6))):
         TrainingLoss(*parts, needs=needs)(batch, StepRandom(0, 0), 0)
         assert method.t.shape == shape
