@@ -146,7 +146,7 @@ BOTH = {"layersync": {"pairs": [[1, 3]]}, "spread": {"name": "dispersive", "laye
 def test_several_methods_are_the_sum_of_each():
     model = tiny()
     parts = [losses_of(config, model) for config in (LayerSyncConfig([(1, 3)]), DispersiveConfig(2, weight=0.25))]
-    both = losses_of(SeveralConfig(BOTH), model)
+    both = losses_of(strict(SeveralConfig, {"of": BOTH}), model)
     flow = both.flow.mean()
     torch.testing.assert_close(both.total - flow, sum(each.total - flow for each in parts))
     assert both.similarity == {"layersync/1->3": parts[0].similarity["1->3"]}
@@ -155,9 +155,8 @@ def test_several_methods_are_the_sum_of_each():
 
 def test_several_methods_need_what_any_needs_and_keep_their_heads_apart():
     sra = {"pairs": [[1, 2], [1, 3]]}
-    config = SeveralConfig(
-        {**BOTH, "sra": sra, "far": {"name": "sra", "pairs": [[2, 3]]}, "none": {"name": "sra2", "layer": 1}}
-    )
+    renamed = {"far": {"name": "sra", "pairs": [[2, 3]]}, "clean": {"name": "sra2", "layer": 1}}
+    config = strict(SeveralConfig, {"of": {**BOTH, "sra": sra, **renamed}})
     assert config.layers == [1, 3, 2, 1, 2, 1, 3, 2, 3, 1]
     assert config.needs.teacher == (2, 3) and config.needs.couples_rows
     model = tiny()
@@ -172,24 +171,28 @@ def test_several_methods_need_what_any_needs_and_keep_their_heads_apart():
 
 
 def test_several_methods_survive_a_configs_file_with_every_option():
-    config = SeveralConfig(BOTH)
-    assert config.of["layersync"]["weight"] == 0.2 and config.of["spread"]["name"] == "dispersive"
-    assert strict(SeveralConfig, plain(config)) == config
-    drawn = settle(SeveralConfig({"layersync": {"pairs": "random"}, "sra2": {"layer": 1}}), 9, 4)
-    assert drawn.methods == {"layersync": LayerSyncConfig(pairs=[draw_pair(9, 4)]), "sra2": SRA2Config(layer=1)}
+    config = strict(SeveralConfig, {"of": BOTH})
+    assert config.of == {"layersync": LayerSyncConfig([(1, 3)]), "spread": DispersiveConfig(2, weight=0.25)}
+    kept = plain(config)
+    assert kept["of"]["layersync"]["weight"] == 0.2 and kept["of"]["spread"]["name"] == "dispersive"
+    assert strict(SeveralConfig, kept) == config
+    drawn = settle(SeveralConfig({"layersync": LayerSyncConfig("random"), "sra2": SRA2Config(layer=1)}), 9, 4)
+    assert drawn.of == {"layersync": LayerSyncConfig(pairs=[draw_pair(9, 4)]), "sra2": SRA2Config(layer=1)}
 
 
 @every_row(
     ("words", "message"),
     [
-        (["alignment.of={}"], "alignment.of is empty"),
-        (["alignment.of={sra2: 3}"], "alignment.of.sra2 is 3; needed: the options of a method"),
+        (["alignment.of={}"], "alignment.of' is {}; needed: .*layersync"),
+        (["alignment.of={sra2: 3}"], "alignment.of.sra2' is 3; needed: a mapping"),
         (["alignment.of={sra2: {layer: 99}}"], "alignment.of names block 99, which does not exist.*1 to 8"),
         (["alignment.of={sra2: {layer: 1, weight: 0}}"], "alignment.of.sra2.weight is 0.0; it must be above 0"),
         (["alignment.of={sra2: {weight: 1}}"], "missing config key 'alignment.of.sra2.layer'"),
-        (["alignment.of={mine: {layer: 1}}"], "alignment.of.mine is of the method 'mine'; allowed, .*dispersive"),
-        (["alignment.of={none: {}}"], "alignment.of.none is of the method 'none'; allowed"),
-        (["alignment.of={x: {name: several, of: {}}}"], "alignment.of.x is of the method 'several'; allowed"),
+        (["alignment.of={mine: {layer: 1}}"], "alignment.of.mine' is of 'mine'; allowed, .*dispersive"),
+        (["alignment.of={1a: {layer: 1}}"], "alignment.of' has the label '1a'"),
+        (["+alignment.of.mine.name=[3]"], "alignment.of.mine' is of .3.; allowed"),
+        (["alignment.of={none: {}}"], "alignment.of.none' is of 'none'; allowed"),
+        (["alignment.of={x: {name: several, of: {}}}"], "alignment.of.x' is of 'several'; allowed"),
         (["+alignment.of.layersync.pairs=[[5,2]]"], "alignment.of.layersync.pairs holds"),
         (["alignment.of={dispersive: {layer: 1}}", "trainer.accumulate=2"], "accumulate is 2, but alignment 'several'"),
         (["alignment=sra2", "alignment.layer=1", "optimizer.lr_scale={blocks: 9, factor: 2}"], "lr_scale.blocks is 9"),
