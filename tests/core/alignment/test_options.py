@@ -13,6 +13,8 @@ from core.alignment.sra2 import SRA2Config
 from core.alignment.teacher import Teacher
 from core.contracts import Batch
 from core.draws import StepRandom
+from core.nets.layers import BlockOptions, LabelEmbedder
+from core.nets.sit import Recipe, SiT
 from core.schema import plain, strict
 from core.step import TrainingLoss
 from image.train import ENTRY as TRAIN
@@ -22,14 +24,14 @@ from tests.rows import every_row
 BATCH = Batch(torch.randn(4, 2, 6, 4, generator=torch.Generator().manual_seed(5)), torch.arange(4) % 3, torch.arange(4))
 
 
-def losses_of(config, model, step=0, weights=None):
+def losses_of(config, model, step=0, weights=None, batch=BATCH):
     """The losses of one forward pass under `config`; a teacher with `weights`, by default the model's own."""
     teacher = Teacher(model, config.needs.teacher) if config.needs.teacher else None
     if weights is not None:
         teacher.model.load_state_dict(weights, strict=False)
     method = config.build(model)
     try:
-        return TrainingLoss(*loss_parts(model), method, teacher=teacher)(BATCH, StepRandom(0, step), step)
+        return TrainingLoss(*loss_parts(model), method, teacher=teacher)(batch, StepRandom(0, step), step)
     finally:
         method.remove()
 
@@ -49,6 +51,15 @@ def test_the_averages_block_is_the_models_own_as_long_as_they_are_equal():
     single = losses_of(LayerSyncConfig(pairs=[(1, 3)]), model)
     assert abs(later.total - single.total) > 1e-4 and abs(averaged.total - single.total) > 1e-4
     assert torch.equal(later.flow, single.flow)
+
+
+def test_the_averages_tokens_get_the_axes_that_the_models_have():
+    """Frames, of which a teacher hands over one row."""
+    model = SiT((3, 6), Recipe(3, 1, BlockOptions(16, 2)), lambda width: LabelEmbedder(3, width, null_row=True))
+    options = {"pairs": [(1, 3)], "neighbour_frames": 1}
+    batch = Batch(torch.randn(4, 3, 6), BATCH.condition, BATCH.index)
+    own, other = (losses_of(LayerSyncConfig(teacher=who, **options), model, batch=batch) for who in ("self", "ema"))
+    assert torch.equal(own.total, other.total) and own.values == other.values != {}
 
 
 def test_a_teachers_pass_is_counted_and_is_not_made_once_the_weight_is_0():
