@@ -7,6 +7,7 @@ from core.alignment.dispersive import DispersiveConfig
 from core.alignment.dual_timesteps import DualTimestepsConfig
 from core.alignment.layersync import LayerSyncConfig
 from core.alignment.self_flow import SelfFlowConfig
+from core.alignment.several import SeveralConfig
 from core.alignment.sra import SRAConfig
 from core.alignment.sra2 import SRA2Config
 
@@ -18,6 +19,7 @@ ALIGNMENTS: dict[str, type] = {
     "sra2": SRA2Config,
     "self_flow": SelfFlowConfig,
     "dual_timesteps": DualTimestepsConfig,
+    "several": SeveralConfig,
 }
 AnyAlignmentConfig = (
     NoAlignmentConfig
@@ -27,4 +29,5 @@ AnyAlignmentConfig = (
     | SRA2Config
     | SelfFlowConfig
     | DualTimestepsConfig
+    | SeveralConfig
 )

@@ -99,6 +99,8 @@ class RunConfig:
             raise ValueError(f"sample_batch_size is {self.sample_batch_size}; it must be at least 1")
         check_solver(self.sampler, build_path(self.objective.path))
         self._check_needs()
+        if self.optimizer.gradient == "matched" and not self.alignment.layers:
+            raise ValueError("optimizer.gradient is 'matched', but the run has no alignment; allowed then: total")
 
     def _check_needs(self) -> None:
         """Raises ValueError where the alignment asks for what other keys do not give."""
@@ -149,6 +151,11 @@ class RunConfig:
         """
         check_layers(self.alignment, backbone.num_blocks)
         self.check_tokens(backbone)
+        scale = self.optimizer.lr_scale
+        if scale is not None and scale.blocks > backbone.num_blocks:
+            raise ValueError(
+                f"optimizer.lr_scale.blocks is {scale.blocks}; the backbone has blocks 1 to {backbone.num_blocks}"
+            )
         self.check_guidance(drop, backbone.null_label)
 
     def check_tokens(self, backbone: Any) -> None:

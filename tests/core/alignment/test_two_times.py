@@ -6,6 +6,8 @@ from torch import nn
 
 from core.alignment.dual_timesteps import DualTimestepsConfig, by_group
 from core.alignment.self_flow import SelfFlowConfig
+from core.alignment.several import SeveralConfig
+from core.alignment.sra2 import SRA2Config
 from core.alignment.teacher import Teacher
 from core.conditioning.labels import LabelConditioning, LabelConfig
 from core.contracts import Batch
@@ -255,3 +257,12 @@ def test_every_preset_is_read():
         config = TRAIN.config([f"alignment={name}", "backbone.depth=28"])
         assert config.alignment.pairs == pairs, name
     assert TRAIN.config(["alignment=dual_timesteps", "alignment.pairs=null"]).alignment.needs.teacher == ()
+
+
+def test_beside_another_method_tokens_have_the_same_times_and_groups():
+    for name in ("separated", "self_flow"):
+        both = SeveralConfig({"sra2": SRA2Config(layer=1), name: METHODS[name]})
+        (_, kept, _), (_, usual, _) = (step_of(config, MEDIA) for config in (both, METHODS[name]))
+        for side in ("student", "teacher"):
+            for ours, alone in zip(kept[side], usual[side], strict=True):
+                assert (ours is alone is None) or torch.equal(ours, alone), (name, side)

@@ -90,7 +90,7 @@ OF_PAIRS, OF_LAYERS = ("layersync", "sra", "self_flow", "dual_timesteps"), ("dis
 WITHOUT_PAIRS = ("dual_timesteps",)  # null: nothing is aligned
 
 
-@every_row("name", sorted(set(ALIGNMENTS) - {"none"}))
+@every_row("name", sorted(set(ALIGNMENTS) - {"none", "several"}))
 @every_row("weight", [-1, 0, math.nan, math.inf, True, None, [0.2], "heavy"])
 def test_every_alignment_refuses_a_weight_that_is_none(configs, name, weight):
     values, schema = configs["image"]
@@ -115,4 +115,4 @@ def test_every_alignment_of_a_layer_refuses_a_block_that_is_not_there(configs, n
 
 
 def test_every_alignment_is_one_of_pairs_or_of_a_layer():
-    assert {*OF_PAIRS, *OF_LAYERS, "none"} == set(ALIGNMENTS)
+    assert {*OF_PAIRS, *OF_LAYERS, "none", "several"} == set(ALIGNMENTS)
