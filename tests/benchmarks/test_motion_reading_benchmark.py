@@ -14,6 +14,6 @@ def test_it_measures_and_records(tmp_path, capsys, monkeypatch):
     results = json.loads(out.read_text())["results"]
     for name in ("open_again_s", "open_plain_s", "items_per_second", "plain_items_per_second", "items_ratio"):
         assert 0 < results[name]["low"] <= results[name]["median"] <= results[name]["high"]
-    met = results["open_ratio"]["median"] >= 2 and results["items_per_second"]["median"] >= 2000
+    met = results["open_ratio"]["median"] >= 2 and results["items_ratio"]["median"] >= 1
     assert results["aim_met"] == met and "30 motions; opened for the first time" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == [out]
