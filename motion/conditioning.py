@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from core.conditioning import texts
 from core.conditioning.encoders import (
@@ -80,10 +81,25 @@ class CaptionConditioning(texts.TextConditioning):
         super().__init__(replace(config, prompts=captions.texts), lambda texts: config.embed(texts, device))
         self.mask = captions.mask
 
+    def embedder(self, width: int, null: bool) -> nn.Module:
+        """A small network on the embedding, whose numbers are brought to a mean square of 1."""
+        return SentenceEmbedder(self._prompts.shape[1], width)
+
     def requests(self, num: int, seed: int) -> Tensor | Requests:
         """Embeddings (num, E) of the captions, in turn, and the masks (num, N) of their lengths."""
         condition = super().requests(num, seed)
         return condition if self.mask is None else Requests(condition, self.mask[torch.arange(num) % len(self.mask)])
+
+
+class SentenceEmbedder(texts.VectorEmbedder):
+    """`core.conditioning.texts.VectorEmbedder` on embeddings of any length, which of length 1 would hardly be heard.
+
+    As a vector of E numbers of about 1, a sentence moves the first layer as much as the code of a time does.
+    """
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """(B, E) -> (B, D)."""
+        return super().forward(normalize(embeddings, dim=1) * embeddings.shape[1] ** 0.5)
 
 
 CONDITIONINGS: dict[str, type] = {"text": TextConfig, "labels": LabelConfig, "none": NoneConfig}

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from core.commands.entry import Entry
+from core.storage.provenance import json_sha256
 from core.storage.run_folder import RunDirectory
 from eval.measure.command import run_evaluation
 from eval.measure.evaluation import EvaluateConfig, Evaluation, run_behind
@@ -280,6 +281,10 @@ class MotionEvaluation(Evaluation):
             planned.repeats = Repeats(planned, REPEATS)
         return planned
 
+    def sample_identity(self) -> dict[str, Any]:
+        """The captions and lengths, which the protocol has in words."""
+        return {} if self.asked is None else {"asked": json_sha256(vars(self.asked))}
+
     def generated_samples(self, chunks: Chunks, name: str) -> Media:
         """The clips that were made."""
         clips = samples_of(chunks, name, motion_format(self.model.data), self.num, REPEATS)
@@ -310,6 +315,8 @@ class MotionEvaluation(Evaluation):
             return {}
         own = {"split": self.config.split, "pool": POOL, "replications": len(self.seeds or [0])}
         own |= {} if self.config.samples is None else {"representation": samples.representation}
+        unread = sum(self.real_motion.tokens(text) is None for text in samples.texts or ())
+        own |= {"captions_without_parts_of_speech": unread} if unread else {}
         return own if self.asked is None else {**own, "num": self.num, "multimodality": self.config.multimodality}
 
 

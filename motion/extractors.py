@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from core.storage.provenance import json_sha256
 from eval.measure.extractor import Extractor
@@ -47,8 +48,11 @@ class PhysicsOfJoints(Extractor):
 
     def __call__(self, rows: Sequence[Clip]) -> dict[str, Tensor]:
         """Clips of any lengths -> each number (B, 1)."""
-        found = [physics.measures(clip.joints(), clip.skeleton) for clip in rows]
-        return {name: torch.tensor([[float(each[name])] for each in found]) for name in self.numbers}
+        joints = [clip.joints() for clip in rows]
+        padded = pad_sequence(joints, batch_first=True)
+        real = torch.arange(padded.shape[1]) < torch.tensor([len(each) for each in joints])[:, None]
+        found = physics.measures(padded, rows[0].skeleton, real)
+        return {name: found[name].float()[:, None] for name in self.numbers}
 
 
 PHYSICS = PhysicsOfJoints()

@@ -30,9 +30,10 @@ from core.latents.scaling import Scaling
 from core.storage.atomic import reserve
 from core.storage.checkpoint import State
 from motion.backbone import MDMConfig
+from motion.body.smpl import GENDERS
 from motion.conditioning import Captions, TextConfig, build_conditioning
 from motion.data import UNIT, lengths_of, motion_format, token_masks
-from motion.pictures.files import BVH, CLIPS, ClipFiles, Extras, read_body
+from motion.pictures.files import CLIPS, ClipFiles, Extras, read_body
 from motion.preview import MAX_CLIPS, MotionPreview
 from motion.train import ENTRY as TRAIN
 from motion.train import masks_of
@@ -68,6 +69,8 @@ class MotionSampleConfig(SamplingOptions):
         if self.prompts is not None and not (self.prompts and all(prompt.strip() for prompt in self.prompts)):
             raise ValueError(f"prompts is {self.prompts}; needed: one text or more, none of them empty, or null")
         check_requested(self)
+        if self.gender not in GENDERS:
+            raise ValueError(f"gender is {self.gender!r}; allowed: {', '.join(GENDERS)}")
         if self.seconds is not None and not (self.lengths and all(0 < each < float("inf") for each in self.lengths)):
             raise ValueError(f"seconds is {self.seconds}; allowed: above 0, one number or a list, or null")
 
@@ -94,12 +97,12 @@ class MotionSampling(Sampling):
     masks: LastAxisMasks
 
     def run(self, show: Callable[[str], None]) -> None:
-        """Sample, and tell how far the BVH files are from the samples, whose bones are not quite of constant length."""
+        """Sample, and tell how far bodies of constant bone lengths are from the samples, whose bones vary."""
         super().run(show)
-        if self.config.bvh and self.distances:
+        for folder, distances in self.distances.items():
             show(
-                f"{BVH}/ differs from the samples by {1000 * np.mean(self.distances):.1f} mm in the mean over joints "
-                f"({1000 * max(self.distances):.1f} mm in the worst sample): its bones have constant lengths"
+                f"{folder}/ differs from the samples by {1000 * np.mean(distances):.1f} mm in the mean over joints "
+                f"({1000 * max(distances):.1f} mm in the worst sample): bones of constant lengths"
             )
 
     def build_model(self, state: State, source: Path, device: torch.device) -> ModelParts:
@@ -109,6 +112,7 @@ class MotionSampling(Sampling):
         """
         model = self.model_config
         body = read_body(self.config.mesh, self.config.gender, motion_format(model.data))
+        self.distances: dict[str, list[float]] = {}
         self.extras = Extras(self.config.bvh, body)  # read now, so that one that is missing is told before sampling
         tokenizer, known = model.tokenizer.build(device)
         if "tokenizer" in self.notes:
@@ -200,7 +204,7 @@ class MotionSampling(Sampling):
         arrays |= {"captions": np.array(texts)} if texts else {}
         files = ClipFiles(folder, preview.format, titles, self.extras)
         shown = write_clips(batches, requests, folder, files, arrays)
-        self.distances = files.distances
+        self.distances.update(files.distances)
         preview.save_joints(shown, titles, folder / "grid")
         if texts or labelled:
             names = {f"{row:06d}": title for row, title in enumerate(titles)}

@@ -5,8 +5,9 @@ Letters: B batch, C numbers of a frame, F frames, J joints.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor
 
 from core.commands.entry import Entry
+from core.commands.overrides import override
 from core.commands.train_tokenizer import TokenizerFitting
 from core.latents.fitting import LatentStatistics, Rows, TokenizerTraining, all_rows, split_by_chance
-from core.schema import choice
+from core.schema import choice, plain
 from motion.body.physics import skate_ratio
 from motion.codecs.autoencoder import (
     KIND,
@@ -34,7 +36,7 @@ from motion.preview import MotionPreview
 PICTURE = "reconstructions"
 SHOWN = 4  # clips, each before and after, in the picture
 MEASURED_CLIPS = 2000  # at most, for the latents' mean and deviation
-USE = "python -m motion.train tokenizer=conv_vae tokenizer.path={{}} backbone.patch_size=1{}"
+USE = "python -m motion.train tokenizer=conv_vae tokenizer.path={} backbone.patch_size=1"
 Code = Callable[[Tensor], Tensor]  # a clip (C, F) of real frames -> the decoded clip
 
 
@@ -45,9 +47,9 @@ class MotionTrainTokenizerConfig(TokenizerTraining):
     data: object = choice(CLIP_DATASETS, default_factory=MovesConfig)
     autoencoder: MotionAutoencoderConfig = field(default_factory=MotionAutoencoderConfig)
     heldout_clips: int = 200
-    steps: int = 1500
+    steps: int = 1000
     batch_size: int = 32
-    lr: float = 1e-3
+    lr: float = 3e-3
     name: str = "moves"
 
     def __post_init__(self):
@@ -69,14 +71,18 @@ def main(config: MotionTrainTokenizerConfig) -> Path:
 class MotionFitting(TokenizerFitting):
     """A small VAE of motion."""
 
-    unit, pictures = UNIT, (f"{PICTURE}.png",)
+    unit, pictures = UNIT, (f"{PICTURE}.png", f"{PICTURE}.mp4")
     config: MotionTrainTokenizerConfig
 
     @property
     def use(self) -> str:
         """The command that trains on its latents, with {} for the folder."""
-        data = self.config.data
-        return USE.format("" if isinstance(data, MovesConfig) else " data=humanml3d data.root=... evaluation=none")
+        data, own = self.config.data, plain(self.config)["data"]
+        moves = isinstance(data, MovesConfig)
+        changed = [each.name for each in fields(data) if getattr(data, each.name) != each.default]
+        words = [] if moves else [f"data={own['name']}", "evaluation=none"]
+        words += [override(f"data.{key}", own[key]) for key in changed if key != "cache_dir"]
+        return " ".join([USE, *(shlex.quote(word).replace("{", "{{").replace("}", "}}") for word in words)])
 
     def split(self) -> tuple[Rows, Rows]:
         """Clips to train on and clips to measure on, disjoint: what the data keeps out of training, else a part."""
@@ -128,6 +134,10 @@ class MotionFitting(TokenizerFitting):
         )
         return [head, "                joints mm    pose mm   error^2 of num.   skate", *rows]
 
+    def shown_pictures(self) -> str:
+        """How the report calls the pictures."""
+        return f"pictures: {', '.join(self.pictures)}"
+
     @property
     def format(self) -> MotionFormat:
         """What the numbers of the clips are."""
@@ -150,7 +160,7 @@ class MotionFitting(TokenizerFitting):
             error = (self.normalised(decoded) - self.normalised(clip)).square().mean()
             joints, back = (self.format.joints(each) for each in (clip, decoded))
             skate = skate_ratio(back[None], self.format.skeleton)
-            parts.append(torch.stack([*joint_errors_mm(joints, back, self.format.skeleton), error, skate[0]]))
+            parts.append(torch.stack([*joint_errors_mm(joints, back), error, skate[0]]))
         names = ("joints_mm", "pose_mm", "number_error", "skate_ratio")
         return dict(zip(names, torch.stack(parts).double().mean(0).tolist(), strict=True))
 

@@ -194,7 +194,8 @@ def test_torch_load_is_always_safe():
 
 def test_files_of_others_are_opened_where_they_are_checked():
     """Arrays by core.storage.arrays, pickles by core.storage.weights, and no from_pretrained that may run code."""
-    readers = {"torch.load": {"core/storage/weights.py"}, "np.load": set(), "pickle.load": set(), "pickle.loads": set()}
+    readers = {"torch.load": {"core/storage/weights.py"}, "pickle.load": set(), "pickle.loads": set()}
+    readers |= {"np.load": {"benchmarks/motion_reading.py"}}  # the naive reader that ours is held against
     readers |= {"torch.jit.load": {"video/encoders/i3d.py"}}  # a program: of the registry, the published one alone
     offences = []
     for path in sources():

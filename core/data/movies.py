@@ -74,6 +74,8 @@ def _describe(context: av.VideoCodecContext, height: int, width: int) -> None:
 def _even(frames: np.ndarray) -> np.ndarray:
     """Frames with the last row and column once more where their number is odd."""
     rows, columns = (side % 2 for side in frames.shape[1:3])
+    if not (rows or columns):
+        return np.ascontiguousarray(frames)  # not copied, as a rule: they can be hundreds of megabytes
     return np.ascontiguousarray(np.pad(frames, ((0, 0), (0, rows), (0, columns), (0, 0)), mode="edge"))
 
 

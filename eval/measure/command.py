@@ -211,6 +211,7 @@ class Measurement:
         form = evaluation.form(extractors.values())
         protocol = sampling.protocol(generator.tokenizer) | {evaluation.form_key: form.rule}
         identity = {key: value for key, value in protocol.items() if key != "num"}
+        identity |= evaluation.sample_identity()
         identity |= {"objective": plain(model.objective), "device": world.device.type, "compile": command.compile}
         identity["weights_sha256"] = world.on_main(
             lambda: sha256_file(source / f"{command.weights}.safetensors" if source.is_dir() else source)

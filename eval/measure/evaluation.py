@@ -195,6 +195,10 @@ class Evaluation(ABC):
         """What is shown of their records; ValueError where they are not what they should be."""
         return table(records, allow_differences=True).removesuffix("\n")
 
+    def sample_identity(self) -> dict[str, Any]:
+        """What decides the samples that are made, beside their protocol; nothing of it is written into a record."""
+        return {}
+
     def size_of(self, samples: Media) -> Size:
         """What of given samples the reference's media must agree with; None: nothing."""
         return None

@@ -19,6 +19,8 @@ MEDIA = {
     ".mp4": "video/mp4",
     ".webm": "video/webm",
 }
+PNG = b"\x89PNG"
+WIDE = 900  # pixels
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
 STYLE = (
     """
@@ -49,6 +51,7 @@ figcaption { font-size: .85rem; color: var(--soft); margin-top: .4rem }
 figcaption b { color: var(--fg) }
 figure img, figure video { max-width: 100%; height: auto; display: block; border-radius: 3px }
 figure audio, figure video { width: 100% }
+figure.wide { grid-column: 1 / -1 }
 .chart { width: 100%; height: auto; display: block }
 .chart text { font: 13px system-ui, "DejaVu Sans", sans-serif; fill: var(--soft) }
 .chart .grid { stroke: var(--line); stroke-width: 1 }
@@ -108,9 +111,10 @@ def table(rows: Sequence[Sequence[str]], caption: str) -> str:
     return f'<p class="caption">{label}</p>\n{wide}\n</table></div>'
 
 
-def figure(content: str, name: str, caption: str = "") -> str:
-    """A figure with its name and what is to be said of it."""
-    return f"<figure>\n{content}\n<figcaption><b>{escape(name)}</b> {escape(caption)}</figcaption>\n</figure>"
+def figure(content: str, name: str, caption: str = "", wide: bool = False) -> str:
+    """A figure with its name and what is to be said of it; a wide one has the page's whole width."""
+    opened = '<figure class="wide">' if wide else "<figure>"
+    return f"{opened}\n{content}\n<figcaption><b>{escape(name)}</b> {escape(caption)}</figcaption>\n</figure>"
 
 
 def media(file: Path, description: str) -> str:
@@ -125,6 +129,15 @@ def media(file: Path, description: str) -> str:
     if kind.startswith("audio"):
         return f'<audio controls src="{source}" aria-label="{label}"></audio>'
     return f'<video controls loop muted autoplay playsinline src="{source}" aria-label="{label}"></video>'
+
+
+def is_wide(file: Path) -> bool:
+    """Whether a PNG or an MP4 is so wide that words on it cannot be read in half the width of the page."""
+    content = file.read_bytes()
+    if content.startswith(PNG):
+        return int.from_bytes(content[16:20], "big") >= WIDE
+    _, track, header = content.partition(b"tkhd")  # ISO 14496-12, 8.3.2: 16 bits before the point and 16 behind it
+    return bool(track) and int.from_bytes(header[76:78], "big") >= WIDE
 
 
 def grid(figures: Sequence[str]) -> str:

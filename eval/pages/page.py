@@ -151,4 +151,5 @@ def last_previews(run: RunDirectory) -> list[Path]:
 
 def _figure(file: Path, name: str, what: str) -> str:
     step = f"step {int(file.name[5:13])}" if file.name.startswith("step_") else ""
-    return html.figure(html.media(file, f"{what} of {name} {step}".strip()), name, f"{what} {step}".strip())
+    shown = html.media(file, f"{what} of {name} {step}".strip())
+    return html.figure(shown, name, f"{what} {step}".strip(), wide=html.is_wide(file))

@@ -290,6 +290,16 @@ REGISTRY: tuple[WeightsEntry, ...] = (
         notes="the hub holds evaluators_kit.zip: unpack it and add the folder that holds text_mot_match",
     ),
     WeightsEntry(
+        name="mdm",
+        title="MDM of HumanML3D under texts, 1000 noise levels",
+        kind="file",
+        files=(WeightsFile("model000475000.pt", DRIVE.format("1PE0PK8e5a5j-7-Xhs5YET5U5pGh0c821"), by_hand=True),),
+        licence="code MIT; not stated for the weights, trained on HumanML3D (AMASS: non-commercial research)",
+        used_by="samples beside one's own: python -m motion.sample architecture=humanml3d_mdm_1000",
+        origin="https://github.com/GuyTevet/motion-diffusion-model",
+        notes="the Drive page holds an archive: unpack it; it needs CLIP ViT-B/32 and HumanML3D's statistics",
+    ),
+    WeightsEntry(
         name="glove",
         title="GloVe vectors of the words of the text-to-motion evaluators",
         kind="directory",

@@ -135,7 +135,8 @@ class AmassSource:
         clips = Counter[str]()
         for source in missing:
             clips[source.dataset] += len(source.segments)
-            self.left_out |= {clip.name: f"{source.path} is not there" for clip in source.segments}
+            file = f"{source.path}.{'npy' if source.is_humanact12 else 'npz'}"
+            self.left_out |= {clip.name: f"{file} is not there" for clip in source.segments}
         if self.config.missing == "skip":
             return
         total, names = clips.total(), ", ".join(f"{name} {count}" for name, count in sorted(clips.items()))

@@ -65,6 +65,7 @@ def fit(joints: np.ndarray, skeleton: Skeleton) -> RigidMotion:
     joints = _checked(joints, skeleton)
     lengths = np.linalg.norm(joints - joints[:, np.maximum(skeleton.parents, 0)], axis=-1).mean(0)
     rests = np.array(skeleton.raw_offsets, dtype=float) * lengths[:, None]
+    rests[:, 0] *= skeleton.raw_offsets[skeleton.face[1]][0]  # KIT-ML's has its sides the other way than its rows
     return turn(joints, skeleton.parents, rests, adapt=True)
 
 

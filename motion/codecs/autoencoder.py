@@ -31,6 +31,7 @@ KIND = "conv_vae"
 MAKE_COMMAND = "python -m motion.train_tokenizer"
 DILATIONS = (1, 3)
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
+FIRST_LOG_VARIANCE = -6.0  # of an untrained posterior: with 0 its noise would hide its means for hundreds of steps
 ROOT_NUMBERS = 4  # turn, two velocities, height: the first of every representation but absolute joints
 
 
@@ -199,6 +200,7 @@ class ResidualBlock(nn.Module):
         self.first_norm, self.second_norm = FrameNorm(width), FrameNorm(width)
         self.first = nn.Conv1d(width, width, 3, padding=dilation, dilation=dilation)
         self.second = nn.Conv1d(width, width, 3, padding=1)
+        nn.init.zeros_(self.second.weight)  # begins as the identity: an untrained autoencoder is linear
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
         """x + f(x); what is not real is zero before each convolution, as beyond the ends."""
@@ -223,7 +225,8 @@ class Encoder(nn.Module):
         self.first = nn.Conv1d(in_channels, width, 3, padding=1)
         self.blocks = nn.ModuleList(_blocks(config) for _ in range(config.stages or 1))
         self.shorter = nn.ModuleList(nn.Conv1d(width, width, 4, stride=2, padding=1) for _ in range(config.stages))
-        self.norm, self.last = FrameNorm(width), nn.Conv1d(width, 2 * config.latent_channels, 3, padding=1)
+        self.last = nn.Conv1d(width, 2 * config.latent_channels, 3, padding=1)
+        nn.init.constant_(self.last.bias[config.latent_channels :], FIRST_LOG_VARIANCE)
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
         """x (B, C, F) and its real frames (B, 1, F)."""
@@ -232,7 +235,7 @@ class Encoder(nn.Module):
             if shorter is not None:
                 x, real = shorter(x * real), coarser(real, 2)
             x = _run(blocks, x, real)
-        return self.last(silu(self.norm(x)) * real)
+        return self.last(x * real)
 
 
 class Decoder(nn.Module):
@@ -244,7 +247,7 @@ class Decoder(nn.Module):
         self.first = nn.Conv1d(config.latent_channels, width, 3, padding=1)
         self.blocks = nn.ModuleList(_blocks(config) for _ in range(config.stages or 1))
         self.longer = nn.ModuleList(nn.Conv1d(width, width, 3, padding=1) for _ in range(config.stages))
-        self.norm, self.last = FrameNorm(width), nn.Conv1d(width, out_channels, 3, padding=1)
+        self.last = nn.Conv1d(width, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
         """x (B, Z, T) and its real frames (B, 1, T); frames that are not real are zeros."""
@@ -254,7 +257,7 @@ class Decoder(nn.Module):
             if longer is not None:
                 real = real.repeat_interleave(2, dim=-1)
                 x = longer(x.repeat_interleave(2, dim=-1) * real)
-        return self.last(silu(self.norm(x)) * real) * real
+        return self.last(x * real) * real
 
 
 def _blocks(config: MotionAutoencoderConfig) -> nn.ModuleList:

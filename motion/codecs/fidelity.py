@@ -8,21 +8,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from motion.body.skeleton import Skeleton
-
 MM_PER_M = 1000.0
 
 
-def joint_errors_mm(joints: Tensor, decoded: Tensor, skeleton: Skeleton) -> tuple[Tensor, Tensor]:
-    """Mean distances of joints (..., F, J, 3), in the skeleton's units, in millimetres: (...,) each.
+def joint_errors_mm(joints: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean distances of joints (..., F, J, 3) in metres, in millimetres: (...,) each.
 
     The first is in space, the root's way included; the second is relative to the root, pose against pose.
     """
-    scale = MM_PER_M / skeleton.units
     roots = joints[..., :1, :], decoded[..., :1, :]
     in_space = (joints - decoded).norm(dim=-1)
     of_pose = ((joints - roots[0]) - (decoded - roots[1])).norm(dim=-1)[..., 1:]
-    return scale * in_space.mean((-1, -2)), scale * of_pose.mean((-1, -2))
+    return MM_PER_M * in_space.mean((-1, -2)), MM_PER_M * of_pose.mean((-1, -2))
 
 
 def every_nth(clip: Tensor, stride: int) -> Tensor:

@@ -227,6 +227,7 @@ class HumanML3D:
         return rows if kind.name == "full" else REPRESENTATIONS["full"].convert(rows, kind, self.skeleton)
 
     def _media(self, index: int, first: int, count: int) -> Tensor:
-        media = self.statistics.mean[:, None].repeat(1, self.config.frames)
+        media = torch.empty(self.media_shape)
         media[:, :count] = self._read(index, first, count, self.representation).T
+        media[:, count:] = self.statistics.mean[:, None]
         return media

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from core.data.captions import composed
 from core.draws import numpy_rng
 from eval.measure.reference import MediaReference
 from motion.body.representations import REPRESENTATIONS
@@ -40,7 +41,7 @@ class RealMotion:
 
     def tokens(self, caption: str) -> Sequence[str] | None:
         """The words of a caption with their parts of speech; None for one that is not in the data."""
-        return self._tokens.get(caption)
+        return self._tokens.get(composed(caption.strip()))
 
     def draw(self, *parts: int | str) -> list[Drawn]:
         """A window and a caption of each clip, a function of `parts`."""

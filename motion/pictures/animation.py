@@ -5,6 +5,7 @@ Letters: F frames, J joints, H height, W width in pixels.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -44,7 +45,7 @@ def animate(joints: np.ndarray, title: str, figure: Drawn, fps: float, lines: in
     write_lines(ImageDraw.Draw(tile), (EDGE, EDGE // 2), title_lines)
     draw_legend(ImageDraw.Draw(tile), EDGE, top + SCENE + 2)
     frames = np.repeat(np.asarray(tile)[None], len(joints), axis=0)
-    frames[:, top : top + SCENE] = draw_scenes(joints, range(len(joints)), figure, fps, (WIDTH, SCENE))
+    draw_scenes(joints, range(len(joints)), figure, fps, frames[:, top : top + SCENE])
     for number, frame in enumerate(frames):
         stamp = _seconds(number / fps)
         frame[top + SCENE + 2 : top + SCENE + 2 + len(stamp), -stamp.shape[1] - EDGE : -EDGE] = stamp
@@ -52,16 +53,21 @@ def animate(joints: np.ndarray, title: str, figure: Drawn, fps: float, lines: in
 
 
 def draw_scenes(
-    joints: np.ndarray, chosen: Sequence[int], figure: Drawn, fps: float, size: tuple[int, int]
+    joints: np.ndarray, chosen: Sequence[int], figure: Drawn, fps: float, pictures: np.ndarray
 ) -> np.ndarray:
-    """The chosen frames of a clip (F, J, 3), (n, H, W, 3) uint8 of `size` (W, H), all seen at the same scale."""
-    canvas, view = Canvas(*size), follow(joints, fps, *size)
-    drawn = np.empty((len(chosen), size[1], size[0], 3), np.uint8)
-    for place, number in enumerate(chosen):
+    """Draw the chosen frames of a clip (F, J, 3) into `pictures` (n, H, W, 3) uint8, all seen at the same scale."""
+    height, width = pictures.shape[1:3]
+    canvas, view = Canvas(width, height), follow(joints, fps, width, height)
+    for picture, number in zip(pictures, chosen, strict=True):
         canvas.clear()
         figure.draw(canvas, joints, view, number)
-        drawn[place] = canvas.pixels()
-    return drawn
+        picture[:] = canvas.pixels()
+    return pictures
+
+
+def blank(count: int, size: tuple[int, int]) -> np.ndarray:
+    """Room for `count` pictures of `size` (W, H): (count, H, W, 3) uint8."""
+    return np.empty((count, size[1], size[0], 3), np.uint8)
 
 
 def grid(clips: Sequence[np.ndarray], titles: Sequence[str], skeleton: Skeleton, fps: float) -> np.ndarray:
@@ -107,6 +113,7 @@ def to_bytes(colour: Colour) -> tuple[int, ...]:
     return tuple(round(255 * part) for part in colour[:3])
 
 
+@functools.lru_cache(maxsize=1024)
 def _seconds(seconds: float) -> np.ndarray:
     """The time as a picture (H, W, 3)."""
     text = f"{seconds:.2f} s"

@@ -21,16 +21,16 @@ class Canvas:
 
     def __init__(self, width: int, height: int):
         from matplotlib.backends.backend_agg import RendererAgg  # half a second, and only for pictures
+        from matplotlib.transforms import IdentityTransform
 
-        self.width, self.height = width, height
-        self._renderer = RendererAgg(width, height, PIXELS_AN_INCH)
+        self._renderer, self._as_it_is = RendererAgg(width, height, PIXELS_AN_INCH), IdentityTransform()
+        self._contexts: dict[tuple[Colour, float], Any] = {}
+        self._pixels = np.asarray(self._renderer.buffer_rgba())
         self.clear()
 
     def clear(self) -> None:
         """White again."""
-        self._renderer.clear()
-        corners = np.array([(0, 0), (self.width, 0), (self.width, self.height), (0, self.height)], dtype=float)
-        self.area(corners, WHITE)
+        self._pixels[:] = 255
 
     def lines(self, lines: Sequence[np.ndarray], colour: Colour, width: float) -> None:
         """Lines (n, 2) with round ends; one of a single point is a dot, and points that are NaN break a line."""
@@ -50,30 +50,29 @@ class Canvas:
 
     def shade(self, triangles: np.ndarray, colours: np.ndarray) -> None:
         """Triangles (n, 3, 2), one over the other, in colours (..., 3) of their corners and in between."""
-        from matplotlib.transforms import IdentityTransform
-
         opaque = np.ones((len(triangles), 3, 4))
         opaque[..., :3] = colours
-        context = self._renderer.new_gc()
-        self._renderer.draw_gouraud_triangles(context, triangles, opaque, IdentityTransform())
-        context.restore()
+        self._renderer.draw_gouraud_triangles(self._context(WHITE, 0.0), triangles, opaque, self._as_it_is)
 
     def pixels(self) -> np.ndarray:
-        """What has been drawn, (H, W, 3) uint8."""
-        return np.asarray(self._renderer.buffer_rgba())[..., :3].copy()
+        """What has been drawn, (H, W, 3) uint8: the canvas itself, which changes with what is drawn next."""
+        return self._pixels[..., :3]
 
     def _draw(self, path: Any, colour: Colour, width: float, face: Colour | None) -> None:
-        from matplotlib.transforms import IdentityTransform
+        self._renderer.draw_path(self._context(colour, width), path, self._as_it_is, face)
 
-        context = self._renderer.new_gc()
-        context.set_foreground(colour)
-        context.set_linewidth(width)
-        context.set_capstyle("round")
-        context.set_joinstyle("round")
-        context.set_snap(False)
-        context.set_alpha(colour[3] if len(colour) > 3 else 1.0)
-        self._renderer.draw_path(context, path, IdentityTransform(), face)
-        context.restore()
+    def _context(self, colour: Colour, width: float) -> Any:
+        """How lines are drawn, by colour and width."""
+        if (colour, width) not in self._contexts:
+            context = self._renderer.new_gc()
+            context.set_foreground(colour)
+            context.set_linewidth(width)
+            context.set_capstyle("round")
+            context.set_joinstyle("round")
+            context.set_snap(False)
+            context.set_alpha(colour[3] if len(colour) > 3 else 1.0)
+            self._contexts[colour, width] = context
+        return self._contexts[colour, width]
 
 
 def disc(centre: np.ndarray, across: np.ndarray, along: np.ndarray, corners: int = 48) -> np.ndarray:

@@ -50,12 +50,13 @@ def read_body(root: str | None, gender: str, clips: MotionFormat) -> BodyModel |
 class ClipFiles:
     """Folders with files of each clip: mp4/000000.mp4, on request bvh/000000.bvh, mesh/000000.mp4, mesh/000000.png.
 
-    distances  of the BVH files, whose bones have constant lengths, from the clips: means over joints and frames, metres
+    distances  folder -> how far the joints of each file's body, of constant bone lengths, are from the clip's: the mean
+               over joints and frames, metres
     """
 
     def __init__(self, folder: Path, clips: MotionFormat, titles: Sequence[str], extras: Extras):
         self.folder, self.format, self.titles, self.extras = folder, clips, titles, extras
-        self.distances: list[float] = []
+        self.distances: dict[str, list[float]] = {}
 
     def write(self, number: int, joints: np.ndarray) -> None:
         """The files of clip `number` (F, J, 3) in metres; ValueError for one whose numbers are not finite."""
@@ -69,7 +70,7 @@ class ClipFiles:
         write_mp4(frames, self.folder / CLIPS / f"{number:06d}.mp4", fps, QUICK)
         if self.extras.bvh:
             file = self.folder / BVH / f"{number:06d}.bvh"
-            self.distances.append(write_bvh(joints, skeleton, fps, file))
+            self.distances.setdefault(BVH, []).append(write_bvh(joints, skeleton, fps, file))
         if self.extras.body is not None and number < MAX_MESHES:
             self._write_mesh(number, joints)
 
@@ -80,6 +81,7 @@ class ClipFiles:
         from motion.pictures.strips import save_png, strip
 
         figure = MeshFigure(joints, self.format.skeleton, self.extras.body)
+        self.distances.setdefault(MESH, []).append(figure.distance)
         title, fps, file = self.titles[number], self.format.fps, self.folder / MESH / f"{number:06d}"
         write_mp4(animate(joints, title, figure, fps), file.with_suffix(".mp4"), fps, QUICK)
         save_png(strip(joints, title, figure, fps), file.with_suffix(".png"))

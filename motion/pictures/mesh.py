@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from motion.body.posing import mesh_of, nearest_joints
+from motion.body.posing import mesh_of, nearest_joints, pose_body
 from motion.body.skeleton import Skeleton
 from motion.body.smpl import BodyModel
 from motion.pictures.camera import View
@@ -24,10 +24,14 @@ class MeshFigure:
     """A body model that moves as a clip's joints do; drawn as `motion.pictures.figure.Figure` draws a skeleton.
 
     joints  (F, J, 3) of the clip
+
+    `distance`: of the model's joints from them, metres.
     """
 
     def __init__(self, joints: np.ndarray, skeleton: Skeleton, model: BodyModel):
-        self.vertices, self.faces = mesh_of(joints, model)
+        pose = pose_body(joints, model)
+        self.distance = pose.distance
+        self.vertices, self.faces = mesh_of(pose, model)
         sides = [LEFT if joint in skeleton.left else RIGHT if joint in skeleton.right else SKIN for joint in range(22)]
         tints = np.array(SKIN) * (1 - TINT) + np.array(sides) * TINT
         self.colours = tints[nearest_joints(model)]

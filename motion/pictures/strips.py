@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from core.data.lettering import font, wrapped
 from core.storage.atomic import write_atomic
 from motion.body.skeleton import Skeleton
-from motion.pictures.animation import EDGE, GREY, LINE, TEXT, Drawn, draw_legend, draw_scenes, write_lines
+from motion.pictures.animation import EDGE, GREY, LINE, TEXT, Drawn, blank, draw_legend, draw_scenes, write_lines
 from motion.pictures.figure import SQUARE, Figure
 
 POSES = 9
@@ -42,7 +42,7 @@ def sheet(clips: Sequence[np.ndarray], titles: Sequence[str], skeleton: Skeleton
 def strip(joints: np.ndarray, title: str, figure: Drawn, fps: float) -> Image.Image:
     """At most `POSES` poses from the first to the last of a clip (F, J, 3), at one scale."""
     chosen = np.unique(np.linspace(0, len(joints) - 1, min(POSES, len(joints))).round().astype(int)).tolist()
-    poses = draw_scenes(joints, chosen, figure, fps, POSE)
+    poses = draw_scenes(joints, chosen, figure, fps, blank(len(chosen), POSE))
     lines = wrapped(title, POSES * POSE[0] - 2 * EDGE, MOST_LINES, TEXT)
     top = LINE * len(lines) + EDGE
     picture = Image.new("RGB", (POSES * POSE[0], top + POSE[1] + LINE + EDGE), "white")

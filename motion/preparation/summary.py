@@ -32,9 +32,18 @@ def summary(folder: PreparedFolder, prepared: Prepared, notes: Mapping[str, int]
         lines += [f"note              {rest} takes: {len(common) - REASONS_SHOWN} other notes of this kind"]
     lines += _lengths(rows, LEAST_FRAMES[folder.source.skeleton.name], own=folder.facts["source"] == "joints")
     lines += left_out(folder.left_out)
-    skeleton = "" if folder.source.skeleton.name == "t2m" else f" skeleton={folder.source.skeleton.name}"
-    against = "" if folder.facts["source"] == "amass" else " against=none"
-    return [*lines, f"verify            python -m motion.verify root={shown}{skeleton}{against}"]
+    return lines + _commands(folder, shown)
+
+
+def _commands(folder: PreparedFolder, shown: str) -> list[str]:
+    """What comes next."""
+    published, name = folder.facts["source"] == "amass", folder.source.skeleton.name
+    skeleton = ("", "") if name == "t2m" else (f" skeleton={name}", f" data.skeleton={name}")
+    against = "" if published else " against=none"
+    lines = [f"verify            python -m motion.verify root={shown}{skeleton[0]}{against}"]
+    config = "experiment=humanml3d_flow" if published else "data=humanml3d evaluation=none"
+    train = f"train             python -m motion.train {config} data.root={shown}{skeleton[1]}"
+    return [*lines, train] if folder.texts else lines
 
 
 def _lengths(rows: Mapping[str, int], shortest: int, own: bool) -> list[str]:

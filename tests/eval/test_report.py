@@ -11,13 +11,17 @@ import wave
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from core.commands.overrides import override
+from core.data.movies import write_mp4
 from core.train.tracking import METRICS
 from eval.compare import ENTRY as COMPARE
 from eval.measure.record import Provenance, write_records
+from eval.pages import html
 from eval.pages.charts import Line, line_chart, ticks
 from eval.pages.tables import escape_latex
 from eval.report import ENTRY
@@ -260,3 +264,14 @@ def test_chart_of_a_constant_and_of_nothing():
     assert "&lt;flat&gt;" in chart and "nan" not in chart
     with pytest.raises(ValueError, match="nothing to show"):
         line_chart("empty", "x", "y", [])
+
+
+def test_wide_pictures_and_clips_have_the_whole_width_of_the_page(tmp_path):
+    for width in (898, 900, 1600):
+        picture, clip = tmp_path / "a.png", tmp_path / "a.mp4"
+        Image.new("RGB", (width, 4)).save(picture)
+        write_mp4(np.zeros((1, 4, width, 3), np.uint8), clip, 8.0)
+        assert [html.is_wide(file) for file in (picture, clip)] == [width >= 900] * 2, width
+        assert html.figure("", "a", wide=html.is_wide(clip)).startswith("<figure class=") == (width >= 900)
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    assert not html.is_wide(tmp_path / "a.wav")

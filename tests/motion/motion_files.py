@@ -35,9 +35,9 @@ def walking_joints(frames, seed=0, skeleton="t2m"):
 
 
 def walking_rows(frames, seed=0, skeleton="t2m"):
-    """Rows (frames, C) of `walking_joints`, in the skeleton's units."""
+    """Rows (frames, C) of `walking_joints`."""
     body = SKELETONS[skeleton]
-    return FULL.from_joints(body.units * walking_joints(frames + 1, seed, skeleton), body).numpy()
+    return FULL.from_joints(walking_joints(frames + 1, seed, skeleton), body).numpy()
 
 
 def write_folder(root: Path, lengths, split="train", skeleton="t2m", texts=None, first=0):

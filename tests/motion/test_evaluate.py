@@ -118,16 +118,20 @@ def test_rows_without_captions_have_no_number_of_texts(place, tmp_path):
         measured(f"samples={clips}", *place[1], "metrics=[t2m263/r_precision_1]", out=tmp_path / "none")
 
 
-def test_mardms_evaluator_measures_the_same_clips_under_its_own_name(place, tmp_path):
-    root, _ = place
-    clips = write_clips(tmp_path / "theirs", joints_of(33))
-    keys = [f"real={root / 'HumanML3D'}", *evaluators(tmp_path, "mardm67"), "replications=2", "split=test"]
-    found = measured(f"samples={clips}", *keys, out=tmp_path / "out")  # no row is published: none is refused
-    assert {f"mardm67/{name}" for name in NAMES} <= found.keys() and "t2m263/fid" not in found
+def test_every_evaluator_measures_clips_of_its_skeleton_under_its_own_name(place, tmp_path):
+    folders = {"t2m": place[0] / "HumanML3D", "kit": real_folder(tmp_path / "KIT", 33, "kit")}
+    theirs = {name: [walking_rows(44 - number % 3, 500 + number, name) for number in range(33)] for name in folders}
+    for name, skeleton in (("mardm67", "t2m"), ("mardm64", "kit"), ("kit251", "kit")):
+        keys = [f"real={folders[skeleton]}", *evaluators(tmp_path, name, skeleton), WARN, "replications=1"]
+        clips = write_clips(tmp_path / f"of {name}", theirs[skeleton])
+        metrics = f"metrics=[{name}/fid,{name}/r_precision_3]"
+        found = measured(f"samples={clips}", *keys, metrics, out=tmp_path / f"out {name}")
+        assert found.keys() == {f"{name}/{each}" for each in ("fid", "real_fid", "r_precision_3", "real_r_precision_3")}
+        assert found[f"{name}/fid"].protocol["captions_without_parts_of_speech"] > 0
 
 
 def test_replications_draw_other_windows_captions_and_pools_and_can_be_repeated(place, tmp_path):
-    clips = write_clips(tmp_path / "theirs", joints_of(64))
+    clips = write_clips(tmp_path / "theirs", joints_of(33))
     words = [f"samples={clips}", *place[1], WARN, "metrics=[t2m263/fid,t2m263/r_precision_3]"]
     first = measured(*words, "replications=1", "seed=0", out=tmp_path / "0")
     again = measured(*words, "replications=1", "seed=0", out=tmp_path / "again")

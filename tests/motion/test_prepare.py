@@ -18,6 +18,7 @@ from motion.amass.source import AmassConfig, AmassSource
 from motion.body.placing import process
 from motion.body.skeleton import T2M
 from motion.prepare import ENTRY
+from motion.train import ENTRY as TRAIN
 from tests.motion.amass_files import (
     body_arrays,
     expected_joints,
@@ -151,7 +152,9 @@ def test_a_person_is_told_what_was_made_and_what_was_not(prepared):
     assert "12 clips (6 of them mirrors)" in said and "train 3, val 1, test 1" in said
     assert "2 clips (009707, M009707): frames 390 to 500 of 60 frames are 0; a clip needs 2" in said
     assert "1 takes: 59.94 frames/s read as 29.97" in said
-    assert f"python -m motion.verify root={out}" in said
+    assert f"python -m motion.verify root={out}\n" in said
+    assert f"python -m motion.train experiment=humanml3d_flow data.root={out}\n" in said
+    TRAIN.config(said.split("python -m motion.train ")[1].split())
     record = json.loads((out / "prepare.json").read_text())
     assert record["clips"] == 12 and set(record["left_out"]) == {"009707", "M009707"}
 
@@ -230,7 +233,10 @@ def test_missing_recordings_are_skipped_when_that_is_asked_for(published, tmp_pa
     (some / "amass" / "Transitions_mocap" / "mazen" / "kick_poses.npz").write_bytes(b"PK no zip")
     ENTRY.run(words(some, tmp_path / "out", "source.missing=skip"))
     said = capsys.readouterr().out
-    assert "8 clips (4 of them mirrors)" in said and "2 clips (000004, 009707): CMU/01/01_01_poses is not there" in said
+    assert (
+        "8 clips (4 of them mirrors)" in said
+        and "2 clips (000004, 009707): CMU/01/01_01_poses.npz is not there" in said
+    )
     assert "kick_poses.npz is truncated or damaged" in said
 
 

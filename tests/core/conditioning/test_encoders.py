@@ -111,6 +111,22 @@ def test_only_an_encoder_of_a_package_needs_no_path():
         embed_texts(ClipTextEncoder(), None, TEXTS, None)
 
 
+def test_sound_and_video_take_texts_by_minilm(tmp_path):
+    words = [
+        "conditioning=text",
+        "conditioning.encoder=minilm",
+        "conditioning.path=null",
+        "conditioning.prompts=[a dog]",
+    ]
+    words += ["conditioning.prompts=[a dog]", f"conditioning.cache_dir={tmp_path}", "evaluation=none"]
+    for domain in ("audio", "video"):
+        entry = importlib.import_module(f"{domain}.train").ENTRY
+        config = entry.config(words).conditioning
+        assert config.build([], torch.device("cpu")).requests(2, seed=0).shape == (2, 384)
+        with pytest.raises(ValueError, match=r"conditioning\.path is None; needed: the directory of the text encoder"):
+            entry.config([*words, "conditioning.encoder=t5"])
+
+
 def test_what_is_no_encoder_is_refused(clip, tmp_path):
     encoders = of_names(T5Encoder(), UMT5Encoder())
     assert list(encoders) == ["t5", "umt5"]

@@ -73,20 +73,20 @@ def no_motion(root: Path) -> tuple[str, ...]:
     shutil.rmtree(root)
     root.mkdir()
     (root / "notes.txt").write_text("later")
-    return "data.root", "train.txt"
+    return "data.split is 'train'", "train.txt"
 
 
 UNCONDITIONAL = ("conditioning=none", "sampler.guidance_scale=1")
 TOY = Toy(
     domain="motion",
     name="moves",
-    stand_in=("data.num_clips=320", "data.frames=40"),
+    stand_in=("data.num_clips=320", "data.frames=48"),
     measured=("evaluation.steps=5", "evaluation.num_samples=32"),
     unmeasured=("conditioning=labels",),
     num_samples=32,
     numbers=("moves/fid", "moves/r_precision_3"),
     of_real=("moves/real_fid", "moves/real_r_precision_3"),
-    request=('prompts=["somebody strolls along","a man kicks"]', "seconds=[2,1.6]"),
+    request=('prompts=["somebody strolls along","a man kicks"]', "seconds=[2,1.6]", "bvh=true"),
     media=read_rows,
     sight='src="data:video/mp4;base64,',
     codec=("data.num_clips=140", "data.frames=40", "autoencoder.width=8", "autoencoder.latent_channels=4", "steps=2"),
@@ -97,9 +97,9 @@ TOY = Toy(
     bad=(
         (("data.split=test",), ("data.split", "'test'", "heldout")),
         (("data.num_clips=2",), ("data.num_clips is 2", "140")),
-        (("data.frames=10",), ("data.frames is 10", "30")),
+        (("data.frames=10",), ("data.frames is 10", "40 to 100")),
         (("data.representation=272",), ("data.representation",)),
-        (("backbone.patch_size=3",), ("data.frames is 40", "multiple of 3", "backbone.patch_size 3")),
+        (("backbone.patch_size=5",), ("data.frames is 48", "multiple of 5", "backbone.patch_size 5")),
         (("backbone.hidden_size=15",), ("backbone.hidden_size 15",)),
         (("tokenizer=vae",), ("tokenizer", "vae", "features")),
         (("tokenizer=conv_vae",), ("tokenizer.path", "runs/tokenizer/moves", "motion.train_tokenizer")),
@@ -119,7 +119,7 @@ TOY = Toy(
         (("conditioning=labels",), ("conditioning is 'labels'", "no classes")),
         (("evaluation=moves",), ("evaluation is 'moves' but data is 'humanml3d'; allowed there: none",)),
         (("tokenizer.path=nowhere",), ("tokenizer.path is 'nowhere'",)),
-        (("tokenizer.allow_untrained=false",), ("untrained",)),
+        (("tokenizer.allow_untrained=false",), ("explain", "Are its weights random")),
         (("sampler.guidance_scale=2",), ("sampler.guidance_scale is not 1 but conditioning.drop is 0",)),
     ),
     damage=(no_numbers, not_finite, no_caption, other_statistics, no_motion),

@@ -32,6 +32,14 @@ def test_a_rigid_body_is_read_back(tmp_path, skeleton, tilt, turn):
     assert found.fps == pytest.approx(FPS) and set(found.names) == set(skeleton.joint_names)
 
 
+def test_who_faces_z_is_hardly_turned_from_the_rest_pose():
+    """So that the limbs are not either, whatever the sides of the skeleton's rest pose."""
+    for skeleton in (T2M, KIT):
+        motion = fit(walk(skeleton, 1), skeleton)
+        assert np.trace(motion.rotations[0, 0]) > 2.9, skeleton.name
+        assert np.sign(motion.offsets[skeleton.face[1], 0]) == 1 and motion.offsets[skeleton.feet[1], 2] > 0
+
+
 def test_a_body_that_is_not_rigid_keeps_its_mean_bones_and_the_distance_is_told(tmp_path):
     joints = walk(T2M, 40, 0.1) + np.random.default_rng(0).normal(size=(40, 22, 3)) * 0.01
     told = write_bvh(joints, T2M, FPS, tmp_path / "a.bvh")

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from core.draws import StepRandom
-from motion.body.skeleton import KIT, T2M
 from motion.codecs.autoencoder import (
     MotionAutoencoder,
     MotionAutoencoderConfig,
@@ -72,7 +71,7 @@ def test_a_loss_falls_and_reaches_every_weight():
     for step in range(40):
         optimizer.zero_grad()
         made.loss(clips, StepRandom(0, step)).total.backward()
-        assert all(weight.grad is not None and weight.grad.any() for weight in made.parameters()) or step
+        assert step == 0 or all(weight.grad.any() for weight in made.parameters())  # residual branches begin at 0
         optimizer.step()
         losses.append(float(made.loss(clips, StepRandom(0, 0)).total.detach()))
     assert losses[-1] < 0.7 * losses[0]
@@ -122,17 +121,15 @@ def test_sizes_that_there_are_not(keys, words):
 def test_media_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"takes clips of \(67, frames\) numbers, got \(263, 20\)"):
         network().latent_shape((263, 20))
-    with pytest.raises(ValueError, match="needed: a multiple of the autoencoder's stride, 4"):
+    with pytest.raises(ValueError, match=r"data\.frames is 18; needed: a multiple of the autoencoder's stride, 4"):
         network().latent_shape((SIZE, 18))
 
 
 def test_distances_of_joints_are_in_millimetres():
     joints = torch.randn(5, 22, 3)
     moved = joints + torch.tensor([0.003, 0.0, 0.004])
-    in_space, of_pose = joint_errors_mm(joints, moved, T2M)
+    in_space, of_pose = joint_errors_mm(joints, moved)
     assert float(in_space) == pytest.approx(5.0, rel=1e-3) and float(of_pose) < 1e-3
-    in_space, _ = joint_errors_mm(1000 * joints[:, :21], 1000 * moved[:, :21], KIT)
-    assert float(in_space) == pytest.approx(5.0, rel=1e-3)
 
 
 def test_lines_between_every_fourth_frame():

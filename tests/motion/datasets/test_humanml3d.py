@@ -9,6 +9,7 @@ import torch
 
 from core.latents.cache import LastAxisMasks
 from motion.body.skeleton import KIT
+from motion.data import motion_format
 from motion.datasets.humanml3d import HumanML3DConfig
 from tests.motion.motion_files import CAPTIONS, walking_rows, write_folder
 from tests.rows import every_row
@@ -137,6 +138,8 @@ def test_kit_has_its_own_numbers_and_lengths(tmp_path):
     write_folder(tmp_path, [24, 23, 60], skeleton="kit")
     data = opened(tmp_path, skeleton="kit")
     assert data.media_shape == (251, 196) and data.lengths.tolist() == [24, 60] and data.fps == KIT.fps
+    joints = motion_format(data.config).joints(data.clip_at(1)[:, :60])
+    assert 1.0 < joints[..., 1].max() < 3.0  # metres, of rows in millimetres
     with pytest.raises(ValueError, match=r"251 numbers a frame; data.skeleton 't2m' has 263"):
         opened(tmp_path)
 

@@ -6,7 +6,7 @@ import pytest
 from core.data.lettering import font
 from core.data.movies import MAX_SIDE
 from motion.body.skeleton import KIT, T2M
-from motion.pictures.animation import EDGE, LINE, SCENE, TEXT, WIDTH, animate, draw_scenes, grid, to_bytes
+from motion.pictures.animation import EDGE, LINE, SCENE, TEXT, WIDTH, animate, blank, draw_scenes, grid, to_bytes
 from motion.pictures.camera import AZIMUTH, follow
 from motion.pictures.figure import LEFT, RIGHT, SHADOW, Figure, grid_lines
 from motion.pictures.strips import POSE, POSES, sheet, strip
@@ -25,6 +25,11 @@ def places(picture, colour):
     return np.stack([columns, picture.shape[0] - 1 - rows], axis=1)
 
 
+def drawn(joints, chosen, figure, fps, size):
+    """The chosen frames (n, H, W, 3) of a clip."""
+    return draw_scenes(joints, chosen, figure, fps, blank(len(chosen), size))
+
+
 def standing(skeleton, heading):
     """(1, J, 3) of a body that looks `heading` to its left of +z."""
     return walk(skeleton, 1) @ turned(1, heading).T
@@ -33,7 +38,7 @@ def standing(skeleton, heading):
 def test_left_and_right_are_where_a_viewer_sees_them():
     """Who looks at the camera has the left side on the right of the picture, who looks away on the left."""
     for heading, sign in ((AZIMUTH, 1), (AZIMUTH + np.pi, -1)):
-        (picture,) = draw_scenes(standing(T2M, heading), [0], BODY, FPS, SIZE)
+        (picture,) = drawn(standing(T2M, heading), [0], BODY, FPS, SIZE)
         left, right = (places(picture, colour)[:, 0].mean() for colour in (LEFT, RIGHT))
         assert sign * (left - right) > 10, (heading, left, right)
 
@@ -41,7 +46,7 @@ def test_left_and_right_are_where_a_viewer_sees_them():
 @every_row("skeleton", [T2M, KIT])
 def test_each_limb_has_the_colour_of_its_side(skeleton):
     joints = walk(skeleton, 24, turn=0.27)
-    view, pictures = follow(joints, FPS, *SIZE), draw_scenes(joints, range(24), Figure(skeleton), FPS, SIZE)
+    view, pictures = follow(joints, FPS, *SIZE), drawn(joints, range(24), Figure(skeleton), FPS, SIZE)
     seen = set()
     for frame, picture in enumerate(pictures):
         for joint in skeleton.left | skeleton.right:
@@ -53,13 +58,13 @@ def test_each_limb_has_the_colour_of_its_side(skeleton):
 
 def test_who_stands_on_the_floor_is_drawn_on_it():
     joints = standing(T2M, 0.0)
-    view, (picture,) = follow(joints, FPS, *SIZE), draw_scenes(joints, [0], BODY, FPS, SIZE)
+    view, (picture,) = follow(joints, FPS, *SIZE), drawn(joints, [0], BODY, FPS, SIZE)
     for foot, colour in ((10, LEFT), (11, RIGHT)):
         x, y = view.project(joints[0, foot] * (1, 0, 1), 0)
         lowest = places(picture, colour)[:, 1].min()
         assert joints[0, foot, 1] == pytest.approx(0) and abs(lowest - y) < 8, "but for the width of the line"
     joints[..., 1] += 0.4
-    view, (picture,) = follow(joints, FPS, *SIZE), draw_scenes(joints, [0], BODY, FPS, SIZE)
+    view, (picture,) = follow(joints, FPS, *SIZE), drawn(joints, [0], BODY, FPS, SIZE)
     x, y = view.project(joints[0, 11] * (1, 0, 1), 0).round().astype(int)
     assert tuple(picture[SCENE - 1 - y, x]) == to_bytes(SHADOW), "who jumps has left the shadow"
 
@@ -124,7 +129,7 @@ def test_a_strip_has_poses_from_the_first_to_the_last(frames, poses):
     joints = walk(T2M, frames)
     picture = np.asarray(strip(joints, "a person walks", BODY, FPS))
     assert picture.shape == (LINE + EDGE + POSE[1] + LINE + EDGE, POSES * POSE[0], 3)
-    first, last = draw_scenes(joints, [0, frames - 1], BODY, FPS, POSE)
+    first, last = drawn(joints, [0, frames - 1], BODY, FPS, POSE)
     top, x = LINE + EDGE, (poses - 1) * POSE[0]
     assert (picture[top : top + POSE[1], : POSE[0]] == first).all()
     assert (picture[top : top + POSE[1], x : x + POSE[0]] == last).all()
@@ -151,4 +156,4 @@ def test_broken_samples_can_be_looked_at():
     flying = walk(T2M, 3)
     flying[1, 20] = 1e9
     for joints in (np.zeros((2, 22, 3)), np.full((2, 22, 3), 1e6), flying, -walk(T2M, 2)):
-        assert draw_scenes(joints, range(len(joints)), BODY, FPS, SIZE).shape == (len(joints), SCENE, WIDTH, 3)
+        assert drawn(joints, range(len(joints)), BODY, FPS, SIZE).shape == (len(joints), SCENE, WIDTH, 3)

@@ -24,7 +24,7 @@ def test_each_clip_has_an_mp4_and_on_request_a_bvh_file_whose_distance_is_told(t
     frames, times = read(tmp_path / "a" / "mp4" / "000001.mp4")
     assert len(frames) == 9 and times[1] == pytest.approx(0.05)
     told = np.linalg.norm(read_bvh(tmp_path / "a" / found[1]).joints(T2M) - rough, axis=-1).mean()
-    assert files.distances == pytest.approx([0.0, told], abs=1e-5) and told > 0.005
+    assert files.distances["bvh"] == pytest.approx([0.0, told], abs=1e-5) and told > 0.005
     ClipFiles(tmp_path / "b", FORMAT, TITLES, Extras()).write(1, walk(T2M, 2))
     assert [file.name for file in (tmp_path / "b").rglob("*.*")] == ["000001.mp4"]
 

@@ -10,7 +10,7 @@ from motion.body.skeleton import KIT, T2M
 from motion.body.smpl import NUM_BETAS, BodyModels
 from motion.data import MotionFormat
 from motion.pictures import files
-from motion.pictures.animation import draw_scenes
+from motion.pictures.animation import blank, draw_scenes
 from motion.pictures.camera import AZIMUTH
 from motion.pictures.files import ClipFiles, Extras, read_body
 from motion.pictures.mesh import MeshFigure
@@ -39,9 +39,10 @@ def posed(model, frames=6, heading=0.0):
 
 def test_the_models_own_joints_are_met(model):
     joints = posed(model)
-    found = model.joints(*pose_body(joints, model)[:1], torch.zeros(NUM_BETAS), pose_body(joints, model)[1]).numpy()
-    assert np.abs(found - joints).max() < 1e-4
-    vertices, faces = mesh_of(joints, model)
+    pose = pose_body(joints, model)
+    found = model.joints(pose.angles, torch.zeros(NUM_BETAS), pose.trans).numpy()
+    assert np.abs(found - joints).max() < 1e-4 and pose.distance < 1e-4
+    vertices, faces = mesh_of(pose, model)
     assert vertices.shape == (6, len(nearest_joints(model)), 3) and faces.max() == vertices.shape[1] - 1
     away = np.linalg.norm(vertices[:, :, None] - joints[:, None], axis=-1).min(2)
     assert away.max() < 0.3, "the skin lies around the bones"
@@ -50,9 +51,11 @@ def test_the_models_own_joints_are_met(model):
 def test_who_floats_does_so_in_the_mesh_and_another_size_stands_on_the_floor(model):
     joints = posed(model)
     for larger, higher in ((1.0, 0.2), (1.15, 0.0), (0.85, 0.0)):
-        _, trans = pose_body(joints * larger + (0.0, higher, 0.0), model)
-        poses, _ = pose_body(joints * larger, model)
-        lowest = model.joints(poses, torch.zeros(NUM_BETAS), trans)[..., 1].min(1).values.mean()
+        wanted = joints * larger + (0.0, higher, 0.0)
+        pose = pose_body(wanted, model)
+        found = model.joints(pose.angles, torch.zeros(NUM_BETAS), pose.trans)
+        lowest = found[..., 1].min(1).values.mean()
+        assert pose.distance == pytest.approx(np.linalg.norm(found.numpy() - wanted, axis=-1).mean(), abs=1e-4)
         assert lowest == pytest.approx((joints * larger)[..., 1].min(1).mean() + higher, abs=1e-4)
 
 
@@ -61,7 +64,8 @@ def test_the_mesh_is_drawn_with_its_sides_where_a_viewer_sees_them(model):
     for heading, sign in ((AZIMUTH, 1), (AZIMUTH + np.pi, -1)):
         joints = np.repeat(model.rest_joints[None, :22].double().numpy(), 2, axis=0) @ turned(1, heading).T
         joints[..., 1] -= joints[..., 1].min()
-        (picture,) = draw_scenes(joints, [0], MeshFigure(joints, T2M, model), 20.0, (200, 200)).astype(int)
+        figure = MeshFigure(joints, T2M, model)
+        (picture,) = draw_scenes(joints, [0], figure, 20.0, blank(1, (200, 200))).astype(int)
         blue, red = (np.nonzero(sign_ * (picture[..., 2] - picture[..., 0]) > 40)[1] for sign_ in (1, -1))
         assert min(len(blue), len(red)) > 300 and sign * (blue.mean() - red.mean()) > 30
 
@@ -71,6 +75,7 @@ def test_samples_are_shown_as_meshes_beside_the_skeletons(tmp_path, model, monke
     written = ClipFiles(tmp_path, FORMAT, ["a walk", "another"], Extras(body=model))
     for number in range(2):
         written.write(number, posed(model, 3))
+    assert len(written.distances["mesh"]) == 1
     names = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.*"))
     assert names == ["mesh/000000.mp4", "mesh/000000.png", "mp4/000000.mp4", "mp4/000001.mp4"]
     frames, skeletons = (read(tmp_path / folder / "000000.mp4")[0] for folder in ("mesh", "mp4"))

@@ -92,6 +92,7 @@ def test_a_folder_of_joints_becomes_a_data_set(tmp_path, capsys):
         "captions          2 clips have none, such as Me: they are in no list",
         "2 have fewer than 40 frames (Me, e), 2 have 200 frames or more (Md, d)",
         f"motion.verify root={out} against=none",
+        f"motion.train data=humanml3d evaluation=none data.root={out}",
     ):
         assert words in said, said
 
