@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 from torch import Tensor, nn
 
 from core.contracts import Batch, Condition
-from core.draws import Random
+from core.draws import Random, numpy_rng
 from core.flow.objective import FlowMatching
 from core.flow.path import Interpolant
 from layersync import sync
@@ -60,12 +60,14 @@ class Needs:
     """What a method asks of the run, read from its config before anything is built; what cannot be given is refused.
 
     teacher       layers that are captured in a second forward, by the average "ema" of the backbone
-    token_times   two noise levels over the tokens of one sample
+    token_times   two noise levels over the tokens of one sample, and no third
+    token_groups  tokens that attend to those of their own group alone
     couples_rows  the loss of a sample depends on the others of the global batch, so the batch cannot be split
     """
 
     teacher: tuple[Layer, ...] = ()
     token_times: bool = False
+    token_groups: bool = False
     couples_rows: bool = False
 
 
@@ -79,9 +81,18 @@ class Alignment:
     def __init__(self, hooks: LayerHooks | None = None, heads: Mapping[str, nn.Module] | None = None):
         self.hooks, self.heads = hooks, nn.ModuleDict(heads or {})
 
-    def times(self, objective: FlowMatching, random: Random, rows: tuple[int, ...]) -> Tensor:
-        """Flow times of shape `rows`, (B,) or (B, N)."""
+    def times(
+        self, objective: FlowMatching, random: Random, rows: tuple[int, ...], mask: Tensor | None = None
+    ) -> Tensor:
+        """Flow times of shape `rows`, (B,) or (B, N); mask (B, N), true where a token is real."""
         return objective.draw_time(random, rows)
+
+    def attention(self, random: Random, rows: tuple[int, ...], mask: Tensor | None) -> Tensor | None:
+        """What the network is told of the tokens of `rows`: the batch's `mask` (B, N), or None for all.
+
+        A method that `needs` token_groups gives integers (B, N), the group of each token, and 0 for padding.
+        """
+        return mask
 
     def terms(self, forward: Forward, teacher: Teacher | None) -> AlignmentTerms:
         """The loss of the forward pass that just ran; `teacher` is there if the config `Needs` one."""
@@ -169,6 +180,17 @@ class NoAlignmentConfig:
     def build(self, model: nn.Module) -> NoAlignment:
         """The baseline's alignment: none."""
         return NoAlignment()
+
+
+def settle(config: AlignmentConfig, num_blocks: int, seed: int) -> AlignmentConfig:
+    """The config with what it leaves to chance drawn from the run's seed, by its `settled` if it has that."""
+    return config.settled(num_blocks, seed) if hasattr(config, "settled") else config
+
+
+def draw_pair(num_blocks: int, seed: int) -> tuple[int, int]:
+    """A pair (weak, strong) of blocks from 1, weak < strong, all equally likely; a function of the arguments."""
+    weak, strong = numpy_rng(seed, "random pair", num_blocks).choice(num_blocks, size=2, replace=False)
+    return int(min(weak, strong)) + 1, int(max(weak, strong)) + 1
 
 
 def check_weight(weight: float) -> None:
