@@ -152,6 +152,9 @@ def _convert_union(args: tuple, value: Any, key: str) -> Any:
     schemas = [option for option in args if dataclasses.is_dataclass(option)]
     if isinstance(value, Mapping) and len(schemas) == 1:
         return strict(schemas[0], value, key)  # outside the loop, for its own error
+    sequences = [option for option in args if get_origin(option) in (list, tuple)]
+    if isinstance(value, list | tuple) and len(sequences) == 1:
+        return _convert(sequences[0], value, key)
     for option in args:
         try:
             return _convert(option, value, key)

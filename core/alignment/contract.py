@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 from torch import Tensor, nn
 
 from core.contracts import Batch, Condition
-from core.draws import Random
+from core.draws import Random, numpy_rng
 from core.flow.objective import FlowMatching
 from core.flow.path import Interpolant
 from layersync import sync
@@ -169,6 +169,17 @@ class NoAlignmentConfig:
     def build(self, model: nn.Module) -> NoAlignment:
         """The baseline's alignment: none."""
         return NoAlignment()
+
+
+def settle(config: AlignmentConfig, num_blocks: int, seed: int) -> AlignmentConfig:
+    """The config with what it leaves to chance drawn from the run's seed, by its `settled` if it has that."""
+    return config.settled(num_blocks, seed) if hasattr(config, "settled") else config
+
+
+def draw_pair(num_blocks: int, seed: int) -> tuple[int, int]:
+    """A pair (weak, strong) of blocks from 1, weak < strong, all equally likely; a function of the arguments."""
+    weak, strong = numpy_rng(seed, "random pair", num_blocks).choice(num_blocks, size=2, replace=False)
+    return int(min(weak, strong)) + 1, int(max(weak, strong)) + 1
 
 
 def check_weight(weight: float) -> None:

@@ -3,52 +3,96 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from core.alignment.contract import Alignment, Forward, Needs, behind_prefix, check_pairs, check_weight, config_keys
+from core.alignment.contract import (
+    Alignment,
+    Forward,
+    Needs,
+    behind_prefix,
+    check_pairs,
+    check_weight,
+    config_keys,
+    draw_pair,
+)
+from core.alignment.sra import later_tokens
 from core.alignment.teacher import Teacher
 from layersync.blocks import Layer
-from layersync.schedule import TIME_WEIGHTS, TimeWeight, WeightSchedule
-from layersync.sync import AlignmentTerms, LayerSync, check_neighbours
+from layersync.schedule import TIME_WEIGHTS, TimeRange, TimeWeight, WeightSchedule
+from layersync.sync import AlignmentTerms, LayerSync, check_neighbours, check_similarity
+from layersync.tokens import Similarity
+
+RANDOM = "random"
 
 
 @dataclass(frozen=True)
 class LayerSyncConfig:
     """Options of LayerSync; `pairs` are (weak, strong) block numbers from 1, or module names.
 
+    pairs             random: one pair of blocks, weak < strong, drawn from the run's seed: a control
+    time_range        [low, high]: the weight is 0 at flow times outside of it, and what it was inside; null: all times
     neighbour_frames  frames to each side whose strong tokens a frame's weak tokens learn from too, at the same place;
                       0: none
     neighbour_decay   those k frames away count exp(-k / neighbour_decay)
+    similarity        cosine; l2, squared, of the normalised tokens; smooth_l1, of the tokens, quadratic up to `beta`
+    teacher           whose strong block it is: self, of the same pass; ema, of the average "ema", in a second pass
+    noise_gap         the second pass is at a flow time later by a uniform draw from [0, noise_gap], as SRA's
     """
 
     layers_key: ClassVar[str] = "alignment.pairs"
-    pairs: list[tuple[int | str, int | str]]
+    pairs: list[tuple[int | str, int | str]] | Literal["random"]
     weight: float = 0.2
     schedule: WeightSchedule = field(default_factory=WeightSchedule)
     time_weight: TimeWeight = "uniform"
     stop_gradient: bool = True
     neighbour_frames: int = 0
     neighbour_decay: float = 1.0
+    similarity: Similarity = "cosine"
+    beta: float = 0.05
+    teacher: Literal["self", "ema"] = "self"
+    noise_gap: float = 0.0
+    time_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        check_pairs(self.pairs)
+        check_pairs(self._known_pairs)
         check_weight(self.weight)
         with config_keys():
             check_neighbours(self.neighbour_frames, self.neighbour_decay)
+            check_similarity(self.similarity, self.beta, self.neighbour_frames)
+            self._over_time()
+        if not 0 <= self.noise_gap <= 1:
+            raise ValueError(f"alignment.noise_gap is {self.noise_gap}; it must lie in [0, 1]")
+        if self.teacher == "self" and self.noise_gap:
+            raise ValueError(
+                f"alignment.noise_gap is {self.noise_gap}, but alignment.teacher is 'self', one pass at one time; "
+                "allowed with it: 0"
+            )
+        if self.teacher == "ema" and not self.stop_gradient:
+            raise ValueError("alignment.stop_gradient is false, but alignment.teacher is 'ema', which is not trained")
+
+    @property
+    def _known_pairs(self) -> list[tuple[int | str, int | str]]:
+        """The pairs; in the place of one that is not drawn yet, the first that could be."""
+        return [(1, 2)] if self.pairs == RANDOM else self.pairs
 
     @property
     def layers(self) -> list[Layer]:
         """The layers of both sides."""
-        return [layer for pair in self.pairs for layer in pair]
+        return [layer for pair in self._known_pairs for layer in pair]
 
     @property
     def needs(self) -> Needs:
-        """Nothing that a run has not."""
-        return Needs()
+        """The strong layers of a second pass, where the teacher is the average."""
+        strong = tuple(dict.fromkeys(strong for _, strong in self._known_pairs))
+        return Needs(teacher=strong) if self.teacher == "ema" else Needs()
+
+    def settled(self, num_blocks: int, seed: int) -> LayerSyncConfig:
+        """The config with its random pair drawn."""
+        return replace(self, pairs=[draw_pair(num_blocks, seed)]) if self.pairs == RANDOM else self
 
     def build(self, model: nn.Module) -> LayerSyncAlignment:
         """LayerSync installed on `model`; ValueError where neighbours are asked for of tokens without frames."""
@@ -58,14 +102,21 @@ class LayerSyncConfig:
                 pairs=self.pairs,
                 weight=self.weight,
                 schedule=self.schedule,
-                time_weight=TIME_WEIGHTS[self.time_weight],
+                time_weight=self._over_time(),
                 stop_gradient=self.stop_gradient,
                 neighbour_frames=self.neighbour_frames,
                 neighbour_decay=self.neighbour_decay,
+                similarity=self.similarity,
+                beta=self.beta,
                 token_dim=getattr(model, "token_dim", None),
                 tokens=self._tokens(model),
             )
-        return LayerSyncAlignment(sync)
+        return LayerSyncAlignment(sync, self.noise_gap if self.teacher == "ema" else None)
+
+    def _over_time(self) -> Callable[[Tensor], Tensor]:
+        """The weight over flow time."""
+        inside = TIME_WEIGHTS[self.time_weight]
+        return inside if self.time_range is None else TimeRange(*self.time_range, inside)
 
     def _tokens(self, model: nn.Module) -> slice | Callable[[Tensor], Tensor] | None:
         """Which tokens count: none of a prefix. Where neighbours are asked for they get an axis of frames."""
@@ -85,15 +136,31 @@ def _by_frames(tokens: Tensor, each: int, first: int) -> Tensor:
 
 
 class LayerSyncAlignment(Alignment):
-    """LayerSync as the alignment method of a training run."""
+    """LayerSync as the alignment method of a training run.
 
-    def __init__(self, sync: LayerSync):
+    noise_gap  of a teacher's second pass; None: no teacher, the strong side is of the same pass
+    """
+
+    def __init__(self, sync: LayerSync, noise_gap: float | None = None):
         super().__init__(sync.hooks)
-        self.sync = sync
+        self.sync, self.noise_gap = sync, noise_gap
 
     def terms(self, forward: Forward, teacher: Teacher | None) -> AlignmentTerms:
-        """LayerSync's loss at the step and times of the forward pass."""
-        return self.sync.terms(forward.step, forward.t, forward.batch.mask)
+        """LayerSync's loss at the step and times of the forward pass.
+
+        Once a schedule has switched it off there is no second pass.
+        """
+        strong = None
+        if self.noise_gap is not None:
+            if not self.sync.schedule.factor(forward.step):
+                self.sync.discard()
+                return AlignmentTerms(forward.t.new_zeros(()))
+            strong = later_tokens(forward, teacher, self.noise_gap)
+        return self.sync.terms(forward.step, forward.t, forward.batch.mask, strong)
+
+    def extra_flops(self, forward: int, num_tokens: int) -> int:
+        """The average's pass, counted whole though it ends at its last layer."""
+        return forward if self.noise_gap is not None else 0
 
     def compile(self, **options: str) -> None:
         """Fuse LayerSync's cosine."""

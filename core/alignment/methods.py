@@ -5,6 +5,7 @@ from __future__ import annotations
 from core.alignment.contract import NoAlignmentConfig
 from core.alignment.dispersive import DispersiveConfig
 from core.alignment.layersync import LayerSyncConfig
+from core.alignment.several import SeveralConfig
 from core.alignment.sra import SRAConfig
 from core.alignment.sra2 import SRA2Config
 
@@ -14,5 +15,6 @@ ALIGNMENTS: dict[str, type] = {
     "dispersive": DispersiveConfig,
     "sra": SRAConfig,
     "sra2": SRA2Config,
+    "several": SeveralConfig,
 }
-AnyAlignmentConfig = NoAlignmentConfig | LayerSyncConfig | DispersiveConfig | SRAConfig | SRA2Config
+AnyAlignmentConfig = NoAlignmentConfig | LayerSyncConfig | DispersiveConfig | SRAConfig | SRA2Config | SeveralConfig

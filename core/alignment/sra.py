@@ -100,7 +100,7 @@ class SRA(Alignment):
     def terms(self, forward: Forward, teacher: Teacher | None) -> AlignmentTerms:
         """The mean distance over pairs, and the cosine of each."""
         config, mask = self.config, forward.batch.mask
-        students, teachers = self.hooks.take(), self._teacher_tokens(forward, teacher)
+        students, teachers = self.hooks.take(), later_tokens(forward, teacher, config.max_gap)
         losses, similarity = [], {}
         for head, name, (student, strong) in zip(self.heads.values(), self.hooks.names, config.pairs, strict=True):
             projected = hide_padding(head(hide_padding(students[name], mask)), mask)
@@ -110,14 +110,6 @@ class SRA(Alignment):
             similarity[f"{student}->{strong}"] = cosine.clamp(-1, 1)
         weight = config.weight * config.schedule.factor(forward.step)
         return AlignmentTerms(weight * torch.stack(losses).mean(), similarity)
-
-    def _teacher_tokens(self, forward: Forward, teacher: Teacher) -> dict[Layer, Tensor]:
-        """Tokens of the averaged model at the same sample and noise, at a lower noise level."""
-        path = forward.interpolant.path
-        gap = self.config.max_gap * forward.random.uniform("teacher time", tuple(forward.t.shape))
-        t = later_time(path, forward.t, gap)
-        x = forward.interpolant.point(forward.latents, forward.noise, t)
-        return teacher.tokens(x, path.network_time(t), forward.condition, forward.batch.mask)
 
     def _distance(self, projected: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         """Mean over the batch of the distance of tokens (B, N, D); padding counts in no mean."""
@@ -136,6 +128,15 @@ class SRA(Alignment):
         """The teacher's pass, counted whole though it ends at its last layer, and the heads."""
         head = 2 * num_tokens * 4 * self.width**2
         return forward + TRAINING_FACTOR * head * len(self.heads)
+
+
+def later_tokens(forward: Forward, teacher: Teacher, max_gap: float) -> dict[Layer, Tensor]:
+    """The teacher's tokens at the same sample, noise and condition, later by a uniform draw from [0, max_gap]."""
+    path = forward.interpolant.path
+    gap = max_gap * forward.random.uniform("teacher time", tuple(forward.t.shape))
+    t = later_time(path, forward.t, gap)
+    x = forward.interpolant.point(forward.latents, forward.noise, t)
+    return teacher.tokens(x, path.network_time(t), forward.condition, forward.batch.mask)
 
 
 def later_time(path: Path, t: Tensor, gap: Tensor) -> Tensor:

@@ -99,6 +99,8 @@ class RunConfig:
             raise ValueError(f"sample_batch_size is {self.sample_batch_size}; it must be at least 1")
         check_solver(self.sampler, build_path(self.objective.path))
         self._check_needs()
+        if self.optimizer.gradient == "matched" and not self.alignment.layers:
+            raise ValueError("optimizer.gradient is 'matched', but the run has no alignment; allowed then: total")
 
     def _check_needs(self) -> None:
         """Raises ValueError where the alignment asks for what other keys do not give."""
@@ -135,6 +137,11 @@ class RunConfig:
                   sample; drop: conditioning.drop
         """
         check_layers(self.alignment, backbone.num_blocks)
+        scale = self.optimizer.lr_scale
+        if scale is not None and scale.blocks > backbone.num_blocks:
+            raise ValueError(
+                f"optimizer.lr_scale.blocks is {scale.blocks}; the backbone has blocks 1 to {backbone.num_blocks}"
+            )
         if self.objective.time_per == "token" and not getattr(backbone, "token_times", True):
             raise ValueError("objective.time_per is 'token'; allowed with this backbone: sample")
         self.check_guidance(drop, backbone.null_label)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.alignment.contract import AlignmentConfig, listen
+from core.alignment.contract import AlignmentConfig, listen, settle
 from core.contracts import Batch, Dataset, Domain, Requests, TokenSequence
 from core.data.stream import collate
 from core.draws import SampleRandom, numpy_rng
@@ -60,7 +60,7 @@ class ForwardOptions:
 class TrainedModel:
     """A trained model with the data set that it was trained on.
 
-    alignment     its config in the run
+    alignment     its config in the run, with what was drawn for it
     null_trained  the run dropped conditions, so that the null condition means something
     heads         weights of the alignment's heads, empty where it has none
     facts         run, domain, checkpoint, step and weights, for records
@@ -143,7 +143,8 @@ def open_run(
     facts["step"] = None if manifest is None else manifest.step
     trained = getattr(getattr(config, "conditioning", None), "drop", 1) > 0
     heads = read_checkpoint(source, only=("alignment",)).groups.get("alignment", {}) if source.is_dir() else {}
-    return TrainedModel(domain, config.objective, config.alignment, place, trained, heads, facts, config)
+    alignment = settle(config.alignment, len(domain.backbone.blocks), config.seed)
+    return TrainedModel(domain, config.objective, alignment, place, trained, heads, facts, config)
 
 
 def domain_module(name: str) -> Any:

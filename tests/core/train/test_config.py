@@ -89,7 +89,7 @@ def test_counts_that_a_machine_would_only_hang_on_are_refused(configs, domain):
 OF_PAIRS, OF_LAYERS = ("layersync", "sra"), ("dispersive", "sra2")
 
 
-@every_row("name", sorted(set(ALIGNMENTS) - {"none"}))
+@every_row("name", sorted(set(ALIGNMENTS) - {"none", "several"}))
 @every_row("weight", [-1, 0, math.nan, math.inf, True, None, [0.2], "heavy"])
 def test_every_alignment_refuses_a_weight_that_is_none(configs, name, weight):
     values, schema = configs["image"]
@@ -113,4 +113,4 @@ def test_every_alignment_of_a_layer_refuses_a_block_that_is_not_there(configs, n
 
 
 def test_every_alignment_is_one_of_pairs_or_of_a_layer():
-    assert {*OF_PAIRS, *OF_LAYERS, "none"} == set(ALIGNMENTS)
+    assert {*OF_PAIRS, *OF_LAYERS, "none", "several"} == set(ALIGNMENTS)
