@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from core.alignment.contract import Alignment, AlignmentConfig, AlignmentTerms, Forward, Needs, settle
+from core.alignment.contract import Alignment, AlignmentConfig, AlignmentTerms, Forward, Needs, reasons, settle
 from core.alignment.teacher import Teacher
 from core.schema import plain, strict
 from layersync.blocks import Layer
@@ -68,9 +68,17 @@ class SeveralConfig:
         return Needs(tuple(layers), **{kind: any(getattr(each, kind) for each in needs) for kind in kinds})
 
     def settled(self, num_blocks: int, seed: int) -> SeveralConfig:
-        """The config with what each method leaves to chance drawn."""
-        drawn = {label: settle(method, num_blocks, seed) for label, method in self.methods.items()}
+        """The config with what each method leaves open chosen."""
+        drawn = {}
+        for label, method in self.methods.items():
+            with _own_keys(label):
+                drawn[label] = settle(method, num_blocks, seed)
         return replace(self, of={label: {"name": self._name(label), **plain(each)} for label, each in drawn.items()})
+
+    def reasons(self, num_blocks: int, seed: int) -> list[str]:
+        """Why each method has the layers that were chosen for it."""
+        told = {label: reasons(method, num_blocks, seed) for label, method in self.methods.items()}
+        return [f"{label}: {line}" for label, lines in told.items() for line in lines]
 
     def build(self, model: nn.Module) -> Several:
         """All methods installed on `model`."""
