@@ -55,7 +55,7 @@ def test_a_run_with_auto_has_the_pair_in_its_notes_and_refuses_another_choice(ma
     make("alignment.pairs=auto", "trainer.steps=3").fit()
     again = make("alignment.pairs=auto", "trainer.steps=4", "optimizer.schedule=constant")
     assert again._notes()["alignment"]["pairs"] == [[2, 3]]
-    assert list(read_lines(again.run.path / "metrics.jsonl")[0])[2:4] == ["loss", "similarity/2->3"] or True
+    assert "similarity/2->3" in read_lines(again.run.path / "metrics.jsonl")[0]
     assert open_run(again.run.path, device="cpu").alignment.pairs == [(2, 3)]
     monkeypatch.setattr(
         "core.alignment.layersync.rule_pair", lambda depth: type("Choice", (), {"pair": (1, 4), "reasons": []})
@@ -135,9 +135,6 @@ def test_a_block_is_scored_by_the_cka_that_eval_computes():
 
 def test_it_switches_to_the_pair_that_scores_best_and_only_after_the_step():
     chooser = adaptive(every=2)
-    pairs = [chooser.of(Measured(step, LATENTS), tokens_of(LATENTS, RISING, step)) for step in range(3)]
-    assert pairs == [(2, 3), (1, 3), (1, 3)] or pairs == [(2, 3), (2, 3), (2, 3)]
-    chooser = adaptive(every=2)
     pairs = [chooser.of(Measured(step, LATENTS), tokens_of(LATENTS, ODD, step)) for step in range(4)]
     assert pairs == [(2, 3), (2, 4), (2, 4), (2, 4)]
 
@@ -194,15 +191,15 @@ def test_a_step_that_is_made_again_counts_once():
 
 
 def test_micro_batches_of_too_few_samples_are_refused():
-    with pytest.raises(ValueError, match="alignment.pairs is 'adaptive', which compares.*it has 3; needed: 4 at least"):
+    with pytest.raises(
+        ValueError, match=r"alignment.pairs is 'adaptive', which compares.*it has 3; needed: 4 at least"
+    ):
         adaptive().of(Measured(0, LATENTS[:3]), tokens_of(LATENTS[:3], ODD))
 
 
 def test_the_loss_is_that_of_the_present_pair_alone():
     model = tiny(depth=5)
-    batch = Batch(
-        LATENTS[:, :2].repeat(1, 1, 1)[:4].new_ones(4, 2, 6, 4).normal_(), torch.tensor([0, 1, 2, 0]), torch.arange(4)
-    )
+    batch = Batch(LATENTS[:8].reshape(4, 2, 6, 4), torch.tensor([0, 1, 2, 0]), torch.arange(4))
     found = []
     for config in (LayerSyncConfig(pairs="adaptive"), LayerSyncConfig(pairs=[(2, 3)])):
         check_layers(config, 5)
