@@ -13,6 +13,8 @@ from core.alignment.sra2 import SRA2Config
 from core.alignment.teacher import Teacher
 from core.contracts import Batch
 from core.draws import StepRandom
+from core.nets.layers import BlockOptions, LabelEmbedder
+from core.nets.sit import Recipe, SiT
 from core.schema import plain, strict
 from core.step import TrainingLoss
 from image.train import ENTRY as TRAIN
@@ -22,14 +24,14 @@ from tests.rows import every_row
 BATCH = Batch(torch.randn(4, 2, 6, 4, generator=torch.Generator().manual_seed(5)), torch.arange(4) % 3, torch.arange(4))
 
 
-def losses_of(config, model, step=0, weights=None):
+def losses_of(config, model, step=0, weights=None, batch=BATCH):
     """The losses of one forward pass under `config`; a teacher with `weights`, by default the model's own."""
     teacher = Teacher(model, config.needs.teacher) if config.needs.teacher else None
     if weights is not None:
         teacher.model.load_state_dict(weights, strict=False)
     method = config.build(model)
     try:
-        return TrainingLoss(*loss_parts(model), method, teacher=teacher)(BATCH, StepRandom(0, step), step)
+        return TrainingLoss(*loss_parts(model), method, teacher=teacher)(batch, StepRandom(0, step), step)
     finally:
         method.remove()
 
@@ -49,6 +51,15 @@ def test_the_averages_block_is_the_models_own_as_long_as_they_are_equal():
     single = losses_of(LayerSyncConfig(pairs=[(1, 3)]), model)
     assert abs(later.total - single.total) > 1e-4 and abs(averaged.total - single.total) > 1e-4
     assert torch.equal(later.flow, single.flow)
+
+
+def test_the_averages_tokens_get_the_axes_that_the_models_have():
+    """Frames, of which a teacher hands over one row."""
+    model = SiT((3, 6), Recipe(3, 1, BlockOptions(16, 2)), lambda width: LabelEmbedder(3, width, null_row=True))
+    options = {"pairs": [(1, 3)], "neighbour_frames": 1}
+    batch = Batch(torch.randn(4, 3, 6), BATCH.condition, BATCH.index)
+    own, other = (losses_of(LayerSyncConfig(teacher=who, **options), model, batch=batch) for who in ("self", "ema"))
+    assert torch.equal(own.total, other.total) and own.values == other.values != {}
 
 
 def test_a_teachers_pass_is_counted_and_is_not_made_once_the_weight_is_0():
@@ -146,7 +157,7 @@ BOTH = {"layersync": {"pairs": [[1, 3]]}, "spread": {"name": "dispersive", "laye
 def test_several_methods_are_the_sum_of_each():
     model = tiny()
     parts = [losses_of(config, model) for config in (LayerSyncConfig([(1, 3)]), DispersiveConfig(2, weight=0.25))]
-    both = losses_of(SeveralConfig(BOTH), model)
+    both = losses_of(strict(SeveralConfig, {"of": BOTH}), model)
     flow = both.flow.mean()
     torch.testing.assert_close(both.total - flow, sum(each.total - flow for each in parts))
     assert both.similarity == {"layersync/1->3": parts[0].similarity["1->3"]}
@@ -155,9 +166,8 @@ def test_several_methods_are_the_sum_of_each():
 
 def test_several_methods_need_what_any_needs_and_keep_their_heads_apart():
     sra = {"pairs": [[1, 2], [1, 3]]}
-    config = SeveralConfig(
-        {**BOTH, "sra": sra, "far": {"name": "sra", "pairs": [[2, 3]]}, "none": {"name": "sra2", "layer": 1}}
-    )
+    renamed = {"far": {"name": "sra", "pairs": [[2, 3]]}, "clean": {"name": "sra2", "layer": 1}}
+    config = strict(SeveralConfig, {"of": {**BOTH, "sra": sra, **renamed}})
     assert config.layers == [1, 3, 2, 1, 2, 1, 3, 2, 3, 1]
     assert config.needs.teacher == (2, 3) and config.needs.couples_rows
     model = tiny()
@@ -172,24 +182,28 @@ def test_several_methods_need_what_any_needs_and_keep_their_heads_apart():
 
 
 def test_several_methods_survive_a_configs_file_with_every_option():
-    config = SeveralConfig(BOTH)
-    assert config.of["layersync"]["weight"] == 0.2 and config.of["spread"]["name"] == "dispersive"
-    assert strict(SeveralConfig, plain(config)) == config
-    drawn = settle(SeveralConfig({"layersync": {"pairs": "random"}, "sra2": {"layer": 1}}), 9, 4)
-    assert drawn.methods == {"layersync": LayerSyncConfig(pairs=[draw_pair(9, 4)]), "sra2": SRA2Config(layer=1)}
+    config = strict(SeveralConfig, {"of": BOTH})
+    assert config.of == {"layersync": LayerSyncConfig([(1, 3)]), "spread": DispersiveConfig(2, weight=0.25)}
+    kept = plain(config)
+    assert kept["of"]["layersync"]["weight"] == 0.2 and kept["of"]["spread"]["name"] == "dispersive"
+    assert strict(SeveralConfig, kept) == config
+    drawn = settle(SeveralConfig({"layersync": LayerSyncConfig("random"), "sra2": SRA2Config(layer=1)}), 9, 4)
+    assert drawn.of == {"layersync": LayerSyncConfig(pairs=[draw_pair(9, 4)]), "sra2": SRA2Config(layer=1)}
 
 
 @every_row(
     ("words", "message"),
     [
-        (["alignment.of={}"], "alignment.of is empty"),
-        (["alignment.of={sra2: 3}"], "alignment.of.sra2 is 3; needed: the options of a method"),
+        (["alignment.of={}"], "alignment.of' is {}; needed: .*layersync"),
+        (["alignment.of={sra2: 3}"], "alignment.of.sra2' is 3; needed: a mapping"),
         (["alignment.of={sra2: {layer: 99}}"], "alignment.of names block 99, which does not exist.*1 to 8"),
         (["alignment.of={sra2: {layer: 1, weight: 0}}"], "alignment.of.sra2.weight is 0.0; it must be above 0"),
         (["alignment.of={sra2: {weight: 1}}"], "missing config key 'alignment.of.sra2.layer'"),
-        (["alignment.of={mine: {layer: 1}}"], "alignment.of.mine is of the method 'mine'; allowed, .*dispersive"),
-        (["alignment.of={none: {}}"], "alignment.of.none is of the method 'none'; allowed"),
-        (["alignment.of={x: {name: several, of: {}}}"], "alignment.of.x is of the method 'several'; allowed"),
+        (["alignment.of={mine: {layer: 1}}"], "alignment.of.mine' is of 'mine'; allowed, .*dispersive"),
+        (["alignment.of={1a: {layer: 1}}"], "alignment.of' has the label '1a'"),
+        (["+alignment.of.mine.name=[3]"], "alignment.of.mine' is of .3.; allowed"),
+        (["alignment.of={none: {}}"], "alignment.of.none' is of 'none'; allowed"),
+        (["alignment.of={x: {name: several, of: {}}}"], "alignment.of.x' is of 'several'; allowed"),
         (["+alignment.of.layersync.pairs=[[5,2]]"], "alignment.of.layersync.pairs holds"),
         (["alignment.of={dispersive: {layer: 1}}", "trainer.accumulate=2"], "accumulate is 2, but alignment 'several'"),
         (["alignment=sra2", "alignment.layer=1", "optimizer.lr_scale={blocks: 9, factor: 2}"], "lr_scale.blocks is 9"),

@@ -40,8 +40,8 @@ def test_auto_is_the_rules_pair_for_the_depth():
     for depth, pair in ((28, (8, 16)), (24, (8, 18)), (8, (2, 5))):
         assert settle(auto, depth, seed=3) == LayerSyncConfig(pairs=[pair], weight=0.5)
         assert f"{pair[0]} -> {pair[1]}" in reasons(auto, depth, 3)[0]
-    both = SeveralConfig({"layersync": {"pairs": "auto"}, "sra": {"pairs": "auto"}})
-    chosen = settle(both, 28, 0).methods
+    both = SeveralConfig({"layersync": LayerSyncConfig(pairs="auto"), "sra": SRAConfig(pairs="auto")})
+    chosen = settle(both, 28, 0).of
     assert chosen["layersync"].pairs == [(8, 16)] and chosen["sra"].pairs == [(8, 20)]
     assert reasons(both, 28, 0)[-1] == "sra: 8 -> 20 is the authors' pair of 28 blocks"
     assert settle(SRAConfig(pairs="auto"), 12, 0).pairs == [(3, 8)]

@@ -226,7 +226,7 @@ def test_bad_options_are_refused_when_the_config_is_made():
 
 def test_every_method_says_which_layers_it_listens_to():
     options = {"none": {}, "layersync": {"pairs": [(1, 9)]}, "sra": {"pairs": [(1, 9)]}}
-    options["several"] = {"of": {"sra2": {"layer": 9}, "sra": {"pairs": [[1, 2]]}}}
+    options["several"] = {"of": {"sra2": SRA2Config(9), "sra": SRAConfig([(1, 2)])}}
     for name, schema in ALIGNMENTS.items():
         config = schema(**options.get(name, {"layer": 9}))
         check_layers(config, 9)
