@@ -309,8 +309,10 @@ class Trainer(RunOutputs):
         wanted = self.optimizer.release_backbone()
         with self.alignment.paused():
             flow = self._passes(batch, self.flow_loss)
-        factor = flow.total.new_tensor(self.optimizer.match(wanted))
-        return replace(flow, similarity=aligned.similarity, values={**aligned.values, "matched_factor": factor})
+        factor, values = self.optimizer.match(wanted), dict(aligned.values)
+        if math.isfinite(factor):  # else fp16 has overflowed, and the step is dropped
+            values["matched_factor"] = flow.total.new_tensor(factor)
+        return replace(flow, similarity=aligned.similarity, values=values)
 
     def _passes(self, batch: Batch, loss: TrainingLoss | None = None) -> Losses:
         """Forward and backward over the micro-batches of this process's rows; loss: another than the run's.

@@ -69,6 +69,18 @@ def test_a_matched_step_counts_both_passes_and_is_clipped_afterwards(make):
     torch.testing.assert_close(torch.linalg.vector_norm(torch.stack(kept)).item(), 1e-3, atol=1e-8, rtol=1e-3)
 
 
+def test_a_matched_step_that_overflows_is_dropped_and_a_lower_scale_gives_the_same_factor(make):
+    words = (*SRA, "optimizer.gradient=matched")
+    exact, half = opened(make(*words)), opened(make(*words, "trainer.precision=fp16"))
+    losses, norm = half.update(batch_of(half))
+    assert half.skipped == 1 and norm != norm and "matched_factor" not in losses.values
+    half.scaler.update(1024.0)
+    half.step = 0
+    found, wanted = (trainer.update(batch_of(trainer))[0].values["matched_factor"] for trainer in (half, exact))
+    assert half.skipped == 1
+    torch.testing.assert_close(found, wanted, atol=0, rtol=0.01)
+
+
 def test_the_first_blocks_and_what_stands_before_them_have_their_own_rate():
     model = tiny(depth=3)
     optimizer = Optimizer(model, OptimizerConfig(lr_scale=ScaledRate(blocks=2, factor=3.0)), torch.nn.Linear(2, 2))
