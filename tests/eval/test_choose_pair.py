@@ -1,6 +1,7 @@
 """The pair that is recommended is that of a network whose best block is known, and a tiny run is told what to do."""
 
 import json
+import shlex
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ import image.train
 from core.commands.entry import compose_config
 from core.schema import strict
 from eval.choose_pair import ENTRY, ChooseConfig, recommend, report
+from eval.compare import ENTRY as COMPARE
+from eval.compare import plan_runs
 from eval.inside.model import ForwardOptions
 from eval.inside.quality import agreement, agreement_parts, block_scores, effective_rank, label_free, quality
 from layersync.tokens import token_cosine
@@ -152,3 +155,16 @@ def test_the_command_on_a_tiny_run(tmp_path, capsys):
         picture.load()
     ENTRY.run([f"run={run}", *small, "overwrite=true"])
     assert json.loads((run / "inside" / "choose_pair.json").read_bytes())["results"] == found["results"]
+
+
+def test_the_command_that_it_prints_compares_ways_to_choose(tmp_path):
+    """Of the digits, each run with the weight of the experiment."""
+    best = {"weak": 3, "strong": 6, "score": 0.5, "reasons": []}
+    results = {"notes": [], "pairs": [best], "rule": {"weak": 2, "strong": 5, "score": 0.4}}
+    (line,) = (line for line in report(results, "image").splitlines() if line.startswith("compare"))
+    words = shlex.split(line)[4:]
+    configs = plan_runs(COMPARE.config([*words, "seeds=1", "steps=10"])).check(tmp_path)
+    found = {method: getattr(config.alignment, "pairs", None) for (method, _), config in configs.items()}
+    named = {"rule_pair": "auto", "random_pair": "random", "adaptive_pair": "adaptive", "measured": [(3, 6)]}
+    assert found == {"baseline": None, "layersync": [(2, 5)], **named}
+    assert len({config.alignment.weight for config in configs.values() if hasattr(config.alignment, "weight")}) == 1
