@@ -154,9 +154,9 @@ def main(config: CompareConfig) -> None:
 
     The first word is the domain: python -m eval.compare image steps=600. Runs of the same seed share the order
     of data, noise and times. Keys that are none of those below go to the runs (experiment=..., backbone.depth=...). The
-    methods baseline (no alignment), layersync (the experiment's alignment) and its controls gradient_matched and
-    random_pair are known, +cases.NAME.KEY=VALUE defines others. The same command again continues what was interrupted
-    and keeps what is complete.
+    methods baseline (no alignment), layersync (the experiment's alignment), its controls gradient_matched and
+    random_pair, and it with the pairs rule_pair and adaptive_pair are known, +cases.NAME.KEY=VALUE defines others. The
+    same command again continues what was interrupted and keeps what is complete.
     """
     if config.sweep is not None:
         plan = plan_runs(config)

@@ -146,6 +146,7 @@ class LayerSync:
         t: Tensor | None = None,
         mask: Tensor | None = None,
         strong: Mapping[Layer, Tensor] | None = None,
+        tokens: Mapping[str, Tensor] | None = None,
     ) -> AlignmentTerms:
         """Loss and similarity of the model's last forward.
 
@@ -155,6 +156,7 @@ class LayerSync:
                 and a sample without a real token does not either
         strong  tokens of the strong layers, by their names in `pairs`, of another forward, as of an averaged model;
                 None: of the same forward. (B, N, D) stands for (B, F, N, D) too
+        tokens  what `hooks.take()` gave of the last forward, for who has called it; None: it is called here
 
         Raises RuntimeError when a layer was not heard, the two sides differ in shape, or the weak side carries
         no gradient while the model trains; ValueError for times, a mask or an output that do not fit.
@@ -167,7 +169,7 @@ class LayerSync:
             check_mask(mask, values=mask.device.type == "cpu" or not self._mask_seen)
             self._mask_seen = True
         weight = self.weight * self._factor(step)
-        tokens = self.hooks.take()
+        tokens = self.hooks.take() if tokens is None else tokens
         given = self._given(strong, tokens)
         self._check_layout(t, mask)
         similarity, values, losses, order = {}, {}, [], list(tokens)

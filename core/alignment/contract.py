@@ -19,10 +19,12 @@ from core.contracts import Batch, Condition
 from core.draws import Random, numpy_rng
 from core.flow.objective import FlowMatching
 from core.flow.path import Interpolant
+from layersync import pairs as choosing
 from layersync import sync
 from layersync.blocks import Layer
 from layersync.hooks import LayerHooks
 from layersync.outputs import LayerOutput
+from layersync.pairs import PairChoice
 from layersync.sync import AlignmentTerms
 
 if TYPE_CHECKING:
@@ -183,8 +185,22 @@ class NoAlignmentConfig:
 
 
 def settle(config: AlignmentConfig, num_blocks: int, seed: int) -> AlignmentConfig:
-    """The config with what it leaves to chance drawn from the run's seed, by its `settled` if it has that."""
+    """The config with what it leaves to chance or to a rule chosen, by its `settled` if it has that.
+
+    A function of the arguments, so that a run that goes on has the same. Raises ValueError for too few blocks.
+    """
     return config.settled(num_blocks, seed) if hasattr(config, "settled") else config
+
+
+def reasons(config: AlignmentConfig, num_blocks: int, seed: int) -> list[str]:
+    """Why `settle` chooses what it does, by its `reasons` if the config has that; sentences for a person."""
+    return config.reasons(num_blocks, seed) if hasattr(config, "reasons") else []
+
+
+def rule_pair(num_blocks: int) -> PairChoice:
+    """The pair that `alignment.pairs=auto` stands for; ValueError for too few blocks."""
+    with config_keys():
+        return choosing.rule_pair(num_blocks)
 
 
 def draw_pair(num_blocks: int, seed: int) -> tuple[int, int]:
@@ -215,10 +231,14 @@ def config_keys() -> Iterator[None]:
 
 
 def check_layers(config: AlignmentConfig, num_blocks: int) -> None:
-    """Raises ValueError for a block number outside 1..num_blocks; names are looked up when the model is there."""
+    """Raises ValueError for a block number outside 1..num_blocks, and for too few blocks to choose a pair of.
+
+    Names are looked up when the model is there.
+    """
     for layer in config.layers:
         if isinstance(layer, int) and not 1 <= layer <= num_blocks:
             raise ValueError(
                 f"{config.layers_key} names block {layer}, which does not exist: the backbone has blocks 1 to "
                 f"{num_blocks} (numbered from 1)"
             )
+    settle(config, num_blocks, seed=0)  # refuses what a backbone is too shallow for

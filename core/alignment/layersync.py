@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from core.alignment.adaptive import AdaptiveOptions, AdaptivePair
 from core.alignment.contract import (
     Alignment,
     Forward,
@@ -18,22 +19,26 @@ from core.alignment.contract import (
     check_weight,
     config_keys,
     draw_pair,
+    rule_pair,
 )
 from core.alignment.sra import later_tokens
 from core.alignment.teacher import Teacher
-from layersync.blocks import Layer
+from layersync.blocks import Layer, find_blocks, resolve_layer
+from layersync.pairs import allowed_pairs, check_depth, last_strong
 from layersync.schedule import TIME_WEIGHTS, TimeRange, TimeWeight, WeightSchedule
 from layersync.sync import AlignmentTerms, LayerSync, check_neighbours, check_similarity
 from layersync.tokens import Similarity
 
-RANDOM = "random"
+RANDOM, AUTO, ADAPTIVE = "random", "auto", "adaptive"  # words in the place of pairs
 
 
 @dataclass(frozen=True)
 class LayerSyncConfig:
     """Options of LayerSync; `pairs` are (weak, strong) block numbers from 1, or module names.
 
-    pairs             random: one pair of blocks, weak < strong, drawn from the run's seed: a control
+    pairs             auto: by the paper's rule for the depth (`layersync.pairs`); adaptive: revised in training
+                      (`core.alignment.adaptive`); random: one pair of blocks, weak < strong, drawn from the run's seed:
+                      a control
     time_range        [low, high]: the weight is 0 at flow times outside of it, and what it was inside; null: all times
     neighbour_frames  frames to each side whose strong tokens a frame's weak tokens learn from too, at the same place;
                       0: none
@@ -44,7 +49,7 @@ class LayerSyncConfig:
     """
 
     layers_key: ClassVar[str] = "alignment.pairs"
-    pairs: list[tuple[int | str, int | str]] | Literal["random"]
+    pairs: list[tuple[int | str, int | str]] | Literal["random", "auto", "adaptive"]
     weight: float = 0.2
     schedule: WeightSchedule = field(default_factory=WeightSchedule)
     time_weight: TimeWeight = "uniform"
@@ -56,6 +61,7 @@ class LayerSyncConfig:
     teacher: Literal["self", "ema"] = "self"
     noise_gap: float = 0.0
     time_range: tuple[float, float] | None = None
+    adaptive: AdaptiveOptions = field(default_factory=AdaptiveOptions)
 
     def __post_init__(self) -> None:
         check_pairs(self._known_pairs)
@@ -73,11 +79,16 @@ class LayerSyncConfig:
             )
         if self.teacher == "ema" and not self.stop_gradient:
             raise ValueError("alignment.stop_gradient is false, but alignment.teacher is 'ema', which is not trained")
+        if self.teacher == "ema" and self.pairs == ADAPTIVE:
+            raise ValueError(
+                "alignment.pairs is 'adaptive', but alignment.teacher is 'ema', whose pass ends at one block; allowed "
+                "with it: self"
+            )
 
     @property
     def _known_pairs(self) -> list[tuple[int | str, int | str]]:
-        """The pairs; in the place of one that is not drawn yet, the first that could be."""
-        return [(1, 2)] if self.pairs == RANDOM else self.pairs
+        """The pairs; in the place of one that is not chosen yet, the first that could be."""
+        return [(1, 2)] if isinstance(self.pairs, str) else self.pairs
 
     @property
     def layers(self) -> list[Layer]:
@@ -91,15 +102,31 @@ class LayerSyncConfig:
         return Needs(teacher=strong) if self.teacher == "ema" else Needs()
 
     def settled(self, num_blocks: int, seed: int) -> LayerSyncConfig:
-        """The config with its random pair drawn."""
+        """The config with the pair of the rule or of chance; ValueError for too few blocks."""
+        if self.pairs == AUTO:
+            return replace(self, pairs=[rule_pair(num_blocks).pair])
+        if self.pairs == ADAPTIVE:
+            with config_keys():
+                check_depth(num_blocks, "pairs is 'adaptive'")
         return replace(self, pairs=[draw_pair(num_blocks, seed)]) if self.pairs == RANDOM else self
+
+    def reasons(self, num_blocks: int, seed: int) -> list[str]:
+        """Why the pair is that of `settled`, where the config leaves it open."""
+        if self.pairs == RANDOM:
+            weak, strong = draw_pair(num_blocks, seed)
+            return [f"{weak} -> {strong} is drawn from seed {seed}"]
+        if self.pairs == ADAPTIVE:
+            begin, own = rule_pair(num_blocks), self.adaptive
+            return [f"revised every {own.every} steps; the first is the rule's", *begin.reasons]
+        return rule_pair(num_blocks).reasons if self.pairs == AUTO else []
 
     def build(self, model: nn.Module) -> LayerSyncAlignment:
         """LayerSync installed on `model`; ValueError where neighbours are asked for of tokens without frames."""
+        depth = len(find_blocks(model)[1]) if self.pairs == ADAPTIVE else 0
         with config_keys():
             sync = LayerSync(
                 model,
-                pairs=self.pairs,
+                pairs=allowed_pairs(depth) if self.pairs == ADAPTIVE else self.pairs,
                 weight=self.weight,
                 schedule=self.schedule,
                 time_weight=self._over_time(),
@@ -111,7 +138,10 @@ class LayerSyncConfig:
                 token_dim=getattr(model, "token_dim", None),
                 tokens=self._tokens(model),
             )
-        return LayerSyncAlignment(sync, self.noise_gap if self.teacher == "ema" else None)
+        if self.pairs != ADAPTIVE:
+            return LayerSyncAlignment(sync, self.noise_gap if self.teacher == "ema" else None)
+        names = [resolve_layer(model, block) for block in range(1, last_strong(depth) + 1)]
+        return LayerSyncAlignment(sync, adaptive=AdaptivePair(model, names, depth, self.adaptive))
 
     def _over_time(self) -> Callable[[Tensor], Tensor]:
         """The weight over flow time."""
@@ -139,17 +169,23 @@ class LayerSyncAlignment(Alignment):
     """LayerSync as the alignment method of a training run.
 
     noise_gap  of a teacher's second pass; None: no teacher, the strong side is of the same pass
+    adaptive   what chooses one of the pairs of `sync` for each step; None: all of them, at all steps
     """
 
-    def __init__(self, sync: LayerSync, noise_gap: float | None = None):
-        super().__init__(sync.hooks)
-        self.sync, self.noise_gap = sync, noise_gap
+    def __init__(self, sync: LayerSync, noise_gap: float | None = None, adaptive: AdaptivePair | None = None):
+        super().__init__(sync.hooks, {} if adaptive is None else {"pairs": adaptive.scores})
+        self.sync, self.noise_gap, self.adaptive = sync, noise_gap, adaptive
+        self.all = {
+            label: (pair, strong) for pair, label, strong in zip(sync.pairs, sync.labels, sync.strong, strict=True)
+        }
 
     def terms(self, forward: Forward, teacher: Teacher | None) -> AlignmentTerms:
         """LayerSync's loss at the step and times of the forward pass.
 
         Once a schedule has switched it off there is no second pass.
         """
+        if self.adaptive is not None:
+            return self._chosen(forward, self.adaptive)
         strong = None
         if self.noise_gap is not None:
             if not self.sync.schedule.factor(forward.step):
@@ -157,6 +193,17 @@ class LayerSyncAlignment(Alignment):
                 return AlignmentTerms(forward.t.new_zeros(()))
             strong = later_tokens(forward, teacher, self.noise_gap)
         return self.sync.terms(forward.step, forward.t, forward.batch.mask, strong)
+
+    def _chosen(self, forward: Forward, adaptive: AdaptivePair) -> AlignmentTerms:
+        """LayerSync's loss of the one pair that is the step's."""
+        tokens = self.sync.hooks.take()
+        weak, strong = adaptive.of(forward, tokens)
+        label = f"{weak}->{strong}"
+        names, layer = self.all[label]
+        self.sync.labels, self.sync.pairs, self.sync.strong = [label], [names], [layer]
+        terms = self.sync.terms(forward.step, forward.t, forward.batch.mask, tokens=tokens)
+        now = {"pair/weak": forward.t.new_tensor(weak), "pair/strong": forward.t.new_tensor(strong)}
+        return replace(terms, values={**terms.values, **now})
 
     def extra_flops(self, forward: int, num_tokens: int) -> int:
         """The average's pass, counted whole though it ends at its last layer."""

@@ -22,6 +22,7 @@ from core.alignment.contract import (
     Forward,
     Needs,
     NoAlignmentConfig,
+    reasons,
     settle,
 )
 from core.alignment.teacher import Teacher
@@ -66,20 +67,39 @@ class SeveralConfig:
         return Needs(tuple(layers), **{kind: any(getattr(each, kind) for each in needs) for kind in kinds})
 
     def settled(self, num_blocks: int, seed: int) -> SeveralConfig:
-        """The config with what each method leaves to chance drawn."""
-        return SeveralConfig({label: settle(method, num_blocks, seed) for label, method in self.of.items()})
+        """The config with what each method leaves open chosen; ValueError with the label of one that cannot be."""
+        chosen = {}
+        for label, method in self.of.items():
+            with _labelled(label):
+                chosen[label] = settle(method, num_blocks, seed)
+        return SeveralConfig(chosen)
+
+    def reasons(self, num_blocks: int, seed: int) -> list[str]:
+        """Why each method has the layers that were chosen for it."""
+        told = {label: reasons(method, num_blocks, seed) for label, method in self.of.items()}
+        return [f"{label}: {line}" for label, lines in told.items() for line in lines]
 
     def build(self, model: nn.Module) -> Several:
         """All methods installed on `model`; ValueError of one that does not fit, with its label."""
         built: dict[str, Alignment] = {}
         try:
             for label, method in self.of.items():
-                built[label] = method.build(model)
-        except ValueError as error:
+                with _labelled(label):
+                    built[label] = method.build(model)
+        except ValueError:
             for each in built.values():
                 each.remove()
-            raise ValueError(f"{KEY}.{label}.{str(error).removeprefix('alignment.')}") from error
+            raise
         return Several(built)
+
+
+@contextlib.contextmanager
+def _labelled(label: str) -> Iterator[None]:
+    """Errors begin with the key of the method of that label."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{KEY}.{label}.{str(error).removeprefix('alignment.')}") from error
 
 
 class Several(Alignment):

@@ -11,12 +11,13 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from core.alignment.contract import Needs, NoAlignment, settle
+from core.alignment.contract import Needs, NoAlignment, reasons, settle
 from core.alignment.teacher import Teacher
 from core.contracts import Batch, Domain, Requests
 from core.data.stream import StepPositions, step_batches
@@ -29,7 +30,7 @@ from core.processes.signals import StopRequest
 from core.processes.spread import average_gradients, gradients_stay, spread
 from core.processes.workers import LoaderWorkers
 from core.processes.world import PeerError, World, part
-from core.schema import plain
+from core.schema import changed_keys, plain
 from core.step import Losses, TrainingLoss
 from core.storage.checkpoint import Checkpoint, CheckpointStore
 from core.storage.run_folder import RunDirectory
@@ -63,6 +64,7 @@ class Trainer(RunOutputs):
         self.model = domain.backbone.to(world.device)
         self.model.checkpoint_blocks = config.trainer.checkpoint_blocks
         self.aligning = settle(config.alignment, len(self.model.blocks), config.seed)
+        self.reasons = reasons(config.alignment, len(self.model.blocks), config.seed)
         self.model.two_times = config.alignment.needs.token_times
         self.flops = self.count_flops(config.token_times)
         self._build_alignment()  # before compile: later hooks would not be called
@@ -181,7 +183,7 @@ class Trainer(RunOutputs):
             "records": self.records.facts(),
         }
         if self.aligning != self.config.alignment:
-            counters["alignment"] = plain(self.aligning)  # as it was drawn
+            counters["alignment"] = plain(self.aligning)  # as it was chosen
         return self.notes.written(counters)
 
     def restore(self) -> None:
@@ -199,6 +201,17 @@ class Trainer(RunOutputs):
         if saved.step > self.config.trainer.steps:
             raise ValueError(f"trainer.steps is {self.config.trainer.steps}, but {path} has made {saved.step} already")
         self.notes.check(path, saved.notes)
+        self._check_chosen(path, saved.notes.get("alignment", {}))
+
+    def _check_chosen(self, path: Path, before: dict[str, Any]) -> None:
+        """Raises ValueError where a rule or a draw chooses another pair now than it did: the code was another."""
+        now = plain(self.aligning)
+        for key in changed_keys(plain(self.config.alignment), now) if before else []:
+            a, b = (reduce(lambda node, name: node.get(name, {}), key.split("."), config) for config in (before, now))
+            if a != b:
+                raise ValueError(
+                    f"{path} was made with alignment.{key}={a}, chosen then; now it is {b}: name {a} itself"
+                )
 
     def _peak(self) -> float:
         """FLOP/s of all processes' devices together, in the precision of the run, as measured now."""

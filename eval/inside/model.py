@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -231,11 +232,16 @@ def conditions(
 
 @torch.no_grad()
 def capture_tokens(
-    model: TrainedModel, rows: Sequence[int], times: Sequence[float], forward: ForwardOptions
+    model: TrainedModel,
+    rows: Sequence[int],
+    times: Sequence[float],
+    forward: ForwardOptions,
+    noises: Sequence[str] = ("noise",),
 ) -> Iterator[CapturedTokens]:
-    """Pass rows through the backbone at every time, a batch after the other; yields each.
+    """Pass rows through the backbone at every time with every draw of noise, a batch after the other; yields each.
 
-    The noise of a row is the same at all times. Raises ValueError for a time outside [0, 1].
+    The noise of a row is the same at all times; `noises` are the streams that it is drawn from, in turn. Raises
+    ValueError for a time outside [0, 1].
     """
     check_times(times)
     flow, backbone = model.flow(), model.domain.backbone
@@ -243,8 +249,8 @@ def capture_tokens(
         for batch, position, random in batches(model, rows, forward):
             condition = conditions(model, batch, position, len(rows), forward)
             latents = model.domain.tokenizer.encode(batch.media, random)
-            noise = random.normal("noise", tuple(latents.shape))
-            for time in times:
+            drawn = [random.normal(name, tuple(latents.shape)) for name in noises]
+            for time, noise in itertools.product(times, drawn):
                 t = torch.full((len(latents),), float(time), device=model.device)
                 x_t = flow.interpolant.point(latents, noise, t)
                 with autocast(model.device, forward.precision):
