@@ -304,8 +304,8 @@ def check_mask(mask: Tensor, values: bool = True) -> None:
         )
     if values and mask.is_floating_point() and mask.numel() and not bool(mask.any()):
         raise ValueError(
-            "mask holds 0 throughout, as a mask that is added to scores does where nothing is padding; needed: true, or "
-            "1, where a token is real (give it as bool where none is)"
+            "mask holds 0 throughout, as a mask that is added to scores does where nothing is padding; needed: true, "
+            "or 1, where a token is real (give it as bool where none is)"
         )
 
 

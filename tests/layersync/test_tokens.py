@@ -154,7 +154,10 @@ def test_an_empty_batch_is_zero():
     [
         (torch.tensor([[[[0.0, -1e4, -1e4]]]] * 2), r"mask holds -10000, as a mask that is added to scores"),
         (torch.tensor([[1.0, math.nan, 1.0]] * 2), r"mask holds nan"),
-        (torch.zeros(2, 3), r"mask holds 0 throughout, as a mask that is added to scores does where nothing is padding"),
+        (
+            torch.zeros(2, 3),
+            r"mask holds 0 throughout, as a mask that is added to scores does",
+        ),
         (torch.ones(3), r"mask is torch\.float32 of shape \(3,\); needed: \(B, N\)"),
         (torch.tensor(True), r"mask is torch\.bool of shape \(\); needed"),
         (torch.ones(2, 3, dtype=torch.complex64), r"mask is torch\.complex64"),
