@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from core.conditioning.contract import EmbeddedConditioning
 from core.nets import sit
 
 
@@ -16,13 +15,6 @@ class SiTConfig(sit.SiTConfig):
     """The options of `core.nets.sit.SiTConfig`, with the paper's patch of one latent frame."""
 
     patch_size: int = 1
-
-    def build(self, latent_shape: tuple[int, ...], conditioning: EmbeddedConditioning) -> sit.SiT:
-        """The network for latents (Z, T) under a `core.conditioning.contract.EmbeddedConditioning`.
-
-        It takes shorter clips too, and clips whose last frames are padding, by a mask (B, N).
-        """
-        return sit.SiT(latent_shape, self.recipe, lambda width: conditioning.embedder(width, self.null_label))
 
 
 BACKBONES = {"sit": SiTConfig}

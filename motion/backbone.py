@@ -23,13 +23,6 @@ class SiTConfig(sit.SiTConfig):
 
     patch_size: int = 1
 
-    def build(self, latent_shape: tuple[int, ...], conditioning: EmbeddedConditioning) -> sit.SiT:
-        """The network for latents (Z, T) under a `core.conditioning.contract.EmbeddedConditioning`.
-
-        It takes shorter clips too, and clips whose last frames are padding, by a mask (B, N).
-        """
-        return sit.SiT(latent_shape, self.recipe, lambda width: conditioning.embedder(width, self.null_label))
-
 
 @dataclass(frozen=True)
 class MDMConfig:

@@ -85,6 +85,8 @@ class MotionCaching(Caching):
         values = {"root": RunDirectory(root).shown(), **self.format_keys(config.data)}
         words = [override(f"data.{key}", value) for key, value in values.items()]
         words += reader_words(config)
+        if self.tokenizer.frame_stride > 1:
+            words.append("backbone.patch_size=1")  # a latent frame is several already
         if isinstance(config.conditioning, TextConfig) and config.conditioning.prompts is None:
             prompts = list(dict.fromkeys(first_captions(heldout(config.data).build())))[:NUM_PROMPTS]
             words.append(override("conditioning.prompts", prompts))

@@ -102,6 +102,8 @@ class ConvVAEConfig(KLOptions):
 
     kind: ClassVar[str] = CONV_VAE
     path: str = field(default="runs/tokenizer/moves", metadata=FREE)
+    encode_batch: int = field(default=256, metadata=FREE)
+    decode_batch: int = field(default=256, metadata=FREE)
     allow_untrained: bool = False
 
     def build(self, device: torch.device | str) -> tuple[MotionTokenizer, Scaling]:

@@ -49,13 +49,6 @@ class SiTConfig(sit.SiTConfig):
         """What a network is built from."""
         return replace(super().recipe, patch_size=self.patch, learned_frames=self.inflate_from is not None)
 
-    def build(self, latent_shape: tuple[int, ...], conditioning: EmbeddedConditioning) -> sit.SiT:
-        """The network for latents (Z, T, Y, X) under a `core.conditioning.contract.EmbeddedConditioning`.
-
-        It takes shorter clips too, and clips whose last frames are padding, by a mask (B, N).
-        """
-        return sit.SiT(latent_shape, self.recipe, lambda width: conditioning.embedder(width, self.null_label))
-
     def begin(self, backbone: sit.SiT, run: RunDirectory) -> None:
         """Give a new run's backbone the weights of `inflate_from`; a run that has a checkpoint does not read them."""
         if self.inflate_from is not None and CheckpointStore(run.checkpoints).latest() is None:

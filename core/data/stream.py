@@ -20,7 +20,6 @@ from torch.utils.data import Dataset as TorchDataset
 
 from core.contracts import Batch, Dataset, stack
 from core.draws import numpy_rng
-from core.processes.failures import undo_worker_wrapping
 from core.processes.signals import WorkerShield
 from core.processes.workers import LoaderWorkers
 
@@ -158,11 +157,6 @@ def step_batches(
     )
     try:
         yield from (workers or LoaderWorkers()).read(loader)
-    except Exception as error:
-        original = undo_worker_wrapping(error)
-        if original is error:
-            raise
-        raise original from error
     finally:
         if shield is not None:
             shield.lower()

@@ -37,7 +37,7 @@ from core.latents.cache import (
     shard_file,
 )
 from core.latents.tokenizer import MediaError
-from core.processes.failures import LoaderError, undo_worker_wrapping
+from core.processes.failures import LoaderError
 from core.processes.workers import LoaderWorkers
 from core.schema import changed_keys, plain
 from core.storage.arrays import map_array
@@ -223,13 +223,7 @@ def _read(
 ) -> Iterator[Tensor]:
     """Media (B, ...) of each batch in order, read ahead by worker processes."""
     loader = DataLoader(_Rows(read), batch_sampler=batches, collate_fn=torch.stack, num_workers=num_workers)
-    try:
-        yield from workers.read(loader)
-    except Exception as error:
-        original = undo_worker_wrapping(error)
-        if original is error:
-            raise
-        raise original from error
+    yield from workers.read(loader)
 
 
 def _stored(moments: Tensor, rows: Sequence[int], name: Callable[[int], str], spec: CacheSpec) -> Tensor:

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange, repeat
@@ -21,6 +22,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from core.nets.layers import AdaLNZeroBlock, BlockOptions, FinalLayer, TimestepEmbedder, rotary_table, sincos_grid
+
+if TYPE_CHECKING:
+    from core.conditioning.contract import EmbeddedConditioning
 
 log = logging.getLogger(__name__)
 SIZES = {  # depth, width, heads
@@ -94,6 +98,13 @@ class SiTConfig:
         depth, width, heads = self.dimensions
         block = BlockOptions(width, heads, self.mlp_ratio, self.qk_norm, self.swiglu)
         return Recipe(depth, self.patch_size, block, self.learn_sigma, self.rope)
+
+    def build(self, latent_shape: tuple[int, ...], conditioning: EmbeddedConditioning) -> SiT:
+        """The network for latents (C, ...) under a conditioning.
+
+        It takes shorter grids too, and samples of which some tokens are padding, by a mask (B, N).
+        """
+        return SiT(latent_shape, self.recipe, lambda width: conditioning.embedder(width, self.null_label))
 
 
 @dataclass(frozen=True)

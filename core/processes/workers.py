@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import wait
 from typing import Any
 
-from core.processes.failures import LoaderError, RunError, is_dead_worker
+from core.processes.failures import LoaderError, RunError, is_dead_worker, undo_worker_wrapping
 
 LAST_BREATH = 2.0  # seconds
 TORCH_HANDLERS = "torch.utils.data._utils.signal_handling"
@@ -30,7 +30,10 @@ class LoaderWorkers:
         self._killed = False
 
     def read(self, loader: Iterable) -> Iterator:
-        """The batches of `loader`, whose workers are watched until the last one was taken or an error came."""
+        """The batches of `loader`, whose workers are watched until the last one was taken or an error came.
+
+        An error of the data set comes as it was, from a worker too.
+        """
         before = set(multiprocessing.active_children())
         with _no_handler_of_torch():
             batches = iter(loader)
@@ -39,7 +42,10 @@ class LoaderWorkers:
             yield from batches
         except (Exception, GeneratorExit) as error:  # of the loader, or of who takes the batches
             self._killed = self._find_killed(error)  # before the loader ends those that are left
-            raise
+            original = undo_worker_wrapping(error)
+            if original is error:
+                raise
+            raise original from error
         finally:
             self._processes = []  # how they end now is the loader's doing
 

@@ -28,7 +28,10 @@ def read_split(root: Path, split: str) -> list[str]:
     file = root / f"{split}.txt"
     if not file.is_file():
         there = [name for name in SPLITS if (root / f"{name}.txt").is_file()]
-        raise ValueError(f"data.split is {split!r}: there is no file {file}; lists there: {', '.join(there) or 'none'}")
+        raise ValueError(
+            f"data.root is {str(root)!r} and data.split is {split!r}: there is no file {file}; lists there: "
+            f"{', '.join(there) or 'none'}"
+        )
     names = [line.strip() for line in read_text(file, "data.split").split("\n") if line.strip()]
     for number, name in enumerate(names, start=1):
         if not NAME.fullmatch(name):

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from core.processes.failures import LoaderError, undo_worker_wrapping
+from core.processes.failures import LoaderError
 from core.processes.signals import WorkerShield
 from core.processes.workers import LoaderWorkers
 from core.storage.atomic import write_atomic
@@ -126,11 +126,6 @@ def run(preparation: Preparation, num_workers: int) -> Iterator[list[Outcome]]:
     try:
         with workers.told(_killed):
             yield from workers.read(loader)
-    except Exception as error:
-        original = undo_worker_wrapping(error)
-        if original is error:
-            raise
-        raise original from error
     finally:
         if shield is not None:
             shield.lower()

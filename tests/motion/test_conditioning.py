@@ -11,7 +11,7 @@ from motion.datasets.moves import MovesConfig
 from motion.sample import MotionSampleConfig
 from tests.rows import every_row
 
-DATA, MASKS, CPU = MovesConfig(num_clips=140, frames=40, min_frames=30), LastAxisMasks(40, 2), torch.device("cpu")
+DATA, MASKS, CPU = MovesConfig(num_clips=140, frames=48), LastAxisMasks(48, 2), torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +27,8 @@ def test_requests_are_the_held_out_captions_each_as_long_as_its_clip():
     firsts = [clips.captions[clips.caption_rows[row % 14]] for row in range(20)]
     assert asking.config.prompts == firsts[: len(clips)]
     assert requests.condition[:, 0].tolist() == [len(text) for text in firsts]
-    assert lengths_of(torch.zeros(20, 1, 40), requests) == [int(clips.lengths[row % 14]) for row in range(20)]
-    assert len({length for length in lengths_of(torch.zeros(20, 1, 40), requests)}) > 1
+    assert lengths_of(torch.zeros(20, 1, 48), requests) == [int(clips.lengths[row % 14]) for row in range(20)]
+    assert len({length for length in lengths_of(torch.zeros(20, 1, 48), requests)}) > 1
     assert not isinstance(TextConfig().asking(Captions(["a", "bb"]), CPU).requests(3, 0), Requests)
 
 

@@ -10,7 +10,7 @@ from motion.datasets.moves import MovesConfig
 from motion.stand_in import MovesEvaluationConfig, MovesEvaluator, MovesFeatures, TextMotionNetwork, contrast
 
 CPU = torch.device("cpu")
-DATA = MovesConfig(num_clips=320, frames=40, min_frames=30, representation="positions")
+DATA = MovesConfig(num_clips=320, frames=48, representation="positions")
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,7 @@ def test_real_motion_and_its_captions_find_each_other_and_others_do_not(place):
     assert evaluator.real["moves/r_precision_3"] > 0.6 > evaluator.real["moves/r_precision_1"] - 0.4
     heldout = extractor.split("heldout")
     captions = [heldout.captions[first] for first in heldout.rows[:-1]]
-    mask = torch.arange(20) < (heldout.lengths[:, None] // 2)
+    mask = torch.arange(24) < (heldout.lengths[:, None] // 2)
     evaluator.prompts = captions
     found = evaluator.evaluate(heldout.clips, Requests(torch.zeros(32, 1), mask))
     for name in ("moves/fid", "moves/r_precision_3", "moves/diversity", "moves/matching_score", "skate_ratio"):
@@ -77,15 +77,13 @@ def test_it_is_trained_once_for_the_data_and_refuses_other_clips(place, monkeypa
     first = features(place)
     monkeypatch.setattr(MovesFeatures, "fit", lambda self: pytest.fail("trained again"))
     assert features(place).weights_sha256 == first.weights_sha256
-    with pytest.raises(ValueError, match=r"clips of 67 numbers and 1 to 40 frames, got \(67, 41\)"):
-        first([torch.zeros(67, 41)])
+    with pytest.raises(ValueError, match=r"clips of 67 numbers and 1 to 48 frames, got \(67, 49\)"):
+        first([torch.zeros(67, 49)])
     with pytest.raises(pytest.fail.Exception):
         features(place, seed=1)
 
 
 def test_too_few_held_out_clips_are_refused(tmp_path):
-    small = MovesFeatures(
-        MovesEvaluationConfig(steps=1), MovesConfig(num_clips=140, frames=30, min_frames=30), tmp_path, CPU
-    )
+    small = MovesFeatures(MovesEvaluationConfig(steps=1), MovesConfig(num_clips=140, frames=40), tmp_path, CPU)
     with pytest.raises(ValueError, match=r"data.num_clips is 140, of which 14 clips are held out"):
         MovesEvaluator(small, ["x"])

@@ -61,23 +61,32 @@ def test_its_latents_are_normalised_by_what_was_measured(own):
     assert (mean[0, :, ~item["mask"]] == torch.tensor(saved.latent_mean)[:, None]).all()
 
 
-def test_the_command_that_it_prints_uses_it(own, capsys):
-    train(own.parents[1], *TINY, *SHORT, "steps=1", "name=other")
-    told = capsys.readouterr().out
+@pytest.fixture(scope="module")
+def random(own):
+    """The folder of a VAE with random weights, and what its training said."""
+    words = ["steps=1", "lr=1e-6", "batch_size=16", "name=random", f"runs_dir={own.parents[1]}"]
+    said = []
+    return MotionFitting(ENTRY.config([*TINY, *SHORT, *words])).run(said.append), "\n".join(said)
+
+
+def test_the_command_that_it_prints_uses_it(random):
+    _, told = random
     assert "4 held-out clips, encoded and decoded (67 numbers a frame become 1;" in told and "interpolated" in told
     words = told.split("python -m motion.train ")[1].splitlines()[0]
     config = TRAIN.config(shlex.split(words))
-    assert config.tokenizer.path.endswith("other") and config.backbone.patch_size == 1
+    assert config.tokenizer.path.endswith("random") and config.backbone.patch_size == 1
     assert config.data.frames == 40 and config.data.representation == "positions"
 
 
-def test_a_cache_of_it_has_all_captions(own, tmp_path):
+def test_a_cache_of_it_has_all_captions(own, tmp_path, capsys):
     write_folder(tmp_path / "clips", [60, 28, 35], texts=[CAPTIONS, CAPTIONS[:1], CAPTIONS])
     folder = ["data=humanml3d", f"data.root={tmp_path / 'clips'}", "data.min_frames=20", "data.cache_dir=null"]
     vae = ["tokenizer=conv_vae", f"tokenizer.path={own}"]
     asked = ["conditioning=text", "tokenizer.allow_untrained=true", 'conditioning.prompts=["a"]']
     place = [f"out={tmp_path / 'latents'}", "device=cpu", "num_workers=0", f"runs_dir={tmp_path}"]
     CACHE.main(CACHE.config([*folder, *SHORT[1:], *vae, *asked, *place]))
+    printed = capsys.readouterr().out.split("python -m motion.train ")[1].splitlines()[0]
+    assert TRAIN.config(shlex.split(printed)).backbone.patch_size == 1
     asked.append("sampler.guidance_scale=1")
     latents = ["data=latents", f"data.root={tmp_path / 'latents'}", *SHORT[1:]]
     domain = build_domain(run_config(own, *latents, *asked), CPU, evaluate=False)
@@ -108,8 +117,8 @@ def test_one_made_for_other_clips_is_refused(own):
         build_domain(run_config(own, *SHORT[:2]), CPU, evaluate=False)
 
 
-def test_random_weights_are_refused(own, tmp_path):
-    random = train(tmp_path, *TINY, *SHORT, "steps=1", "lr=1e-6", "name=random")
+def test_random_weights_are_refused(random):
+    random, _ = random
     with pytest.raises(ValueError, match=r"decoded clips explain .* of the variance of the numbers"):
         build_domain(run_config(random, *SHORT), CPU, evaluate=False)
     build_domain(run_config(random, *SHORT, "tokenizer.allow_untrained=true"), CPU, evaluate=False)

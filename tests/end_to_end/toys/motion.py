@@ -80,7 +80,7 @@ UNCONDITIONAL = ("conditioning=none", "sampler.guidance_scale=1")
 TOY = Toy(
     domain="motion",
     name="moves",
-    stand_in=("data.num_clips=320", "data.frames=40"),
+    stand_in=("data.num_clips=320", "data.frames=48"),
     measured=("evaluation.steps=5", "evaluation.num_samples=32"),
     unmeasured=("conditioning=labels",),
     num_samples=32,
@@ -99,7 +99,7 @@ TOY = Toy(
         (("data.num_clips=2",), ("data.num_clips is 2", "140")),
         (("data.frames=10",), ("data.frames is 10", "40 to 100")),
         (("data.representation=272",), ("data.representation",)),
-        (("backbone.patch_size=3",), ("data.frames is 40", "multiple of 3", "backbone.patch_size 3")),
+        (("backbone.patch_size=5",), ("data.frames is 48", "multiple of 5", "backbone.patch_size 5")),
         (("backbone.hidden_size=15",), ("backbone.hidden_size 15",)),
         (("tokenizer=vae",), ("tokenizer", "vae", "features")),
         (("tokenizer=conv_vae",), ("tokenizer.path", "runs/tokenizer/moves", "motion.train_tokenizer")),
