@@ -144,7 +144,7 @@ def load(family: Family, path: str | None, adapt: bool) -> torch.nn.Module:
         from peft import LoraConfig, inject_adapter_in_model
 
         inject_adapter_in_model(LoraConfig(r=8, lora_alpha=8, target_modules=ADAPTED), model)
-    return model.train()
+    return model.to(torch.get_default_device()).train()
 
 
 def save_adapters(model: torch.nn.Module, folder: str) -> None:
@@ -171,12 +171,12 @@ def main(
     model = load(family, path, adapt=adapters is not None)
     if recompute:
         model.enable_gradient_checkpointing()
-    depth = model.config.num_layers  # the paper's 8 -> 16 of 28 blocks, scaled; 0.2, and 0.002 for LoRA, are its
+    depth = model.config.num_layers  # pair and weights are the paper's: 8 -> 16 of 28 blocks, scaled; 0.002 for LoRA
     pair, weight = (round(0.3 * depth), round(0.6 * depth)), 0.002 if adapters else 0.2
     sync = LayerSync(model, pairs=[pair], weight=weight, **family.told)  # after the adapters, before torch.compile
     call = torch.compile(model, backend=backend) if backend else model
     optimizer, losses = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-4), []
-    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0))
+    draw = partial(torch.randn, generator=torch.Generator(torch.get_default_device()).manual_seed(0))
     torch.manual_seed(1)
     for step in range(steps):
         data, told, real = family.batch(model.config, draw)  # put your own here
@@ -206,4 +206,5 @@ if __name__ == "__main__":
     options.add_argument("--compile", metavar="BACKEND", help="inductor, or aot_eager where there is no C++ compiler")
     options.add_argument("--lora", metavar="FOLDER", help="train adapters of rank 8 alone, and put them there")
     given = options.parse_args()
+    torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
     main(given.name, given.path, given.steps, given.checkpoint, given.compile, given.lora)
