@@ -362,6 +362,11 @@ def check_mask(mask: Tensor, values: bool = True) -> None:
             f"mask holds {mask.min().item():g}, as a mask that is added to scores does (0 real, below it padding); "
             "needed: true, or 1, where a token is real"
         )
+    if values and mask.is_floating_point() and mask.numel() and not bool(mask.any()):
+        raise ValueError(
+            "mask holds 0 throughout, as a mask that is added to scores does where nothing is padding; needed: true, "
+            "or 1, where a token is real (give it as bool where none is)"
+        )
 
 
 def check_times(t: Tensor) -> None:
@@ -379,7 +384,7 @@ def check_pairs(pairs: Sequence[tuple[Layer, Layer]]) -> None:
         raise ValueError(f"pairs is {pairs!r}; it holds (weak, strong) pairs of layers: [(8, 16)]")
     if not pairs:
         raise ValueError("pairs is empty; give at least one (weak, strong) pair of layers")
-    if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
+    if not all(isinstance(pair, Sequence) and not isinstance(pair, (str, bytes)) and len(pair) == 2 for pair in pairs):
         raise ValueError(f"pairs is {pairs!r}; it holds (weak, strong) pairs of layers: [(8, 16)]")
     for weak, strong in pairs:
         if not (isinstance(weak, Hashable) and isinstance(strong, Hashable)):
