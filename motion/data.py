@@ -42,7 +42,7 @@ class LatentsConfig:
     root: str = field(metadata=FREE)
     skeleton: Literal["t2m", "kit"] = "t2m"
     representation: Literal["full", "positions", "joints"] = "full"
-    frames: int = 60
+    frames: int = 80
 
     def __post_init__(self) -> None:
         if not self.root:

@@ -31,6 +31,12 @@ from motion.preview import MotionPreview
 from motion.stand_in import EVALUATIONS, MovesEvaluationConfig, NoEvaluationConfig, report_lines
 from motion.tokenizer import TOKENIZERS, MotionTokenizer
 
+ASKED = {  # words of motion.sample, by the conditioning of the run
+    "text": "prompts='[\"somebody strolls along\"]' num=4",
+    "labels": "labels=[walk,jump] num=4",
+    "none": "num=4",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class MotionConfig(RunConfig):
@@ -133,7 +139,7 @@ def main(config: MotionConfig) -> None:
 
 def report(run: RunDirectory, summary: dict) -> str:
     """What a run prints at its end: numbers, places, next commands."""
-    asked = "prompts='[\"somebody strolls along\"]' num=4"
+    asked = ASKED[run.config()["conditioning"]["name"]]
     return "\n".join([*report_lines(summary), *closing_lines(run, summary, UNIT, ".png", asked)])
 
 

@@ -58,11 +58,12 @@ class ObjectiveConfig:
         if self.margin is not None and not 0 <= self.margin < 0.5:
             raise ValueError(f"objective.margin is {self.margin}; it must lie in [0, 0.5)")
         if not 0 <= self.difference_weight < float("inf"):
-            raise ValueError(f"objective.difference_weight is {self.difference_weight}; it must be 0 or more, and finite")
+            raise ValueError(f"objective.difference_weight is {self.difference_weight}; needed: 0 or more, and finite")
         if self.difference_weight and (self.prediction != "data" or self.weighting != "none"):
+            given = f"prediction {self.prediction!r} and objective.weighting {self.weighting!r}"
             raise ValueError(
-                f"objective.difference_weight is {self.difference_weight} with objective.prediction {self.prediction!r} "
-                f"and objective.weighting {self.weighting!r}; allowed with it: data, none"
+                f"objective.difference_weight is {self.difference_weight} with objective.{given}; allowed with it: "
+                "data, none"
             )
         path = build_path(self.path)
         path.training_interval(self.prediction, self.margin)  # refuses what the path has not

@@ -53,7 +53,7 @@ class MovesConfig:
     heldout_split: ClassVar[str] = "heldout"
     split: Literal["train", "heldout", "all"] = "train"
     num_clips: int = 4200
-    frames: int = 60
+    frames: int = 80
     min_frames: int = 40
     representation: Literal["full", "positions", "joints"] = "full"
     seed: int = 0

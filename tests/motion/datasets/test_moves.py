@@ -14,7 +14,7 @@ from tests.rows import every_row
 
 @pytest.fixture(scope="module")
 def moves():
-    return MovesConfig(num_clips=140).build(LastAxisMasks(60, 4))
+    return MovesConfig(frames=60, num_clips=140).build(LastAxisMasks(60, 4))
 
 
 def joints_of(moves):
@@ -55,11 +55,11 @@ def test_padding_is_the_mean_and_statistics_are_of_what_is_real(moves):
 
 
 def test_a_clip_is_a_function_of_seed_split_and_row(moves):
-    more = MovesConfig(num_clips=210).build()
+    more = MovesConfig(frames=60, num_clips=210).build()
     chosen = moves.item(3, np.random.default_rng(0))["media"][:, :40]
     torch.testing.assert_close(more.media[3, :, :40], chosen, atol=1e-5, rtol=0)
     assert more.captions[:420] == moves.captions and torch.equal(more.lengths[:140], moves.lengths)
-    other = MovesConfig(num_clips=140, seed=1).build()
+    other = MovesConfig(frames=60, num_clips=140, seed=1).build()
     assert (other.media[:, :, :40] - moves.media[:, :, :40]).abs().amax((1, 2)).min() > 1e-3
     assert other.captions != moves.captions
 
@@ -70,7 +70,7 @@ def test_held_out_clips_are_other_ones_with_the_same_statistics(moves):
     assert heldout.statistics is moves.statistics and heldout.token_masks is moves.token_masks
     distance = (heldout.media[:, None, :, :40] - moves.media[None, :, :, :40]).abs().amax((2, 3))
     assert distance.min() > 1e-2
-    both = MovesConfig(num_clips=140, split="all").build()
+    both = MovesConfig(frames=60, num_clips=140, split="all").build()
     assert len(both) == 154 and both.captions[-42:] == heldout.captions
     assert both.name(140).startswith("clip 0 of heldout: ")
 
@@ -88,7 +88,7 @@ def test_feet_do_not_slide_and_nothing_is_below_the_floor(moves):
 
 @every_row(("representation", "size"), [("full", 263), ("positions", 67), ("joints", 66)])
 def test_the_same_clips_in_every_representation(representation, size, moves):
-    other = MovesConfig(num_clips=140, representation=representation).build()
+    other = MovesConfig(frames=60, num_clips=140, representation=representation).build()
     assert other.media_shape == (size, 60)
     (ours, real), (theirs, _) = joints_of(moves), joints_of(other)
     torch.testing.assert_close(theirs[real], ours[real], atol=1e-4, rtol=0)
@@ -103,7 +103,7 @@ def test_the_same_clips_in_every_representation(representation, size, moves):
         ({"num_clips": 100}, "data.num_clips is 100; allowed: 140 or more"),
         ({"frames": 20}, "data.frames is 20; allowed: 40 to 100"),
         ({"frames": 120}, "data.frames is 120; allowed: 40 to 100"),
-        ({"min_frames": 61}, "data.min_frames is 61; allowed: 40 to data.frames=60"),
+        ({"min_frames": 81}, "data.min_frames is 81; allowed: 40 to data.frames=80"),
         ({"min_frames": 10}, "data.min_frames is 10; allowed: 40"),
         ({"min_frames": 57, "frames": 59}, "no multiple of 4 in data.min_frames=57 to data.frames=59"),
     ],
