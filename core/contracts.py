@@ -174,7 +174,8 @@ class Tokenizer(Protocol):
 class Backbone(Protocol):
     """A transformer whose blocks can be listened to; an `nn.Module`.
 
-    `forward(x, t, condition, mask=None)`: x (B, *latent), t (B,) or (B, N), condition as made by `Conditioning`;
+    `forward(x, t, condition, mask=None)`: x (B, *latent), t (B,) or (B, N), condition as made by `Conditioning`, mask
+    (B, N) true where a token is real, or integers: the group inside which each attends, 0 for padding;
     returns a prediction of x's shape. A token has `width` features in the blocks and stands for `token_size` numbers of
     a latent.
 
@@ -184,6 +185,7 @@ class Backbone(Protocol):
                         (B, F, N, D)
     prefix_tokens       how many tokens stand in a block's output before the N of the latents; nobody else sees them
     frame_tokens        the number of tokens of a frame, frames being the slowest axis of N
+    two_times           set where a t (B, N) has at most two values in a row, of which a backbone may make use
     draw(random, rows)  takes what the next forward pass in training drops, for a batch of so many rows, from the step's
                         streams; see `core.nets.dropout`
     """

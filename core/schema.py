@@ -22,6 +22,9 @@ SHOWN = 200  # characters of a value in an error
 # Metadata of a field that says where and how fast a run is made, not what it computes: a continued run may have another
 # value. What is behind a path is compared by itself, with what the checkpoint remembers of it.
 FREE = {"free": True}
+# Metadata key of a field that holds a mapping from labels of a user's own to dataclasses, with a function that gives
+# what there is by name: a node is of its `name`, else of its label.
+LABELLED = "labelled"
 
 
 def choice(options: Mapping[str, type], *, free: bool = False, **kwargs: Any) -> Any:
@@ -59,8 +62,11 @@ def strict(schema: type[T], node: Mapping[str, Any], key: str = "") -> T:
         path = f"{key}.{name}" if key else str(name)
         if name not in fields:
             raise ValueError(f"unknown config key '{path}' (value {_shown(value)}); allowed: {_names(schema)}")
-        choices = fields[name].metadata.get("choices")
-        values[name] = _choose(choices, value, path) if choices else _convert(hints[name], value, path)
+        choices, named = (fields[name].metadata.get(kind) for kind in ("choices", LABELLED))
+        if named:
+            values[name] = _choose_each(named(), value, path)
+        else:
+            values[name] = _choose(choices, value, path) if choices else _convert(hints[name], value, path)
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in values:
@@ -77,16 +83,25 @@ def plain(config: Any) -> Any:
         out = {}
         for field in dataclasses.fields(config):
             value = getattr(config, field.name)
-            out[field.name] = plain(value)
-            for name, option in field.metadata.get("choices", {}).items():
-                if type(value) is option:
-                    out[field.name] = {"name": name, **out[field.name]}
+            if LABELLED in field.metadata:
+                options = field.metadata[LABELLED]()
+                out[field.name] = {label: _named(options, each) for label, each in value.items()}
+            else:
+                out[field.name] = _named(field.metadata.get("choices", {}), value)
         return out
     if isinstance(config, Mapping):
         return {key: plain(value) for key, value in config.items()}
     if isinstance(config, (list, tuple)):
         return [plain(value) for value in config]
     return config
+
+
+def _named(options: Mapping[str, type], value: Any) -> Any:
+    """A plain value, with the name of the one of `options` that it is, if it is one."""
+    for name, option in options.items():
+        if type(value) is option:
+            return {"name": name, **plain(value)}
+    return plain(value)
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], key: str = "") -> list[str]:
@@ -121,6 +136,30 @@ def _choose(choices: Mapping[str, type], node: Any, key: str) -> Any:
     return strict(choices[node["name"]], rest, key)
 
 
+def _choose_each(options: Mapping[str, type], node: Any, key: str) -> dict[str, Any]:
+    """What each label's node selects; errors that begin with the key of one alone begin with the label's."""
+    if not isinstance(node, Mapping) or not node:
+        raise ValueError(f"config key '{key}' is {_shown(node)}; needed: {{NAME: its keys}}, of {', '.join(options)}")
+    chosen, root = {}, f"{key.partition('.')[0]}."
+    for label, value in node.items():
+        path = f"{key}.{label}"
+        if not (isinstance(label, str) and label.isidentifier()):
+            raise ValueError(f"config key '{key}' has the label {_shown(label)}; needed: letters, digits and _")
+        if not isinstance(value, Mapping):
+            raise ValueError(f"config key '{path}' is {_shown(value)}; needed: a mapping")
+        name = value.get("name", label)
+        if not isinstance(name, str) or name not in options:
+            known = ", ".join(options)
+            raise ValueError(f"config key '{path}' is of {_shown(name)}; allowed, by label or name: {known}")
+        try:
+            chosen[label] = _choose(options, {"name": label, **value}, path)
+        except ValueError as error:
+            message = str(error)
+            alone = message.startswith(root) and not message.startswith(f"{path}.")
+            raise ValueError(f"{path}.{message.removeprefix(root)}" if alone else message) from error
+    return chosen
+
+
 def _convert(hint: Any, value: Any, key: str) -> Any:
     origin, args = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint):
@@ -152,6 +191,9 @@ def _convert_union(args: tuple, value: Any, key: str) -> Any:
     schemas = [option for option in args if dataclasses.is_dataclass(option)]
     if isinstance(value, Mapping) and len(schemas) == 1:
         return strict(schemas[0], value, key)  # outside the loop, for its own error
+    sequences = [option for option in args if get_origin(option) in (list, tuple)]
+    if isinstance(value, list | tuple) and len(sequences) == 1:
+        return _convert(sequences[0], value, key)
     for option in args:
         try:
             return _convert(option, value, key)

@@ -78,14 +78,15 @@ class TrainingLoss:
         noise = random.normal("noise", tuple(latents.shape))
         per_token = self.objective.config.time_per == "token" or self.needs.token_times
         rows = (len(latents), self.backbone.num_tokens) if per_token else (len(latents),)
-        t = self.alignment.times(self.objective, random, rows)
+        t = self.alignment.times(self.objective, random, rows, batch.mask)
+        seen = self.alignment.attention(random, rows, batch.mask)
         mask = None if batch.mask is None else self.backbone.expand(batch.mask, latents)
         if hasattr(self.backbone, "draw"):
             self.backbone.draw(random, len(latents))
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
             with autocast(x.device, self.precision):
-                return self.network(x, t, condition, batch.mask)
+                return self.network(x, t, condition, seen)
 
         result = self.objective(predict, latents, noise, t, mask)
         forward = Forward(

@@ -49,6 +49,7 @@ class CompareConfig:
     log_every: int
     metric: str | None
     better: Literal["auto", "lower", "higher"]
+    threshold: float | None
     name: str | None
     runs_dir: str
     parallel: int
@@ -138,7 +139,7 @@ def compare(config: CompareConfig, seeds: list[int]) -> None:
     changes = runs.check()
     evaluations = read_evaluations(runs, config.metric)
     better = direction(evaluations.metric, config.better)
-    result = make_comparison(runs, evaluations, changes, better, config.replicates)
+    result = make_comparison(runs, evaluations, changes, better, config.replicates, config.threshold)
     file = write_comparison(config.folder, result)
     picture = draw_comparison(file.with_suffix(".png"), result)
     print(report(result))
@@ -153,8 +154,9 @@ def main(config: CompareConfig) -> None:
 
     The first word is the domain: python -m eval.compare image steps=600. Runs of the same seed share the order
     of data, noise and times. Keys that are none of those below go to the runs (experiment=..., backbone.depth=...). The
-    methods baseline (no alignment) and layersync (the experiment's alignment) are known, +cases.NAME.KEY=VALUE defines
-    others. The same command again continues what was interrupted and keeps what is complete.
+    methods baseline (no alignment), layersync (the experiment's alignment), its controls gradient_matched and
+    random_pair, and it with the pairs rule_pair and adaptive_pair are known, +cases.NAME.KEY=VALUE defines others. The
+    same command again continues what was interrupted and keeps what is complete.
     """
     if config.sweep is not None:
         plan = plan_runs(config)

@@ -34,6 +34,7 @@ from eval.inside.linear import (
 from eval.inside.masks import count_classes, read_masks
 from eval.inside.model import ForwardOptions, TrainedModel, check_times, collect, open_run
 from eval.inside.splits import Part, split_rows
+from layersync.pairs import rank_pairs
 
 NAME = "probe"
 
@@ -175,15 +176,7 @@ def candidate_pairs(scores: Sequence[float], count: int = 5) -> list[dict[str, f
     depth apart, as in SiT-XL. For each weak block its best partner, the largest gain first. A hint of where to look:
     nothing here says that training with the pair helps.
     """
-    depth = len(scores)
-    distance = max(1, round(depth * 8 / 28))
-    best = []
-    for weak in range(1, depth // 2 + 1):
-        strong = range(weak + distance, int(0.8 * depth) + 1)
-        gain, partner = max(((scores[k - 1] - scores[weak - 1], k) for k in strong), default=(0.0, 0))
-        if gain > 0:
-            best.append({"weak": weak, "strong": partner, "gain": float(gain)})
-    return sorted(best, key=lambda pair: -pair["gain"])[:count]
+    return [{"weak": weak, "strong": strong, "gain": gain} for (weak, strong), gain in rank_pairs(scores, count)]
 
 
 def masks_of(config: ProbeConfig, parts: tuple[Part, Part]) -> tuple[Tensor, Tensor]:

@@ -5,13 +5,15 @@ Letters: B batch, C channels, Y X latent rows and columns.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from core.nets import sit
 from core.nets.layers import BlockOptions, LabelEmbedder
 from core.nets.sit import SIZES, Recipe
 
-__all__ = ["BACKBONES", "SIZES", "SiT", "SiTConfig"]
+__all__ = ["BACKBONES", "SIZES", "SelfFlowConfig", "SiT", "SiTConfig"]
 
 
 class SiTConfig(sit.SiTConfig):
@@ -34,7 +36,33 @@ class SiTConfig(sit.SiTConfig):
         return sit.SiT(latent_shape, self.recipe, lambda width: LabelEmbedder(num_classes, width, self.null_label))
 
 
-BACKBONES = {"sit": SiTConfig}
+class SelfFlowConfig(SiTConfig):
+    """The options of `SiTConfig`, for the published weights of Self-Flow (arXiv 2603.06507): see `SelfFlowSiT`."""
+
+    def build(self, latent_shape: tuple[int, ...], num_classes: int) -> SelfFlowSiT:
+        """The network for latents (C, Y, X)."""
+        return SelfFlowSiT(latent_shape, self.recipe, lambda width: LabelEmbedder(num_classes, width, self.null_label))
+
+
+class SelfFlowSiT(sit.SiT):
+    """A SiT that reads `selfflow_imagenet256.pt` too, beside its own checkpoints.
+
+    There the patches are cut before the network, channel slowest, so that the convolution is a linear map; the last
+    layer has its channels fastest, as SiT. Its program turns time around and negates what comes out, so that inside t
+    and velocity are ours. The label table has 1001 rows, of which the last is the null label, and the head of the
+    alignment stands beside the network. `learn_sigma` is on.
+    """
+
+    def fitted_state(self, state: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
+        """The weights without the head, the linear map of patches (D, C P P) as a convolution (D, C, P, P)."""
+        own, name = self.x_embedder.proj.weight, "x_embedder.proj.weight"
+        fitted = {key: value for key, value in state.items() if not key.startswith("projector.")}
+        if name in fitted and fitted[name].shape == (len(own), own[0].numel()):
+            fitted[name] = fitted[name].reshape(own.shape)
+        return super().fitted_state(fitted, source)
+
+
+BACKBONES = {"sit": SiTConfig, "self_flow": SelfFlowConfig}
 
 
 class SiT(sit.SiT):

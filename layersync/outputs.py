@@ -73,7 +73,11 @@ class LayerOutput:
             raise self._refusal(picked, layer)
         if picked.is_nested or not picked.is_floating_point():
             kind = "a nested tensor" if picked.is_nested else f"{picked.dtype} values"
-            raise TypeError(f"layer '{layer}' returned {kind}; needed: a tensor of floating-point tokens")
+            told = " (nn.TransformerEncoder packs padding away in evaluation: enable_nested_tensor=False)"
+            raise TypeError(
+                f"layer '{layer}' returned {kind}; needed: a tensor of floating-point tokens"
+                + (told if picked.is_nested else "")
+            )
         tokens = self._chosen(self._batch_first(picked, layer), layer)
         if 0 in tokens.shape[1:]:
             raise ValueError(f"layer '{layer}': no token is left, of {describe(picked)} with tokens={self.tokens!r}")

@@ -34,6 +34,23 @@ TIME_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
+class TimeRange:
+    """The weight `inside` at times low <= t <= high, and 0 at all others; what is inside is not raised for it."""
+
+    low: float
+    high: float
+    inside: Callable[[Tensor], Tensor] = torch.ones_like
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high <= 1:
+            raise ValueError(f"time_range is {[self.low, self.high]}; needed: 0 <= low < high <= 1")
+
+    def __call__(self, t: Tensor) -> Tensor:
+        """The weights of times t, of t's shape."""
+        return torch.where((t >= self.low) & (t <= self.high), self.inside(t), 0)
+
+
+@dataclass(frozen=True)
 class WeightSchedule:
     """The weight as a function of the optimizer step, as a factor in [0, 1].
 

@@ -16,7 +16,7 @@ import numbers
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,14 @@ from layersync.blocks import KINDS, Layer
 from layersync.hooks import LayerHooks
 from layersync.outputs import LayerOutput, describe, may_come_sequence_first
 from layersync.schedule import TIME_WEIGHTS, TimeWeight, WeightSchedule
-from layersync.tokens import hide_padding, masked_mean, neighbour_cosine, token_cosine
+from layersync.tokens import (
+    Similarity,
+    hide_padding,
+    masked_mean,
+    neighbour_cosine,
+    token_closeness,
+    token_cosine,
+)
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +67,8 @@ class LayerSync:
     neighbour_frames  frames to each side whose strong tokens, at the same place, a frame's weak tokens learn from too
                     (the form of CREPA, arXiv 2506.09229); tokens are then (B, F, N, D)
     neighbour_decay  those k frames away count exp(-k / neighbour_decay)
+    similarity      cosine, or minus a distance: l2, squared, of the normalised tokens (2 - 2 cos); smooth_l1, of the
+                    tokens as they are, quadratic up to `beta`
 
     `output`, `token_dim` and `tokens` are for all layers, or a mapping from layer to each. Raises ValueError for no
     pair, weak not before strong, an unknown block (with the range), a weight that is no finite number above 0.
@@ -80,10 +89,14 @@ class LayerSync:
         tokens: slice | Callable[[Tensor], Tensor] | Mapping[Layer, Any] | None = None,
         neighbour_frames: int = 0,
         neighbour_decay: float = 1.0,
+        similarity: Similarity = "cosine",
+        beta: float = 0.05,
     ):
         check_pairs(pairs)
         check_weight(weight)
         check_neighbours(neighbour_frames, neighbour_decay)
+        check_similarity(similarity, beta, neighbour_frames)
+        self.similarity, self.beta = similarity, float(beta)
         check_kinds(model, schedule, time_weight)
         self.neighbour_frames, self.neighbour_decay = int(neighbour_frames), float(neighbour_decay)
         self.model, self.weight, self.stop_gradient = model, float(weight), stop_gradient
@@ -99,6 +112,7 @@ class LayerSync:
         names = self.hooks.names
         self.pairs = list(zip(names[::2], names[1::2], strict=True))
         self.labels = [f"{weak}->{strong}" for weak, strong in pairs]
+        self.strong = [strong for _, strong in pairs]
         self._check_order(pairs)
         described = (f"{a} -> {b}" for a, b in self.pairs)
         log.info("LayerSync aligns %s with weight %g", ", ".join(described), weight)
@@ -116,17 +130,33 @@ class LayerSync:
             self.hooks.remove()
             raise ValueError(f"pairs names a pair twice: {list(pairs)}")
 
-    def __call__(self, step: int | None = None, t: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        step: int | None = None,
+        t: Tensor | None = None,
+        mask: Tensor | None = None,
+        strong: Mapping[Layer, Tensor] | None = None,
+    ) -> Tensor:
         """The weighted loss, a scalar, of the model's last forward; `terms` gives the similarities too."""
-        return self.terms(step, t, mask).loss
+        return self.terms(step, t, mask, strong).loss
 
-    def terms(self, step: int | None = None, t: Tensor | None = None, mask: Tensor | None = None) -> AlignmentTerms:
+    def terms(
+        self,
+        step: int | None = None,
+        t: Tensor | None = None,
+        mask: Tensor | None = None,
+        strong: Mapping[Layer, Tensor] | None = None,
+        tokens: Mapping[str, Tensor] | None = None,
+    ) -> AlignmentTerms:
         """Loss and similarity of the model's last forward.
 
-        step  the optimizer step from 0, for the schedule
-        t     flow times (B,) or (B, N) in [0, 1], for `time_weight`
-        mask  (B, N) or (B, F, N) of the tokens that `tokens` leaves, true where one is real; padding never counts, and
-              a sample without a real token does not either
+        step    the optimizer step from 0, for the schedule
+        t       flow times (B,) or (B, N) in [0, 1], for `time_weight`
+        mask    (B, N) or (B, F, N) of the tokens that `tokens` leaves, true where one is real; padding never counts,
+                and a sample without a real token does not either
+        strong  tokens of the strong layers, by their names in `pairs`, of another forward, as of an averaged model;
+                None: of the same forward. (B, N, D) stands for (B, F, N, D) too
+        tokens  what `hooks.take()` gave of the last forward, for who has called it; None: it is called here
 
         Raises RuntimeError when a layer was not heard, the two sides differ in shape, or the weak side carries
         no gradient while the model trains; ValueError for times, a mask or an output that do not fit.
@@ -139,28 +169,46 @@ class LayerSync:
             check_mask(mask, values=mask.device.type == "cpu" or not self._mask_seen)
             self._mask_seen = True
         weight = self.weight * self._factor(step)
-        tokens = self.hooks.take()
+        tokens = self.hooks.take() if tokens is None else tokens
+        given = self._given(strong, tokens)
         self._check_layout(t, mask)
         similarity, values, losses, order = {}, {}, [], list(tokens)
-        for label, (weak, strong) in zip(self.labels, self.pairs, strict=True):
-            if order.index(weak) > order.index(strong):
-                raise RuntimeError(
-                    f"alignment pair {label}: '{weak}' ran after '{strong}'; weak must come before strong"
-                )
-            self._check_tokens(tokens[weak], tokens[strong], label)
-            a, b = (hide_padding(tokens[name], mask) for name in (weak, strong))
-            cosine = self.cosine(a, b.detach() if self.stop_gradient else b)
-            similarity[label] = mean = masked_mean(cosine, mask)
+        for label, (weak, late) in zip(self.labels, self.pairs, strict=True):
+            if order.index(weak) > order.index(late):
+                raise RuntimeError(f"alignment pair {label}: '{weak}' ran after '{late}'; weak must come before strong")
+            self._check_tokens(tokens[weak], given[late], label)
+            a, b = hide_padding(tokens[weak], mask), hide_padding(given[late], mask)
+            close, cosine = self._closeness(a, b.detach() if self.stop_gradient else b)
+            similarity[label] = masked_mean(cosine, mask)
+            mean = similarity[label] if close is cosine else masked_mean(close, mask)
             if self.neighbour_frames:
                 near = self._near(a, b, label)
                 values[f"neighbours/{label}"] = masked_mean(near, mask).detach()
-                cosine = cosine + near
-                mean = masked_mean(cosine, mask)
+                close = close + near
+                mean = masked_mean(close, mask)
             if self.time_weight is not None:
-                mean = masked_mean(cosine * self._over_time(t, cosine), mask)
+                mean = masked_mean(close * self._over_time(t, close), mask)
             losses.append(-mean)
         similarity = {label: mean.detach().clamp(-1, 1) for label, mean in similarity.items()}
         return AlignmentTerms(weight * torch.stack(losses).mean(), similarity, values)
+
+    def _closeness(self, weak: Tensor, strong: Tensor) -> tuple[Tensor, Tensor]:
+        return token_closeness(weak, strong, self.similarity, self.beta, self.cosine)
+
+    def _given(self, strong: Mapping[Layer, Tensor] | None, tokens: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Tokens of the strong layers by module name: of this forward, or those that were handed in, laid out as it."""
+        if strong is None:
+            return tokens
+        given = {}
+        for layer, (_, name) in zip(self.strong, self.pairs, strict=True):
+            if layer not in strong:
+                raise ValueError(
+                    f"strong holds tokens of {list(strong)}; needed: of {list(dict.fromkeys(self.strong))}"
+                )
+            own, other = tokens[name].shape, strong[layer]
+            same = other.numel() == own.numel() and (other.shape[0], other.shape[-1]) == (own[0], own[-1])
+            given[name] = other.reshape(own) if same else other
+        return given
 
     def _near(self, weak: Tensor, strong: Tensor, label: str) -> Tensor:
         """The weighted cosines of each weak token with the strong ones of neighbouring frames, (B, F, N)."""
@@ -272,6 +320,18 @@ def check_neighbours(frames: int, decay: float) -> None:
         raise ValueError(f"neighbour_decay is {decay!r}; it must be above 0 and finite")
 
 
+def check_similarity(similarity: str, beta: float, neighbour_frames: int = 0) -> None:
+    """Raises ValueError for an unknown similarity, a beta not above 0, and neighbours by another than the cosine."""
+    if similarity not in get_args(Similarity):
+        raise ValueError(f"similarity is {similarity!r}; allowed: {', '.join(get_args(Similarity))}")
+    if isinstance(beta, bool) or not isinstance(beta, numbers.Real) or not (math.isfinite(beta) and beta > 0):
+        raise ValueError(f"beta is {beta!r}; it must be above 0 and finite")
+    if neighbour_frames and similarity != "cosine":
+        raise ValueError(
+            f"similarity is {similarity!r}, but neighbour_frames is {neighbour_frames}; allowed with it: cosine"
+        )
+
+
 def check_kinds(model: Any, schedule: Any, time_weight: Any) -> None:
     """Raises ValueError for a model, a schedule or a weight over time of another kind."""
     if not isinstance(model, nn.Module):
@@ -302,6 +362,11 @@ def check_mask(mask: Tensor, values: bool = True) -> None:
             f"mask holds {mask.min().item():g}, as a mask that is added to scores does (0 real, below it padding); "
             "needed: true, or 1, where a token is real"
         )
+    if values and mask.is_floating_point() and mask.numel() and not bool(mask.any()):
+        raise ValueError(
+            "mask holds 0 throughout, as a mask that is added to scores does where nothing is padding; needed: true, "
+            "or 1, where a token is real (give it as bool where none is)"
+        )
 
 
 def check_times(t: Tensor) -> None:
@@ -319,7 +384,7 @@ def check_pairs(pairs: Sequence[tuple[Layer, Layer]]) -> None:
         raise ValueError(f"pairs is {pairs!r}; it holds (weak, strong) pairs of layers: [(8, 16)]")
     if not pairs:
         raise ValueError("pairs is empty; give at least one (weak, strong) pair of layers")
-    if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
+    if not all(isinstance(pair, Sequence) and not isinstance(pair, (str, bytes)) and len(pair) == 2 for pair in pairs):
         raise ValueError(f"pairs is {pairs!r}; it holds (weak, strong) pairs of layers: [(8, 16)]")
     for weak, strong in pairs:
         if not (isinstance(weak, Hashable) and isinstance(strong, Hashable)):

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812, the customary name
 from torch import Tensor
+
+Similarity = Literal["cosine", "l2", "smooth_l1"]
 
 
 def token_cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -22,6 +25,28 @@ def token_cosine(a: Tensor, b: Tensor) -> Tensor:
         a, b = (x.float() if x.dtype.itemsize < 4 else x for x in (a, b))
         norms = [torch.linalg.vector_norm(x, dim=-1).clamp_min(1e-12) for x in (a, b)]
         return torch.linalg.vecdot(a, b) / (norms[0] * norms[1])
+
+
+def token_closeness(
+    a: Tensor,
+    b: Tensor,
+    similarity: Similarity = "cosine",
+    beta: float = 0.05,
+    cosine: Callable[[Tensor, Tensor], Tensor] = token_cosine,
+) -> tuple[Tensor, Tensor]:
+    """How close tokens (..., D) are, which an alignment maximises, and their cosine, both (...).
+
+    cosine     cos(a, b)
+    l2         minus the squared distance of the normalised tokens: 2 cos(a, b) - 2
+    smooth_l1  minus the smooth L1 distance of the tokens as they are, quadratic up to `beta`, its mean over D
+    """
+    cosines = cosine(a, b)
+    if similarity == "cosine":
+        return cosines, cosines
+    if similarity == "l2":
+        return 2 * cosines - 2, cosines
+    a, b = (x.float() if x.dtype.itemsize < 4 else x for x in (a, b))
+    return -F.smooth_l1_loss(a, b, reduction="none", beta=beta).mean(-1), cosines.detach()
 
 
 def neighbour_cosine(

@@ -70,6 +70,7 @@ class FinetuneConfig(RunConfig):
         if not self.model:
             raise ValueError(f"model is {self.model!r}; needed: the directory of a Wan pipeline")
         self._fit_frames()
+        self.check_tokens(self.backbone)
         for name, allowed, why in FIXED:
             if getattr(self.data, name, allowed) != allowed:
                 raise ValueError(f"data.{name} is {getattr(self.data, name)!r}; {why}; allowed: {allowed}")

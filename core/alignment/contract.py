@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 from torch import Tensor, nn
 
 from core.contracts import Batch, Condition
-from core.draws import Random
+from core.draws import Random, numpy_rng
 from core.flow.objective import FlowMatching
 from core.flow.path import Interpolant
+from layersync import pairs as choosing
 from layersync import sync
 from layersync.blocks import Layer
 from layersync.hooks import LayerHooks
 from layersync.outputs import LayerOutput
+from layersync.pairs import PairChoice
 from layersync.sync import AlignmentTerms
 
 if TYPE_CHECKING:
@@ -60,12 +62,14 @@ class Needs:
     """What a method asks of the run, read from its config before anything is built; what cannot be given is refused.
 
     teacher       layers that are captured in a second forward, by the average "ema" of the backbone
-    token_times   two noise levels over the tokens of one sample
+    token_times   two noise levels over the tokens of one sample, and no third
+    token_groups  tokens that attend to those of their own group alone
     couples_rows  the loss of a sample depends on the others of the global batch, so the batch cannot be split
     """
 
     teacher: tuple[Layer, ...] = ()
     token_times: bool = False
+    token_groups: bool = False
     couples_rows: bool = False
 
 
@@ -79,9 +83,18 @@ class Alignment:
     def __init__(self, hooks: LayerHooks | None = None, heads: Mapping[str, nn.Module] | None = None):
         self.hooks, self.heads = hooks, nn.ModuleDict(heads or {})
 
-    def times(self, objective: FlowMatching, random: Random, rows: tuple[int, ...]) -> Tensor:
-        """Flow times of shape `rows`, (B,) or (B, N)."""
+    def times(
+        self, objective: FlowMatching, random: Random, rows: tuple[int, ...], mask: Tensor | None = None
+    ) -> Tensor:
+        """Flow times of shape `rows`, (B,) or (B, N); mask (B, N), true where a token is real."""
         return objective.draw_time(random, rows)
+
+    def attention(self, random: Random, rows: tuple[int, ...], mask: Tensor | None) -> Tensor | None:
+        """What the network is told of the tokens of `rows`: the batch's `mask` (B, N), or None for all.
+
+        A method that `needs` token_groups gives integers (B, N), the group of each token, and 0 for padding.
+        """
+        return mask
 
     def terms(self, forward: Forward, teacher: Teacher | None) -> AlignmentTerms:
         """The loss of the forward pass that just ran; `teacher` is there if the config `Needs` one."""
@@ -171,6 +184,31 @@ class NoAlignmentConfig:
         return NoAlignment()
 
 
+def settle(config: AlignmentConfig, num_blocks: int, seed: int) -> AlignmentConfig:
+    """The config with what it leaves to chance or to a rule chosen, by its `settled` if it has that.
+
+    A function of the arguments, so that a run that goes on has the same. Raises ValueError for too few blocks.
+    """
+    return config.settled(num_blocks, seed) if hasattr(config, "settled") else config
+
+
+def reasons(config: AlignmentConfig, num_blocks: int, seed: int) -> list[str]:
+    """Why `settle` chooses what it does, by its `reasons` if the config has that; sentences for a person."""
+    return config.reasons(num_blocks, seed) if hasattr(config, "reasons") else []
+
+
+def rule_pair(num_blocks: int) -> PairChoice:
+    """The pair that `alignment.pairs=auto` stands for; ValueError for too few blocks."""
+    with config_keys():
+        return choosing.rule_pair(num_blocks)
+
+
+def draw_pair(num_blocks: int, seed: int) -> tuple[int, int]:
+    """A pair (weak, strong) of blocks from 1, weak < strong, all equally likely; a function of the arguments."""
+    weak, strong = numpy_rng(seed, "random pair", num_blocks).choice(num_blocks, size=2, replace=False)
+    return int(min(weak, strong)) + 1, int(max(weak, strong)) + 1
+
+
 def check_weight(weight: float) -> None:
     """Raises ValueError for a weight that is not a finite number above 0."""
     with config_keys():
@@ -193,10 +231,14 @@ def config_keys() -> Iterator[None]:
 
 
 def check_layers(config: AlignmentConfig, num_blocks: int) -> None:
-    """Raises ValueError for a block number outside 1..num_blocks; names are looked up when the model is there."""
+    """Raises ValueError for a block number outside 1..num_blocks, and for too few blocks to choose a pair of.
+
+    Names are looked up when the model is there.
+    """
     for layer in config.layers:
         if isinstance(layer, int) and not 1 <= layer <= num_blocks:
             raise ValueError(
                 f"{config.layers_key} names block {layer}, which does not exist: the backbone has blocks 1 to "
                 f"{num_blocks} (numbered from 1)"
             )
+    settle(config, num_blocks, seed=0)  # refuses what a backbone is too shallow for

@@ -1,4 +1,4 @@
-"""Rows of all processes, for terms that couple the samples of a batch. B rows of one process, G of all."""
+"""Rows of all processes, for terms that couple the samples of a batch, and sums. B rows of one process, G of all."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ def gather_rows(rows: Tensor) -> Tensor:
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return rows
     return _GatherRows.apply(rows)
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum of `values`, without gradient, over all processes, the same in each. A collective."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(values)
+    return values
 
 
 class _GatherRows(torch.autograd.Function):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from core.alignment.contract import NoAlignmentConfig
 from core.alignment.dispersive import DispersiveConfig
+from core.alignment.dual_timesteps import DualTimestepsConfig
 from core.alignment.layersync import LayerSyncConfig
+from core.alignment.self_flow import SelfFlowConfig
+from core.alignment.several import SeveralConfig
 from core.alignment.sra import SRAConfig
 from core.alignment.sra2 import SRA2Config
 
@@ -14,5 +17,17 @@ ALIGNMENTS: dict[str, type] = {
     "dispersive": DispersiveConfig,
     "sra": SRAConfig,
     "sra2": SRA2Config,
+    "self_flow": SelfFlowConfig,
+    "dual_timesteps": DualTimestepsConfig,
+    "several": SeveralConfig,
 }
-AnyAlignmentConfig = NoAlignmentConfig | LayerSyncConfig | DispersiveConfig | SRAConfig | SRA2Config
+AnyAlignmentConfig = (
+    NoAlignmentConfig
+    | LayerSyncConfig
+    | DispersiveConfig
+    | SRAConfig
+    | SRA2Config
+    | SelfFlowConfig
+    | DualTimestepsConfig
+    | SeveralConfig
+)

@@ -9,7 +9,7 @@ Letters: B batch, N tokens, D width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -23,15 +23,19 @@ from core.alignment.contract import (
     Needs,
     check_pairs,
     check_weight,
+    config_keys,
     listen,
 )
 from core.alignment.teacher import Teacher
 from core.flow.path import Path
 from core.nets.layers import TRAINING_FACTOR
 from layersync.blocks import Layer
+from layersync.pairs import check_depth
 from layersync.schedule import WeightSchedule
 from layersync.tokens import hide_padding, masked_mean, token_cosine
 
+AUTO = "auto"
+PUBLISHED = {12: (3, 8), 28: (8, 20)}  # SiT-B/2 and SiT-XL/2
 Distance = Literal["cosine", "smooth_l1", "l1", "l2"]
 
 
@@ -39,6 +43,7 @@ Distance = Literal["cosine", "smooth_l1", "l1", "l2"]
 class SRAConfig:
     """Options of SRA; `pairs` are (student, teacher) layers: block numbers from 1, or module names.
 
+    pairs        auto: the authors' pair for 12 and 28 blocks, else their rule, at 1/4 and 3/4 of the depth
     weight       of the term; the paper's is 0.5 with the cosine, 0.2 with smooth L1
     max_gap      the teacher's time is later by a uniform draw from [0, max_gap]
     distance     cosine, as 1 - cos; smooth_l1, whose quadratic part ends at `beta`; l1; l2
@@ -46,7 +51,7 @@ class SRAConfig:
     """
 
     layers_key: ClassVar[str] = "alignment.pairs"
-    pairs: list[tuple[int | str, int | str]]
+    pairs: list[tuple[int | str, int | str]] | Literal["auto"]
     weight: float = 0.5
     max_gap: float = 0.2
     distance: Distance = "cosine"
@@ -56,7 +61,7 @@ class SRAConfig:
 
     def __post_init__(self) -> None:
         check_weight(self.weight)
-        check_pairs(self.pairs)
+        check_pairs(self._known_pairs)
         if not 0 <= self.max_gap <= 1:
             raise ValueError(f"alignment.max_gap is {self.max_gap}; it must lie in [0, 1]")
         if not self.beta > 0:
@@ -65,12 +70,33 @@ class SRAConfig:
     @property
     def layers(self) -> list[Layer]:
         """The layers of both sides."""
-        return [layer for pair in self.pairs for layer in pair]
+        return [layer for pair in self._known_pairs for layer in pair]
+
+    @property
+    def _known_pairs(self) -> list[tuple[int | str, int | str]]:
+        """The pairs; in the place of one that is not chosen yet, the first that could be."""
+        return [(1, 2)] if self.pairs == AUTO else self.pairs
 
     @property
     def needs(self) -> Needs:
         """The teacher's layers."""
-        return Needs(teacher=tuple(dict.fromkeys(teacher for _, teacher in self.pairs)))
+        return Needs(teacher=tuple(dict.fromkeys(teacher for _, teacher in self._known_pairs)))
+
+    def settled(self, num_blocks: int, seed: int) -> SRAConfig:
+        """The config with the pair of the authors' rule; ValueError for too few blocks."""
+        if self.pairs != AUTO:
+            return self
+        with config_keys():
+            check_depth(num_blocks, "pairs is 'auto'")
+        return replace(self, pairs=[PUBLISHED.get(num_blocks, (round(num_blocks / 4), round(3 * num_blocks / 4)))])
+
+    def reasons(self, num_blocks: int, seed: int) -> list[str]:
+        """Why the pair is that of `settled`, where the config leaves it open."""
+        if self.pairs != AUTO:
+            return []
+        ((student, teacher),) = self.settled(num_blocks, seed).pairs
+        why = "the authors' pair" if num_blocks in PUBLISHED else "at 1/4 and 3/4, the authors' rule,"
+        return [f"{student} -> {teacher} is {why} of {num_blocks} blocks"]
 
     def build(self, model: nn.Module) -> SRA:
         """The method installed on `model`, a head for each pair."""
@@ -100,7 +126,7 @@ class SRA(Alignment):
     def terms(self, forward: Forward, teacher: Teacher | None) -> AlignmentTerms:
         """The mean distance over pairs, and the cosine of each."""
         config, mask = self.config, forward.batch.mask
-        students, teachers = self.hooks.take(), self._teacher_tokens(forward, teacher)
+        students, teachers = self.hooks.take(), self.teacher_tokens(forward, teacher)
         losses, similarity = [], {}
         for head, name, (student, strong) in zip(self.heads.values(), self.hooks.names, config.pairs, strict=True):
             projected = hide_padding(head(hide_padding(students[name], mask)), mask)
@@ -111,13 +137,9 @@ class SRA(Alignment):
         weight = config.weight * config.schedule.factor(forward.step)
         return AlignmentTerms(weight * torch.stack(losses).mean(), similarity)
 
-    def _teacher_tokens(self, forward: Forward, teacher: Teacher) -> dict[Layer, Tensor]:
+    def teacher_tokens(self, forward: Forward, teacher: Teacher) -> dict[Layer, Tensor]:
         """Tokens of the averaged model at the same sample and noise, at a lower noise level."""
-        path = forward.interpolant.path
-        gap = self.config.max_gap * forward.random.uniform("teacher time", tuple(forward.t.shape))
-        t = later_time(path, forward.t, gap)
-        x = forward.interpolant.point(forward.latents, forward.noise, t)
-        return teacher.tokens(x, path.network_time(t), forward.condition, forward.batch.mask)
+        return later_tokens(forward, teacher, self.config.max_gap)
 
     def _distance(self, projected: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         """Mean over the batch of the distance of tokens (B, N, D); padding counts in no mean."""
@@ -136,6 +158,15 @@ class SRA(Alignment):
         """The teacher's pass, counted whole though it ends at its last layer, and the heads."""
         head = 2 * num_tokens * 4 * self.width**2
         return forward + TRAINING_FACTOR * head * len(self.heads)
+
+
+def later_tokens(forward: Forward, teacher: Teacher, max_gap: float) -> dict[Layer, Tensor]:
+    """The teacher's tokens at the same sample, noise and condition, later by a uniform draw from [0, max_gap]."""
+    path = forward.interpolant.path
+    gap = max_gap * forward.random.uniform("teacher time", tuple(forward.t.shape))
+    t = later_time(path, forward.t, gap)
+    x = forward.interpolant.point(forward.latents, forward.noise, t)
+    return teacher.tokens(x, path.network_time(t), forward.condition, forward.batch.mask)
 
 
 def later_time(path: Path, t: Tensor, gap: Tensor) -> Tensor:

@@ -56,6 +56,8 @@ def run_training(
             return
         parts = world.first_on_main(lambda: build(config, world.device, evaluate=world.is_main))
         loop = trainer(config, parts, run, world, started)
+        for reason in loop.reasons:
+            print_line(f"alignment  {reason}")
         with StopRequest() as stop:
             done, summary = False, None
             if loop.fit(stop):

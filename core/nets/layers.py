@@ -1,7 +1,8 @@
 """Building blocks of diffusion transformers, with the parameter names of the published SiT and DiT.
 
 Letters: B batch, N tokens, D width, H heads, K width of a head, G width of the gated MLP. A conditioning vector c is
-(B, D) for the sample or (B, N, D) for each token; everything here takes both.
+(B, D) for the sample or (B, N, D) for each token, or a pair where tokens have one of two: both vectors (B, 2, D), and
+where (B, N) it is the second. Everything here takes all three.
 """
 
 from __future__ import annotations
@@ -67,6 +68,17 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
 
 
+def visible_keys(mask: Tensor) -> Tensor:
+    """Which keys a query may attend to, bool, broadcasting over (B, H, N queries, N keys).
+
+    mask (B, N): bool, true where a token may be attended to by all; or integers, the group of each token, inside of
+    which it attends. The mask of groups is dense, a byte for each pair of tokens.
+    """
+    if mask.dtype == torch.bool:
+        return mask[:, None, None, :]
+    return mask[:, None, :, None] == mask[:, None, None, :]
+
+
 class Attention(nn.Module):
     """Multi-head self-attention on scaled_dot_product_attention."""
 
@@ -81,12 +93,12 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, angles: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """x (B, N, D); angles (N, K/2) of rotary positions; mask (B, N), true where a token may be attended to."""
+        """x (B, N, D); angles (N, K/2) of rotary positions; mask (B, N) as `visible_keys` reads it."""
         q, k, v = rearrange(self.qkv(x), "b n (three h k) -> three b h n k", three=3, h=self.num_heads)
         q, k = self.q_norm(q), self.k_norm(k)
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
-        keys = None if mask is None else mask[:, None, None, :]
+        keys = None if mask is None else visible_keys(mask)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
         return self.proj(rearrange(out, "b h n k -> b n (h k)"))
 
@@ -124,6 +136,15 @@ def per_token(c: Tensor) -> Tensor:
     return c if c.ndim > 2 else c[:, None]
 
 
+def modulation(make: nn.Module, c: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    """What `make` computes of a conditioning, for tokens: (B, 1 or N, ...). Of a pair it does so twice a sample."""
+    if not isinstance(c, tuple):
+        return per_token(make(c))
+    vectors, second = c
+    made = [each.reshape(len(each), *[1] * (second.ndim - 1), -1) for each in make(vectors).unbind(1)]
+    return torch.where(second[..., None], made[1], made[0])
+
+
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """x (1 + scale) + shift, all (B, N, D) or broadcasting."""
     return torch.addcmul(shift, x, 1 + scale)
@@ -152,9 +173,15 @@ class AdaLNZeroBlock(nn.Module):
         self.mlp = (SwiGLU if options.swiglu else Mlp)(width, int(width * options.mlp_ratio))
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
-    def forward(self, x: Tensor, c: Tensor, angles: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """x (B, N, D), c (B, D) or (B, N, D) -> (B, N, D)."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = per_token(self.adaLN_modulation(c)).chunk(6, dim=-1)
+    def forward(
+        self,
+        x: Tensor,
+        c: Tensor | tuple[Tensor, Tensor],
+        angles: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """x (B, N, D), c (B, D) or (B, N, D), or a pair -> (B, N, D)."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation(self.adaLN_modulation, c).chunk(6, dim=-1)
         x = torch.addcmul(x, gate1, self.attn(modulate(self.norm1(x), shift1, scale1), angles, mask))
         return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
@@ -168,9 +195,9 @@ class FinalLayer(nn.Module):
         self.linear = nn.Linear(width, out_features)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """x (B, N, D), c (B, D) or (B, N, D) -> (B, N, out_features)."""
-        shift, scale = per_token(self.adaLN_modulation(c)).chunk(2, dim=-1)
+    def forward(self, x: Tensor, c: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+        """x (B, N, D), c (B, D) or (B, N, D), or a pair -> (B, N, out_features)."""
+        shift, scale = modulation(self.adaLN_modulation, c).chunk(2, dim=-1)
         return self.linear(modulate(self.norm_final(x), shift, scale))
 
 

@@ -149,7 +149,7 @@ class SiT(nn.Module):
         self._place(recipe)
         self.blocks = nn.ModuleList(self.make_block(number, recipe.block) for number in range(recipe.depth))
         self.final_layer = FinalLayer(width, math.prod(patch) * self.out_channels)
-        self.checkpoint_blocks = False
+        self.checkpoint_blocks = self.two_times = False
         self._layout = _Layout.of(len(size))
         self.initialize()
 
@@ -236,8 +236,15 @@ class SiT(nn.Module):
             tokens = self._run(block, tokens, c, angles, mask)
         return rearrange(self.final_layer(tokens, c), self._layout.unpatch, **self._sizes(x))
 
-    def embed_condition(self, t: Tensor, condition: Tensor) -> Tensor:
-        """Time and condition as one vector (B, D), or one for each token (B, N, D) where t is (B, N)."""
+    def embed_condition(self, t: Tensor, condition: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Time and condition as one vector (B, D), or one for each token (B, N, D) where t is (B, N).
+
+        With `two_times`, where a row of t (B, N) has at most two values: both vectors (B, 2, D), and where it is the
+        later one (B, N). Tokens are then not modulated one by one.
+        """
+        if t.ndim == 2 and self.two_times:
+            both = torch.stack([t.amin(1), t.amax(1)], dim=1)
+            return self.t_embedder(both) + self.y_embedder(condition)[:, None], t == both[:, 1:]
         c, label = self.t_embedder(t), self.y_embedder(condition)
         return c + (label if c.ndim == 2 else label[:, None])
 
@@ -260,7 +267,14 @@ class SiT(nn.Module):
         sides = {f"g{axis}": x.shape[2 + axis] // patch for axis, patch in enumerate(self.patch)}
         return sides | {f"p{axis}": patch for axis, patch in enumerate(self.patch)}
 
-    def _run(self, block: nn.Module, tokens: Tensor, c: Tensor, angles: Tensor | None, mask: Tensor | None) -> Tensor:
+    def _run(
+        self,
+        block: nn.Module,
+        tokens: Tensor,
+        c: Tensor | tuple[Tensor, Tensor],
+        angles: Tensor | None,
+        mask: Tensor | None,
+    ) -> Tensor:
         run: Callable[..., Tensor] = block
         if self.checkpoint_blocks and torch.is_grad_enabled():
             run = partial(checkpoint, block, use_reentrant=False)

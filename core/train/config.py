@@ -99,11 +99,12 @@ class RunConfig:
             raise ValueError(f"sample_batch_size is {self.sample_batch_size}; it must be at least 1")
         check_solver(self.sampler, build_path(self.objective.path))
         self._check_needs()
+        if self.optimizer.gradient == "matched" and not self.alignment.layers:
+            raise ValueError("optimizer.gradient is 'matched', but the run has no alignment; allowed then: total")
 
     def _check_needs(self) -> None:
         """Raises ValueError where the alignment asks for what other keys do not give."""
-        needs = self.alignment.needs
-        name = next(name for name, schema in ALIGNMENTS.items() if type(self.alignment) is schema)
+        needs, name = self.alignment.needs, self.alignment_name
         if needs.couples_rows and self.trainer.accumulate > 1:
             raise ValueError(
                 f"trainer.accumulate is {self.trainer.accumulate}, but alignment {name!r} compares the samples of a "
@@ -114,6 +115,21 @@ class RunConfig:
                 f"ema.device is {self.ema.device!r}, but the average is the teacher of alignment {name!r}; allowed "
                 "with it: model"
             )
+        if needs.token_times and self.objective.time_per == "token":
+            raise ValueError(
+                f"objective.time_per is 'token', but alignment {name!r} gives tokens their times; allowed with it: "
+                "sample"
+            )
+
+    @property
+    def alignment_name(self) -> str:
+        """The name that the config gives the alignment."""
+        return next(name for name, schema in ALIGNMENTS.items() if type(self.alignment) is schema)
+
+    @property
+    def token_times(self) -> bool:
+        """Whether tokens of one sample have times of their own."""
+        return self.objective.time_per == "token" or self.alignment.needs.token_times
 
     def free_keys(self) -> list[str]:
         """Keys, or groups of keys, that a continued run may have changed: they do not say what it computes.
@@ -131,13 +147,30 @@ class RunConfig:
     def check_model(self, backbone: Any, drop: float) -> None:
         """Raises ValueError where alignment or guidance ask for what the model does not have; a domain calls it.
 
-        backbone  its config, with `num_blocks` and `null_label`, and `token_times` False where it takes one time for a
-                  sample; drop: conditioning.drop
+        backbone  its config, with `num_blocks` and `null_label`, and what `check_tokens` asks; drop: conditioning.drop
         """
         check_layers(self.alignment, backbone.num_blocks)
-        if self.objective.time_per == "token" and not getattr(backbone, "token_times", True):
-            raise ValueError("objective.time_per is 'token'; allowed with this backbone: sample")
+        self.check_tokens(backbone)
+        scale = self.optimizer.lr_scale
+        if scale is not None and scale.blocks > backbone.num_blocks:
+            raise ValueError(
+                f"optimizer.lr_scale.blocks is {scale.blocks}; the backbone has blocks 1 to {backbone.num_blocks}"
+            )
         self.check_guidance(drop, backbone.null_label)
+
+    def check_tokens(self, backbone: Any) -> None:
+        """Raises ValueError where tokens are told apart that the backbone treats alike.
+
+        backbone  its config, with `token_times` False where it takes one time for a sample, and `token_groups` False
+                  where its attention takes no groups
+        """
+        name, needs = self.alignment_name, self.alignment.needs
+        if self.token_times and not getattr(backbone, "token_times", True):
+            if needs.token_times:
+                raise ValueError(f"alignment is {name!r}, which gives a sample two times; this backbone takes one")
+            raise ValueError("objective.time_per is 'token'; allowed with this backbone: sample")
+        if needs.token_groups and not getattr(backbone, "token_groups", True):
+            raise ValueError("alignment.separation is true; allowed with this backbone: false")
 
     def check_stand_in(self, evaluation: str, own: type, datasets: Mapping[str, type]) -> None:
         """Raises ValueError where an evaluation on the data of a stand-in, `own`, is chosen beside other data."""

@@ -21,11 +21,14 @@ LARGEST_SIDE = {"cpu": 4096, "cuda": 8192}
 
 
 @torch.no_grad()
-def forward_flops(network: nn.Module, latent_shape: tuple[int, ...], condition: Condition) -> int:
+def forward_flops(
+    network: nn.Module, latent_shape: tuple[int, ...], condition: Condition, token_times: bool = False
+) -> int:
     """FLOPs of all matrix products and convolutions of one sample's forward pass; nothing element by element.
 
     network: a `core.contracts.Backbone` as it was built, before compile and wrapping, with its hooks paused; on the
     meta device nothing is computed. latent_shape: without the batch axis. condition (B, ...): one row of it is used.
+    token_times: each token has a time of its own, and with it shifts, scales and gates.
 
     The network runs once, on its own device. Its weights, buffers, gradients, training flag and the generators of
     random numbers stay as they are.
@@ -34,7 +37,7 @@ def forward_flops(network: nn.Module, latent_shape: tuple[int, ...], condition: 
 
     first = next(network.parameters())
     x = torch.zeros((1, *latent_shape), device=first.device, dtype=first.dtype)
-    t = torch.full((1,), 0.5, device=first.device)
+    t = torch.full((1, network.num_tokens) if token_times else (1,), 0.5, device=first.device)
     buffers = {name: each.clone() for name, each in network.named_buffers()}
     # Attention as two plain products: the counter does not know every fused kernel, that of CPUs for one.
     with _random_kept(first.device), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -42,9 +45,11 @@ def forward_flops(network: nn.Module, latent_shape: tuple[int, ...], condition: 
     return counter.get_total_flops()
 
 
-def training_flops(network: nn.Module, latent_shape: tuple[int, ...], condition: Condition) -> int:
+def training_flops(
+    network: nn.Module, latent_shape: tuple[int, ...], condition: Condition, token_times: bool = False
+) -> int:
     """FLOPs of one sample's forward and backward pass, three times the forward; recomputation does not count."""
-    return TRAINING_FACTOR * forward_flops(network, latent_shape, condition)
+    return TRAINING_FACTOR * forward_flops(network, latent_shape, condition, token_times)
 
 
 def _random_kept(device: torch.device) -> torch.random.fork_rng:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,11 +11,33 @@ import torch
 from torch import Tensor, nn
 
 from core.processes.sharding import copy_whole_, whole
+from layersync.blocks import find_blocks
+
+
+@dataclass(frozen=True)
+class ScaledRate:
+    """`factor` times the learning rate for blocks 1 to `blocks` and for the modules that stand before the first."""
+
+    blocks: int
+    factor: float
+
+    def __post_init__(self) -> None:
+        if self.blocks < 1:
+            raise ValueError(f"optimizer.lr_scale.blocks is {self.blocks}; needed: a block number, from 1")
+        if not self.factor > 0:
+            raise ValueError(f"optimizer.lr_scale.factor is {self.factor}; it must be above 0")
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with the paper's defaults. schedule: constant, or cosine to zero at the end; clip_norm null is off."""
+    """AdamW with the paper's defaults.
+
+    clip_norm  null is off
+    schedule   constant, or cosine to zero at the end
+    lr_scale   another rate for the first blocks, a control of what an alignment up to there does; null: one rate
+    gradient   total: of the loss; matched: of the flow loss alone, of the norm that the total gradient would have: a
+               control of whether an alignment is more than a longer step. It costs the baseline's pass on top
+    """
 
     lr: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
@@ -23,6 +46,8 @@ class OptimizerConfig:
     clip_norm: float | None = None
     warmup_steps: int = 0
     schedule: Literal["constant", "cosine"] = "constant"
+    lr_scale: ScaledRate | None = None
+    gradient: Literal["total", "matched"] = "total"
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
@@ -51,10 +76,13 @@ class Optimizer:
 
     def __init__(self, model: nn.Module, config: OptimizerConfig, heads: nn.Module | None = None):
         self.config = config
-        self.groups = [{name: each for name, each in model.named_parameters() if each.requires_grad}]
-        if not self.groups[0]:
+        own = {name: each for name, each in model.named_parameters() if each.requires_grad}
+        if not own:
             raise ValueError("the backbone has no trained parameter: all of them are frozen")
+        self.groups, self.factors = _by_rate(model, own, config.lr_scale)
+        self.backbone = list(own.values())
         trained = {} if heads is None else {f"alignment.{name}": each for name, each in heads.named_parameters()}
+        self.factors += [1.0] * bool(trained)
         self.groups += [trained] * bool(trained)  # apart: sharded and whole parameters do not go into one fused call
         self.named = {name: each for group in self.groups for name, each in group.items()}
         options = {"betas": config.betas, "eps": config.eps, "weight_decay": config.weight_decay}
@@ -66,10 +94,7 @@ class Optimizer:
 
         Of a sharded model's gradients too, the same in every process.
         """
-        norms = []
-        for group in self.groups:
-            gradients = [each.grad for each in group.values() if each.grad is not None]
-            norms.append(whole(torch.nn.utils.get_total_norm(gradients, foreach=True)))
+        norms = [_norm(group.values()) for group in self.groups]
         norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
         if self.config.clip_norm is not None:
             for group in self.groups:
@@ -77,10 +102,26 @@ class Optimizer:
                 clip(list(group.values()), self.config.clip_norm, norm, foreach=True)
         return norm
 
+    def release_backbone(self) -> Tensor:
+        """Release the backbone's gradients, not those of the heads; their norm, the same in every process."""
+        norm = _norm(self.backbone)
+        for each in self.backbone:
+            each.grad = None
+        return norm
+
+    def match(self, norm: Tensor) -> float:
+        """Scale the backbone's gradients to have `norm` together; the factor, 1 where all of them are 0."""
+        own = float(_norm(self.backbone))
+        factor = float(norm) / own if own else 1.0
+        for each in self.backbone:
+            if each.grad is not None:
+                each.grad.mul_(factor)
+        return factor
+
     def step(self, lr: float) -> None:
-        """One AdamW update at learning rate `lr`; the gradients are released."""
-        for group in self.adamw.param_groups:
-            group["lr"] = lr
+        """One AdamW update at learning rate `lr`, times each group's factor; the gradients are released."""
+        for group, factor in zip(self.adamw.param_groups, self.factors, strict=True):
+            group["lr"] = lr * factor
         self.adamw.step()
         self.zero_grad()
 
@@ -112,3 +153,35 @@ class Optimizer:
                 copy_whole_(moment, value)
                 value = moment
             self.adamw.state[parameter][kind] = value.to(parameter.device)
+
+
+def _norm(parameters: Iterable[Tensor]) -> Tensor:
+    """L2 norm of the gradients that parameters have."""
+    gradients = [each.grad for each in parameters if each.grad is not None]
+    return whole(torch.nn.utils.get_total_norm(gradients, foreach=True))
+
+
+Groups = list[dict[str, Tensor]]
+
+
+def _by_rate(model: nn.Module, trained: dict[str, Tensor], scale: ScaledRate | None) -> tuple[Groups, list[float]]:
+    """Trained parameters by name in groups of one rate, and the factor of each group.
+
+    Raises ValueError for a block that the model has not.
+    """
+    if scale is None:
+        return [trained], [1.0]
+    _, blocks = find_blocks(model)
+    if scale.blocks > len(blocks):
+        raise ValueError(f"optimizer.lr_scale.blocks is {scale.blocks}; the backbone has blocks 1 to {len(blocks)}")
+    all_blocks = {id(each) for each in blocks.parameters()}
+    chosen = {id(each) for block in list(blocks)[: scale.blocks] for each in block.parameters()}
+    for each in model.parameters():  # what is registered before the blocks
+        if id(each) in all_blocks:
+            break
+        chosen.add(id(each))
+    early = {name: each for name, each in trained.items() if id(each) in chosen}
+    late = {name: each for name, each in trained.items() if id(each) not in chosen}
+    parts = [(early, scale.factor), (late, 1.0)]
+    kept = [(group, factor) for group, factor in parts if group]
+    return [group for group, _ in kept], [factor for _, factor in kept]

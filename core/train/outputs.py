@@ -41,6 +41,7 @@ class RunOutputs:
     by_time: LossByTime
     step: int
     seconds: float
+    flops: int
 
     def generator(self) -> Generator:
         """What samples from the model's present weights."""
@@ -83,6 +84,7 @@ class RunOutputs:
         summary: dict[str, Any] = {
             "steps": self.step,
             "parameters": self.parameters,
+            "flops_per_step": self.flops * self.config.trainer.batch_size,
             f"{self.domain.unit}s_per_second": samples / max(self.seconds, 1e-9),
             "train_seconds": self.seconds,
             "device": str(self.world.device),

@@ -10,11 +10,14 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from core.alignment.contract import Needs, NoAlignment, reasons, settle
 from core.alignment.teacher import Teacher
 from core.contracts import Batch, Domain, Requests
 from core.data.stream import StepPositions, step_batches
@@ -27,6 +30,7 @@ from core.processes.signals import StopRequest
 from core.processes.spread import average_gradients, gradients_stay, spread
 from core.processes.workers import LoaderWorkers
 from core.processes.world import PeerError, World, part
+from core.schema import changed_keys, plain
 from core.step import Losses, TrainingLoss
 from core.storage.checkpoint import Checkpoint, CheckpointStore
 from core.storage.run_folder import RunDirectory
@@ -59,7 +63,10 @@ class Trainer(RunOutputs):
         allow_tf32(config.trainer.tf32)
         self.model = domain.backbone.to(world.device)
         self.model.checkpoint_blocks = config.trainer.checkpoint_blocks
-        self.flops = self.count_flops()
+        self.aligning = settle(config.alignment, len(self.model.blocks), config.seed)
+        self.reasons = reasons(config.alignment, len(self.model.blocks), config.seed)
+        self.model.two_times = config.alignment.needs.token_times
+        self.flops = self.count_flops(config.token_times)
         self._build_alignment()  # before compile: later hooks would not be called
         self.network = spread(self.model, config.parallel, config.trainer.compile, world)
         self.loss = TrainingLoss(
@@ -71,8 +78,9 @@ class Trainer(RunOutputs):
             alignment=self.alignment,
             precision=config.trainer.precision,
             teacher=self.teacher,
-            needs=config.alignment.needs,
+            needs=self.aligning.needs,
         )
+        self.flow_loss = replace(self.loss, alignment=NoAlignment(), needs=Needs(), teacher=None)
         self.by_time = LossByTime(config, domain.dataset, self.loss, world)
         self.optimizer = Optimizer(self.model, config.optimizer, self.alignment.heads)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.trainer.precision == "fp16")
@@ -89,23 +97,26 @@ class Trainer(RunOutputs):
         # before this one.
         self.seconds, self.wall_before = 0.0, 0.0
 
-    def count_flops(self) -> int:
-        """FLOPs of one sample in a training step, without the alignment's."""
+    def count_flops(self, token_times: bool = False) -> int:
+        """FLOPs of one sample in a training step, without the alignment's; token_times: each token has its own time."""
         request = Requests.of(self.domain.conditioning.requests(1, self.config.seed))
-        return training_flops(self.model, self.domain.latent_shape, request.condition)
+        return training_flops(self.model, self.domain.latent_shape, request.condition, token_times)
 
     def _build_alignment(self) -> None:
         """The alignment on the bare model, and the teacher that it may need, a copy of the model without its hooks."""
-        config, needs = self.config, self.config.alignment.needs
+        config, needs = self.config, self.aligning.needs
         self.teacher = None
         if needs.teacher:
             self.teacher = Teacher(self.model, needs.teacher, config.trainer.precision)
             spreading = (config.parallel, config.trainer.compile, self.world)
             self.teacher.network = spread(self.teacher.model, *spreading, trained=False)
         with seeded_weights(config.seed, "alignment heads"):
-            self.alignment = config.alignment.build(self.model)
+            self.alignment = self.aligning.build(self.model)
         self.alignment.heads.to(self.world.device)
-        self.flops += self.alignment.extra_flops(self.flops // TRAINING_FACTOR, self.model.num_tokens)
+        forward = (self.count_flops() if config.token_times else self.flops) // TRAINING_FACTOR
+        self.flops += self.alignment.extra_flops(forward, self.model.num_tokens)
+        if config.optimizer.gradient == "matched":
+            self.flops += self.count_flops()
         if config.trainer.compile != "none":
             self.alignment.compile()
 
@@ -171,6 +182,8 @@ class Trainer(RunOutputs):
             "skipped_steps": self.skipped,
             "records": self.records.facts(),
         }
+        if self.aligning != self.config.alignment:
+            counters["alignment"] = plain(self.aligning)  # as it was chosen
         return self.notes.written(counters)
 
     def restore(self) -> None:
@@ -188,6 +201,17 @@ class Trainer(RunOutputs):
         if saved.step > self.config.trainer.steps:
             raise ValueError(f"trainer.steps is {self.config.trainer.steps}, but {path} has made {saved.step} already")
         self.notes.check(path, saved.notes)
+        self._check_chosen(path, saved.notes.get("alignment", {}))
+
+    def _check_chosen(self, path: Path, before: dict[str, Any]) -> None:
+        """Raises ValueError where a rule or a draw chooses another pair now than it did: the code was another."""
+        now = plain(self.aligning)
+        for key in changed_keys(plain(self.config.alignment), now) if before else []:
+            a, b = (reduce(lambda node, name: node.get(name, {}), key.split("."), config) for config in (before, now))
+            if a != b:
+                raise ValueError(
+                    f"{path} was made with alignment.{key}={a}, chosen then; now it is {b}: name {a} itself"
+                )
 
     def _peak(self) -> float:
         """FLOP/s of all processes' devices together, in the precision of the run, as measured now."""
@@ -256,6 +280,8 @@ class Trainer(RunOutputs):
         """
         self.model.train()
         losses = self._passes(batch)
+        if self.config.optimizer.gradient == "matched":
+            losses = self._matched(batch, losses)
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer.adamw)
         norm = float(self.optimizer.gradient_norm())
@@ -276,8 +302,22 @@ class Trainer(RunOutputs):
         self.step += 1
         return losses, norm
 
-    def _passes(self, batch: Batch) -> Losses:
-        """Forward and backward over the micro-batches of this process's rows.
+    def _matched(self, batch: Batch, aligned: Losses) -> Losses:
+        """Replace the gradient of the passes that were made by the flow loss's, with the norm of that one.
+
+        The flow loss is the baseline's: same rows, noise, times and drops. Heads keep the gradient that they have. A
+        second forward and backward, which any wrapping and compiler takes, not a second backward through one graph.
+        """
+        wanted = self.optimizer.release_backbone()
+        with self.alignment.paused():
+            flow = self._passes(batch, self.flow_loss)
+        factor, values = self.optimizer.match(wanted), dict(aligned.values)
+        if math.isfinite(factor):  # else fp16 has overflowed, and the step is dropped
+            values["matched_factor"] = flow.total.new_tensor(factor)
+        return replace(flow, similarity=aligned.similarity, values=values)
+
+    def _passes(self, batch: Batch, loss: TrainingLoss | None = None) -> Losses:
+        """Forward and backward over the micro-batches of this process's rows; loss: another than the run's.
 
         Each is weighted by its share of the global batch: the gradient is that of the global batch.
         """
@@ -289,17 +329,18 @@ class Trainer(RunOutputs):
             where = {"global_rows": config.batch_size, "first_row": first + begin}
             random = StepRandom(self.config.seed, self.step, world.device, **where)
             with gradients_stay(self.network) if end < last - first else contextlib.nullcontext():
-                losses = self._loss(batch[begin:end], random)
+                losses = self._loss(batch[begin:end], random, loss)
                 share = (end - begin) * world.size / config.batch_size
                 self.scaler.scale(losses.total * share).backward()
             done.append(losses.detached())
-        average_gradients(self.alignment.heads, world)
+        if loss is None:
+            average_gradients(self.alignment.heads, world)
         return Losses.joined(done)
 
-    def _loss(self, batch: Batch, random: StepRandom) -> Losses:
+    def _loss(self, batch: Batch, random: StepRandom, loss: TrainingLoss | None) -> Losses:
         """The loss of some rows; ValueError naming one whose media the tokenizer does not take."""
         try:
-            return self.loss(batch, random, self.step)
+            return (loss or self.loss)(batch, random, self.step)
         except MediaError as error:
             index = int(batch.index[error.row])
             raise ValueError(

@@ -90,6 +90,14 @@ def _row_cosines(a: Tensor, b: Tensor, captured: CapturedTokens) -> Tensor:
     return pool(F.cosine_similarity(a, b, dim=-1)[..., None], captured.batch.mask)[:, 0]
 
 
+class FlowAlone(NoAlignment):
+    """No term, on the times and the groups of tokens that another method draws."""
+
+    def __init__(self, other: Alignment):
+        super().__init__()
+        self.times, self.attention = other.times, other.attention
+
+
 def gradient_norms(model: TrainedModel, rows: Sequence[int], step: int, forward: ForwardOptions) -> dict[str, Tensor]:
     """L2 norm (K,) of the gradient of the training loss by each block's parameters.
 
@@ -101,15 +109,16 @@ def gradient_norms(model: TrainedModel, rows: Sequence[int], step: int, forward:
     The loss is the run's own, its times, noise and dropped conditions drawn from (seed, row), its mean over the rows;
     a teacher has the model's own weights. A term that compares the rows of a batch sees those that are read at once.
     """
-    flow = _gradients(model, rows, step, forward, NoAlignment())
-    norms = {"flow": torch.stack([each.norm() for each in flow])}
     needs = model.alignment.needs
-    if not model.alignment.layers:
-        return norms
     teacher = Teacher(model.domain.backbone, needs.teacher, forward.precision) if needs.teacher else None
     alignment = model.alignment.build(model.domain.backbone)
     load_into(alignment.heads.to(model.device), model.heads, "group 'alignment'")
     try:
+        with alignment.paused():
+            flow = _gradients(model, rows, step, forward, FlowAlone(alignment))
+        norms = {"flow": torch.stack([each.norm() for each in flow])}
+        if not model.alignment.layers:
+            return norms
         total = _gradients(model, rows, step, forward, alignment, teacher)
     finally:
         alignment.remove()
@@ -136,9 +145,8 @@ def _gradients(
     """The gradient of the mean loss by the parameters of each block, each a long vector on the CPU."""
     domain = model.domain
     backbone = domain.backbone
-    loss = TrainingLoss(
-        domain.tokenizer, domain.conditioning, backbone, backbone, model.flow(), alignment, forward.precision, teacher
-    )
+    parts = (domain.tokenizer, domain.conditioning, backbone, backbone, model.flow(), alignment)
+    loss = TrainingLoss(*parts, forward.precision, teacher, model.alignment.needs)
     backbone.zero_grad(set_to_none=True)
     try:
         for batch, (first, last), random in batches(model, rows, forward):

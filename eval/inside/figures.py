@@ -139,12 +139,19 @@ def _curves(
 
 
 def block_curves(
-    path: Path, title: str, lines: Mapping[str, Sequence[float]], label: str, dashed: str | None = None
+    path: Path,
+    title: str,
+    lines: Mapping[str, Sequence[float]],
+    label: str,
+    dashed: str | None = None,
+    pair: tuple[int, int] | None = None,
 ) -> Path:
-    """Named curves over the blocks; `dashed` names one that may lie on another."""
+    """Named curves over the blocks; `dashed` names one that may lie on another, `pair` a (weak, strong) to mark."""
     figure = blank(6.5, 3.6)
     axis = figure.subplots()
     _curves(axis, lines, {}, dashed)
+    for block in pair or ():
+        axis.axvline(block - 1, color="red", linewidth=1.5, zorder=0)
     axis.set_ylabel(label)
     figure.suptitle(title, fontsize=11)
     return save(figure, path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.alignment.contract import AlignmentConfig, listen
+from core.alignment.contract import AlignmentConfig, listen, settle
 from core.contracts import Batch, Dataset, Domain, Requests, TokenSequence
 from core.data.stream import collate
 from core.draws import SampleRandom, numpy_rng
@@ -60,7 +61,7 @@ class ForwardOptions:
 class TrainedModel:
     """A trained model with the data set that it was trained on.
 
-    alignment     its config in the run
+    alignment     its config in the run, with what was drawn for it
     null_trained  the run dropped conditions, so that the null condition means something
     heads         weights of the alignment's heads, empty where it has none
     facts         run, domain, checkpoint, step and weights, for records
@@ -143,7 +144,8 @@ def open_run(
     facts["step"] = None if manifest is None else manifest.step
     trained = getattr(getattr(config, "conditioning", None), "drop", 1) > 0
     heads = read_checkpoint(source, only=("alignment",)).groups.get("alignment", {}) if source.is_dir() else {}
-    return TrainedModel(domain, config.objective, config.alignment, place, trained, heads, facts, config)
+    alignment = settle(config.alignment, len(domain.backbone.blocks), config.seed)
+    return TrainedModel(domain, config.objective, alignment, place, trained, heads, facts, config)
 
 
 def domain_module(name: str) -> Any:
@@ -230,11 +232,16 @@ def conditions(
 
 @torch.no_grad()
 def capture_tokens(
-    model: TrainedModel, rows: Sequence[int], times: Sequence[float], forward: ForwardOptions
+    model: TrainedModel,
+    rows: Sequence[int],
+    times: Sequence[float],
+    forward: ForwardOptions,
+    noises: Sequence[str] = ("noise",),
 ) -> Iterator[CapturedTokens]:
-    """Pass rows through the backbone at every time, a batch after the other; yields each.
+    """Pass rows through the backbone at every time with every draw of noise, a batch after the other; yields each.
 
-    The noise of a row is the same at all times. Raises ValueError for a time outside [0, 1].
+    The noise of a row is the same at all times; `noises` are the streams that it is drawn from, in turn. Raises
+    ValueError for a time outside [0, 1].
     """
     check_times(times)
     flow, backbone = model.flow(), model.domain.backbone
@@ -242,8 +249,8 @@ def capture_tokens(
         for batch, position, random in batches(model, rows, forward):
             condition = conditions(model, batch, position, len(rows), forward)
             latents = model.domain.tokenizer.encode(batch.media, random)
-            noise = random.normal("noise", tuple(latents.shape))
-            for time in times:
+            drawn = [random.normal(name, tuple(latents.shape)) for name in noises]
+            for time, noise in itertools.product(times, drawn):
                 t = torch.full((len(latents),), float(time), device=model.device)
                 x_t = flow.interpolant.point(latents, noise, t)
                 with autocast(model.device, forward.precision):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812, the customary name
 from torch import Tensor
 
-MIN_DEBIASED = 4  # samples: the estimate divides by n - 3
+from core.alignment.kernel import MIN_DEBIASED, centred
 
 
 def gram(features: Tensor, *, normalised: bool = False) -> Tensor:
@@ -29,23 +29,6 @@ def gram(features: Tensor, *, normalised: bool = False) -> Tensor:
     if normalised:
         features = F.normalize(features, dim=1)
     return features @ features.T
-
-
-def centred(kernel: Tensor, *, debiased: bool) -> Tensor:
-    """A kernel (n, n) with rows and columns of mean zero; debiased: its diagonal left out (U-centred).
-
-    The mean product of two such matrices is HSIC up to a factor that CKA does not see. Raises ValueError for fewer than
-    4 samples when debiased.
-    """
-    n = len(kernel)
-    if not debiased:
-        return kernel - kernel.mean(0) - kernel.mean(1, keepdim=True) + kernel.mean()
-    if n < MIN_DEBIASED:
-        raise ValueError(f"a debiased CKA needs at least {MIN_DEBIASED} samples, got {n}")
-    kernel = kernel - torch.diag(kernel.diagonal())
-    rows = kernel.sum(0) / (n - 2)
-    out = kernel - rows - rows[:, None] + kernel.sum() / ((n - 1) * (n - 2))
-    return out - torch.diag(out.diagonal())
 
 
 def cka(x: Tensor, y: Tensor, *, debiased: bool = True) -> float:

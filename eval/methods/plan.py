@@ -16,8 +16,17 @@ from core.storage.atomic import write_atomic
 from core.storage.run_folder import RunDirectory
 from eval.methods.matched import find_command, is_below, is_free, value_at
 
-# The two methods that need no definition: without alignment, and with that of the experiment.
-BUILT_IN = {"baseline": ["alignment=none"], "layersync": []}
+# The methods that need no definition: without alignment, with that of the experiment, and controls of the latter: the
+# baseline's gradient with the norm that the method's has, and a pair by chance, another for each seed. And the pair by
+# the paper's rule, and one that is revised in training.
+BUILT_IN = {
+    "baseline": ["alignment=none"],
+    "layersync": [],
+    "gradient_matched": ["optimizer.gradient=matched"],
+    "random_pair": ["alignment.pairs=random"],
+    "rule_pair": ["alignment.pairs=auto"],
+    "adaptive_pair": ["alignment.pairs=adaptive"],
+}
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 SET_BY_COMPARE = ("name", "runs_dir", "seed", "trainer.evaluate_every", "trainer.log_every")
 

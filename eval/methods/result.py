@@ -6,6 +6,7 @@ comparison_<metric>.json
   mean      method -> for each evaluation {value, low, high}, over seeds
   gain      method -> for each evaluation {value, low, high} or null, in units of the baseline's mean
   speed_up  method -> the fields of `eval.methods.numbers.SpeedUp`
+  costs     method -> `eval.methods.costs.Cost`: of a step, and until the mean curve has the value `target`
   changes   method -> keys of its config that are not the baseline's
   protocol, num_samples, made   how the samples were made and counted; code, PyTorch and device of the first run
 
@@ -27,8 +28,9 @@ from core.storage.json_files import read_json
 from core.storage.lines import read_lines
 from core.storage.run_folder import RunDirectory
 from core.train.tracking import EVALUATIONS, SESSIONS
+from eval.methods.costs import cost_of
 from eval.methods.matched import Evaluations, MatchedRuns
-from eval.methods.numbers import Better, mean_over_seeds, relative_gain, speed_up
+from eval.methods.numbers import Better, first_reached, mean_over_seeds, relative_gain, speed_up
 from eval.statistics.estimate import Estimate
 
 SCHEMA_VERSION = 1
@@ -60,12 +62,20 @@ def make_comparison(
     changes: Mapping[str, dict[str, Any]],
     better: Better,
     replicates: int,
+    threshold: float | None = None,
 ) -> dict[str, Any]:
-    """The content of the file."""
+    """The content of the file; threshold: the value until which costs are counted, None for the baseline's final."""
     baseline, *others = runs.methods
     first = runs.runs(baseline)[0]
     values, steps, record = evaluations.values, evaluations.steps, evaluations.record
-    seconds = {method: _seconds_per_step(runs, method) for method in runs.methods}
+    target = float(values[baseline].mean(0)[-1]) if threshold is None else threshold
+    costs = {
+        method: cost_of(
+            [run.summary() for run in runs.runs(method)], first_reached(steps, each.mean(0), target, better)
+        )
+        for method, each in values.items()
+    }
+    seconds = {method: cost.seconds_per_step for method, cost in costs.items()}
     factors = {}
     for method in others:
         found = speed_up(steps, values[baseline], values[method], better, replicates)
@@ -87,6 +97,9 @@ def make_comparison(
         "speed_up": factors,
         "replicates": replicates,
         "seconds_per_step": seconds,
+        "target": target,
+        "stated": threshold is not None,
+        "costs": {method: dataclasses.asdict(cost) for method, cost in costs.items()},
         "changes": dict(changes),
         "protocol": protocol_of(first.config()) if record is None else record.protocol,
         "num_samples": samples_of(first) if record is None else record.num_samples,
@@ -102,14 +115,6 @@ def _gains(baseline: np.ndarray, method: np.ndarray, better: Better) -> list[dic
 def _numbers(estimate: Estimate) -> dict[str, float | None]:
     low, high = (None, None) if estimate.interval is None else (estimate.interval.low, estimate.interval.high)
     return {"value": estimate.value, "low": low, "high": high}
-
-
-def _seconds_per_step(runs: MatchedRuns, method: str) -> float | None:
-    """Mean over the runs of a method's training seconds for a step, without evaluations; None where not recorded."""
-    summaries = [run.summary() for run in runs.runs(method)]
-    if not all("train_seconds" in each for each in summaries):
-        return None
-    return float(np.mean([each["train_seconds"] / each["steps"] for each in summaries]))
 
 
 def write_comparison(folder: Path, content: Mapping[str, Any]) -> Path:

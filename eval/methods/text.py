@@ -89,6 +89,28 @@ def step_rows(content: Content) -> list[list[str]]:
     return rows
 
 
+def cost_rows(content: Content) -> list[list[str]]:
+    """Head and rows of the table of costs: of a step, and until the value `target`; empty where none were recorded."""
+    costs = content.get("costs")
+    if not costs:
+        return []
+    whose = "stated" if content["stated"] else f"{content['methods'][0]}'s end"
+    rows = [
+        ["cost", "parameters", "FLOPs/step", "s/step", f"steps to {number(content['target'])} ({whose})", "s", "FLOPs"]
+    ]
+    for method in content["methods"]:
+        cost = costs[method]
+        steps = "not reached" if cost["steps"] is None else f"{'at most ' * cost['at_most']}{cost['steps']:.0f}"
+        parameters = "-" if cost["parameters"] is None else f"{cost['parameters']:,.0f}"
+        each = [_or_dash(cost[name]) for name in ("flops_per_step", "seconds_per_step", "seconds", "flops")]
+        rows.append([method, parameters, *each[:2], steps, *each[2:]])
+    return rows
+
+
+def _or_dash(value: float | None) -> str:
+    return "-" if value is None else number(value)
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells in columns for a terminal."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -107,6 +129,8 @@ def made_text(made: Content) -> str:
 def report(content: Content) -> str:
     """The text that the command prints."""
     lines = [headline(content), "", aligned(step_rows(content)), ""]
+    costs = cost_rows(content)
+    lines += [aligned(costs), ""] if costs else []
     lines += [speed_up_text(content, method) for method in content["methods"][1:]]
     return "\n".join(lines)
 

@@ -11,7 +11,7 @@ from core.storage.run_folder import RunDirectory
 from core.train.tracking import BY_TIME, BY_TIME_EMA
 from eval.inside.findings import FOLDER as INSIDE
 from eval.methods.numbers import mean_over_seeds
-from eval.methods.text import headline, made_text, speed_up_text, step_rows
+from eval.methods.text import cost_rows, headline, made_text, speed_up_text, step_rows
 from eval.pages import html
 from eval.pages.charts import Line, legend, line_chart
 from eval.pages.runs import Group
@@ -57,8 +57,9 @@ def _comparison(content: Mapping[str, Any]) -> str:
         lines.append(Line(method, content["steps"], [each["value"] for each in means], *ends, place))
     note = "Mean over seeds; the band is Student's 95 % interval." if lines[0].low else "One seed."
     picture = chart(f"{content['metric']} ({content['better']} is better)", content["metric"], lines, note)
-    table = html.table(step_rows(content), headline(content))
-    return key + html.grid([picture, f"<div>{table}</div>"]) + html.notes(_comparison_notes(content))
+    table, costs = html.table(step_rows(content), headline(content)), cost_rows(content)
+    spent = html.table(costs, "What a step costs, and all steps until the value") if costs else ""
+    return key + html.grid([picture, f"<div>{table}{spent}</div>"]) + html.notes(_comparison_notes(content))
 
 
 def _comparison_notes(content: Mapping[str, Any]) -> list[str]:

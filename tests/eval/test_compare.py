@@ -137,7 +137,47 @@ def test_reads_finished_runs(runs: Path, capsys: pytest.CaptureFixture):
     assert content["changes"]["layersync"]["alignment.pairs"] == [[1, 2]] and content["changes"]["baseline"] == {}
     printed = capsys.readouterr().out
     assert "lower is better" in printed and "layersync" in printed and "numbers    " in printed
+    assert "FLOPs/step" in printed and "(baseline's end)" in printed
     assert (runs / RESULT).with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_costs_are_counted_until_a_value(runs: Path, capsys: pytest.CaptureFixture):
+    """Steps of the mean curve, times what a run's summary says of a step; the value is the baseline's end or stated."""
+    for words in ([], ["threshold=1e9"], ["threshold=0.0"]):
+        ENTRY.run(toy(f"runs={runs}", *words))
+        content = json.loads((runs / RESULT).read_text())
+        curve = content["mean"]["baseline"]
+        cost, baseline = content["costs"]["layersync"], content["costs"]["baseline"]
+        summaries = [json.loads((runs / "image" / f"layersync-seed{s}" / "summary.json").read_text()) for s in SEEDS]
+        assert cost["flops_per_step"] == summaries[0]["flops_per_step"] == baseline["flops_per_step"] > 0
+        assert cost["seconds_per_step"] == pytest.approx(sum(each["train_seconds"] for each in summaries) / 2 / STEPS)
+        assert content["target"] == (float(words[0].partition("=")[2]) if words else curve[-1]["value"])
+        if words:
+            assert baseline["steps"] == (4 if "1e9" in words[0] else None)
+            assert baseline["at_most"] == ("1e9" in words[0])
+        if baseline["steps"]:
+            assert baseline["flops"] == pytest.approx(baseline["steps"] * baseline["flops_per_step"])
+            assert baseline["seconds"] == pytest.approx(baseline["steps"] * baseline["seconds_per_step"])
+        printed = capsys.readouterr().out
+        assert ("(stated)" in printed) == bool(words) and ("at most 4" in printed) == ("threshold=1e9" in words)
+
+
+def test_controls_are_methods_by_name_and_by_cases(tmp_path: Path):
+    """Each is another run than the rest, with the method's own keys and the experiment's pair."""
+    controls = "methods=[baseline,layersync,gradient_matched,random_pair,both,early,middle]"
+    cases = ["alignment=several", "+alignment.of.layersync.pairs=[[1,2]]", "+alignment.of.sra2.layer=1"]
+    words = [f"+cases.both.{word}" for word in cases] + ["+cases.early.alignment=none"]
+    words += [
+        "+cases.early.optimizer.lr_scale={blocks: 1, factor: 1.5}",
+        "+cases.middle.alignment.time_range=[0.2,0.8]",
+    ]
+    configs = toy_plan(controls, *words).check(tmp_path)
+    matched, drawn = configs["gradient_matched", 0], configs["random_pair", 0]
+    assert matched.optimizer.gradient == "matched" and matched.alignment == configs["layersync", 0].alignment
+    assert drawn.alignment.pairs == "random" and drawn.alignment.weight == matched.alignment.weight
+    assert list(configs["both", 1].alignment.of) == ["layersync", "sra2"]
+    assert configs["early", 0].optimizer.lr_scale.factor == 1.5
+    assert configs["middle", 0].alignment.time_range == (0.2, 0.8)
 
 
 def test_first_losses_of_matched_runs_are_equal(runs: Path):

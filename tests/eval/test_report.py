@@ -121,7 +121,7 @@ def test_page_has_its_parts(report: Path):
     page = Page((report / "index.html").read_text())
     assert page.texts("h1") == ["Toy <runs> & more"]
     assert page.texts("h2")[1:] == ["Results of the runs", "Training", "Samples", "Inside the backbone"]
-    assert len(page.all("table")) == 2 and {th["scope"] for th in page.all("th")} == {"row", "col"}
+    assert len(page.all("table")) == 3 and {th["scope"] for th in page.all("th")} == {"row", "col"}
     charts = [svg for svg in page.all("svg") if svg.get("class") == "chart"]
     assert len(charts) >= 4
     assert all(svg["role"] == "img" and "optimizer steps: " in svg["aria-label"] for svg in charts)

@@ -1,6 +1,7 @@
 """The analyses of blocks against what is known of blocks made by hand, and the whole entry on a tiny run."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import image.train
+from core.alignment.dual_timesteps import DualTimestepsConfig
+from core.alignment.self_flow import SelfFlowConfig
 from core.draws import SampleRandom
 from eval.inside.analyses import (
     cosine_matrices,
@@ -121,6 +124,20 @@ def test_gradient_norms_are_those_of_autograd():
         torch.testing.assert_close(found[name], expected, atol=2e-6, rtol=1e-4)
     assert found["alignment"][0] > 0 and (found["alignment"][1:] < 1e-5).all() and (found["cosine"][1:] == 0).all()
     assert all(parameter.grad is None for parameter in backbone.parameters())
+
+
+def test_gradient_norms_of_tokens_at_two_times_are_of_one_and_the_same_input(run):
+    """A term of next to no weight adds next to nothing: were the flow's gradient of other times, it would add a lot."""
+    model = open_run(run, device="cpu")
+    for config in (SelfFlowConfig([(1, 2)], 1e-9), DualTimestepsConfig([(1, 2)], 1e-9, separation=True)):
+        heads = config.build(model.domain.backbone)
+        heads.remove()
+        study = replace(model, alignment=config, heads=heads.heads.state_dict())
+        found = gradient_norms(study, list(range(8)), 0, READING)
+        assert (found["alignment"] < 1e-3 * found["flow"]).all() and found["alignment"][0] > 0
+        torch.testing.assert_close(found["total"], found["flow"], rtol=1e-3, atol=0)
+    alone = replace(model, alignment=DualTimestepsConfig(None), heads={})
+    assert list(gradient_norms(alone, list(range(8)), 0, READING)) == ["flow"]
 
 
 def test_a_run_without_alignment_has_the_flow_gradient_only():

@@ -10,7 +10,7 @@ from image.train import ENTRY
 
 FOLDER = Path(image.conf.__file__).parent / "experiment"
 IMAGENET = sorted(path.stem for path in FOLDER.glob("imagenet*.yaml"))
-PAIRS = {"S": (4, 7), "B": (4, 7), "L": (7, 14), "XL": (8, 16)}  # the paper names XL's, ours are at the same depths
+PAIRS = {"S": (4, 7), "B": (4, 7), "L": (8, 18), "XL": (8, 16)}  # L and XL are the paper's
 
 
 @pytest.mark.parametrize("name", IMAGENET)

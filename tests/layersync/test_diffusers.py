@@ -22,6 +22,11 @@ IMAGE, VIDEO = noise(B, 4, 8, 8), noise(B, 4, 2, 8, 8)
 JOINT = {"joint_attention_dim": TEXT, "out_channels": 4}
 # class: (options, inputs, number of tokens that are no text)
 TINY = {
+    "DiTTransformer2DModel": (
+        {**SMALL, "in_channels": 4, "sample_size": 8, "num_embeds_ada_norm": 10},
+        {"hidden_states": IMAGE, "class_labels": torch.tensor([3, 5])},
+        16,
+    ),
     "SD3Transformer2DModel": (
         {
             **SMALL,
@@ -119,10 +124,11 @@ def test_the_tokens_that_are_no_text_are_taken(name):
     torch.manual_seed(0)
     model = getattr(diffusers, name)(**arguments)
     sync = LayerSync(model, [(1, 2)], **options_of_the_page()[name])
-    model(timestep=STEPS, encoder_hidden_states=TEXTS, **inputs)
+    inputs = inputs if "class_labels" in inputs else {"encoder_hidden_states": TEXTS, **inputs}
+    model(timestep=STEPS, **inputs)
     shapes = [tokens.shape[:2] for tokens in sync.hooks.take().values()]
     assert shapes == [(B, count), (B, count)]
-    model(timestep=STEPS, encoder_hidden_states=TEXTS, **inputs)
+    model(timestep=STEPS, **inputs)
     sync().backward()
 
 

@@ -277,6 +277,16 @@ def test_an_encoder_of_torch_says_itself_that_its_sequence_comes_first():
     torch.testing.assert_close(encoder_loss(batch_first=False, token_dim=0), encoder_loss(batch_first=True))
 
 
+def test_an_encoder_that_packs_padding_away_while_evaluating_is_told_how_not_to():
+    layer = nn.TransformerEncoderLayer(WIDTH, 2, 32, batch_first=True)
+    model = nn.TransformerEncoder(layer, 3).eval()
+    sync = LayerSync(model, [(1, 2)])
+    with torch.no_grad():
+        model(seeded(2, 4, WIDTH), src_key_padding_mask=torch.tensor([[0, 0, 0, 1], [0, 0, 1, 1]]).bool())
+    with pytest.raises(TypeError, match=r"'layers\.0' returned a nested tensor; .*enable_nested_tensor=False"):
+        sync()
+
+
 class Attending(nn.Module):
     """A block of somebody's own around torch's attention, whose default is sequence-first."""
 

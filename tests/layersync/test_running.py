@@ -15,6 +15,7 @@ from layersync import LayerSync, compiler
 from layersync.compiler import SETTINGS
 from layersync.hooks import LayerHooks
 from tests.core.stand_in import Block, Transformer, gradients, media, transformer
+from tests.rows import every_row
 
 
 class Checkpointed(Transformer):
@@ -135,6 +136,23 @@ def test_activation_checkpointing_changes_nothing(way):
         assert not any(sync.hooks.tokens.values())
     with pytest.raises(RuntimeError, match="did not fire"):
         sync()
+
+
+@every_row("built", ["before", "after"])
+def test_adapters_up_to_the_weak_block_learn(built):
+    """Built on the model before peft puts adapters into it, or on the PeftModel that is called."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["linear"])
+    model = transformer()
+    sync = LayerSync(model, [(2, 4)]) if built == "before" else None
+    call = peft.get_peft_model(model, config)
+    sync = sync or LayerSync(call, [(2, 4)])
+    call(media())
+    sync().backward()
+    found = {name: gradient for name, gradient in gradients(call).items() if "lora_B" in name}
+    learn = {int(name.split("blocks.")[1].split(".")[0]) + 1 for name, each in found.items() if each is not None}
+    assert learn == {1, 2}
+    assert all("lora_" in name for name, each in gradients(call).items() if each is not None)
 
 
 def test_a_block_run_again_in_backward_is_not_heard():

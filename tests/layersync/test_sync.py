@@ -1,9 +1,11 @@
 """LayerSync: recorded numbers, where its gradient goes, frames and times, and what it refuses."""
 
 import math
+from collections import UserList
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from layersync import TIME_WEIGHTS, LayerSync
@@ -257,12 +259,18 @@ def test_no_pair_is_refused():
         LayerSync(transformer(), [])
 
 
-@pytest.mark.parametrize("pairs", [(2, 4), [(2, 4, 5)], [(1, 2, 3), (4, 5, 6)], [2], ["24"]])
+@pytest.mark.parametrize("pairs", [(2, 4), [(2, 4, 5)], [(1, 2, 3), (4, 5, 6)], [2], ["24"], [b"24"], [{2, 4}]])
 def test_pairs_of_another_form_are_refused(pairs):
     model = transformer()
     with pytest.raises(ValueError, match=r"pairs is .*\(weak, strong\) pairs"):
         LayerSync(model, pairs)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_pairs_may_come_from_a_config_of_hydra():
+    for pairs in (OmegaConf.create([[2, 4], ["blocks.0", "blocks.2"]]), UserList([UserList([2, 4]), (1, 3)])):
+        sync = LayerSync(transformer(), pairs)
+        assert sync.pairs == [("blocks.1", "blocks.3"), ("blocks.0", "blocks.2")]
 
 
 def test_a_layer_that_is_meant_twice_hands_over_in_one_way():

@@ -138,7 +138,7 @@ def test_a_sample_without_a_real_token_counts_in_no_mean():
 
 def test_a_batch_without_a_real_token_is_zero_and_moves_nothing():
     sync = played([(1, 2)], *two_sides(2, 3, 4), weight=1.0)
-    loss = sync(mask=torch.zeros(2, 3))
+    loss = sync(mask=torch.zeros(2, 3, dtype=torch.bool))
     loss.backward()
     assert loss == 0 and (sync.model.blocks[0].tokens.grad == 0).all()
     assert masked_mean(torch.full((2, 3), math.nan), torch.zeros(2, 3)) == 0
@@ -154,6 +154,10 @@ def test_an_empty_batch_is_zero():
     [
         (torch.tensor([[[[0.0, -1e4, -1e4]]]] * 2), r"mask holds -10000, as a mask that is added to scores"),
         (torch.tensor([[1.0, math.nan, 1.0]] * 2), r"mask holds nan"),
+        (
+            torch.zeros(2, 3),
+            r"mask holds 0 throughout, as a mask that is added to scores does",
+        ),
         (torch.ones(3), r"mask is torch\.float32 of shape \(3,\); needed: \(B, N\)"),
         (torch.tensor(True), r"mask is torch\.bool of shape \(\); needed"),
         (torch.ones(2, 3, dtype=torch.complex64), r"mask is torch\.complex64"),

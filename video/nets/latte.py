@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from einops import rearrange
 from torch import Tensor
 
@@ -39,12 +40,13 @@ class FoldedAttention(Attention):
         self.fold = fold
 
     def forward(self, x: Tensor, angles: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """x (B, F, N, D), mask (B, F, N); a row of tokens of which none is real attends to itself."""
+        """x (B, F, N, D), mask (B, F, N) as `visible_keys` reads it; a row without a real token attends to itself."""
         sides = {"f": x.shape[1], "n": x.shape[2]}
         keys = None
         if mask is not None:
             keys = rearrange(mask, f"b f n -> {self.fold}")
-            keys = keys | ~keys.any(1, keepdim=True)  # the softmax of no key is NaN
+            if keys.dtype == torch.bool:  # a group has its own tokens
+                keys = keys | ~keys.any(1, keepdim=True)  # the softmax of no key is NaN
         out = super().forward(rearrange(x, f"b f n d -> {self.fold} d"), angles, keys)
         return rearrange(out, f"{self.fold} d -> b f n d", **sides)
 
@@ -89,8 +91,11 @@ class Latte(SiT):
         tokens = self.x_embedder(rearrange(x, "b c f y x -> (b f) c y x")) + self.pos_embed
         tokens = tokens.unflatten(0, (len(x), frames))
         c = self.embed_condition(t, condition)
-        c = c[:, None, None] if c.ndim == 2 else c.unflatten(1, (frames, -1))
-        mask = None if mask is None else mask.bool().unflatten(1, (frames, -1))
+        if isinstance(c, tuple):
+            c = c[0], c[1].unflatten(1, (frames, -1))
+        else:
+            c = c[:, None, None] if c.ndim == 2 else c.unflatten(1, (frames, -1))
+        mask = None if mask is None else mask.unflatten(1, (frames, -1))
         along = None if self.frame_angles is None else self.frame_angles[:frames]
         for number, block in enumerate(self.blocks):
             if number == 1:

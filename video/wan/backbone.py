@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange, repeat
@@ -36,6 +36,7 @@ class WanConfig:
     other_expert  of Wan 2.2, for samples: load the expert that is not trained too; else the trained one makes them all
     """
 
+    token_groups: ClassVar[bool] = False
     expert: Expert = "only"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     other_expert: bool = field(default=True, metadata=FREE)

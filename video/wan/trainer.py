@@ -37,7 +37,7 @@ GIGABYTE = 1e9
 class FinetuneTrainer(Trainer):
     """A `core.train.trainer.Trainer` of a `WanBackbone`."""
 
-    def count_flops(self) -> int:
+    def count_flops(self, token_times: bool = False) -> int:
         """FLOPs of one sample in a training step, counted on a network without weights: a clip has many tokens."""
         model, length = self.model, self.model.texts.length
         with torch.device("meta"):
@@ -45,7 +45,7 @@ class FinetuneTrainer(Trainer):
             blank = BlankTexts(length, transformer.config.text_dim)
             shell = WanBackbone(transformer, self.domain.latent_shape, blank)
         numbers = torch.zeros(1, dtype=torch.int64, device="meta")
-        return FROZEN_FACTOR * forward_flops(shell, self.domain.latent_shape, numbers)
+        return FROZEN_FACTOR * forward_flops(shell, self.domain.latent_shape, numbers, token_times)
 
     def begin(self) -> None:
         """Show the clips, try one batch, tell its tokens and memory, and sample before the first step."""

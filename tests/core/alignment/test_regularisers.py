@@ -13,16 +13,12 @@ from core.alignment.methods import ALIGNMENTS
 from core.alignment.sra import Head, SRAConfig, later_time
 from core.alignment.sra2 import SRA2Config, make_head
 from core.alignment.teacher import Teacher
-from core.conditioning.labels import LabelConditioning, LabelConfig
 from core.contracts import Batch
 from core.draws import StepRandom
-from core.flow.objective import FlowMatching, ObjectiveConfig
 from core.flow.path import Interpolant, Linear, Table
-from core.latents.pixels import Pixels
-from core.nets.layers import BlockOptions, LabelEmbedder
-from core.nets.sit import Recipe, SiT
 from core.step import TrainingLoss
 from image.train import ENTRY as TRAIN
+from tests.core.alignment.parts import loss_parts, tiny
 from tests.golden_files import load_golden, with_prefix
 
 GOLDEN, FACTS = load_golden("regularisers")
@@ -135,16 +131,6 @@ def test_a_later_time_is_one_that_the_path_has():
     assert (levels <= path.network_time(path.times(t, "data"))).all()
 
 
-def tiny(width=24, depth=3):
-    """A SiT with random weights everywhere, for latents (2, 6, 4) in patches of 2."""
-    model = SiT((2, 6, 4), Recipe(depth, 2, BlockOptions(width, 2)), lambda size: LabelEmbedder(3, size, null_row=True))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return model
-
-
 def test_sra2_compares_the_heads_patches_with_those_of_the_clean_latent():
     model, random = tiny(), StepRandom(0, 0)
     method = SRA2Config(layer=2, weight=1.0, beta=0.05).build(model)
@@ -239,13 +225,15 @@ def test_bad_options_are_refused_when_the_config_is_made():
 
 
 def test_every_method_says_which_layers_it_listens_to():
-    options = {"none": {}, "layersync": {"pairs": [(1, 9)]}, "sra": {"pairs": [(1, 9)]}}
+    paired = ("layersync", "sra", "self_flow", "dual_timesteps")
+    options = {"none": {}, **{name: {"pairs": [(1, 9)]} for name in paired}}
+    options["several"] = {"of": {"sra2": SRA2Config(9), "sra": SRAConfig([(1, 2)])}}
     for name, schema in ALIGNMENTS.items():
         config = schema(**options.get(name, {"layer": 9}))
         check_layers(config, 9)
         if name != "none":
             with pytest.raises(
-                ValueError, match=r"alignment\.(pairs|layer) names block 9, which does not exist: .*blocks 1 to 8"
+                ValueError, match=r"alignment\.(pairs|layer|of) names block 9, which does not exist: .*blocks 1 to 8"
             ):
                 check_layers(config, 8)
 
@@ -283,8 +271,7 @@ def test_a_method_may_ask_for_a_time_for_each_token():
 
     model, method = tiny(), Kept()
     batch = Batch(torch.zeros(4, 2, 6, 4), torch.zeros(4, dtype=torch.int64), torch.arange(4))
-    conditioning = LabelConditioning(LabelConfig(drop=0), 3)
-    parts = (Pixels(), conditioning, model, model, FlowMatching(ObjectiveConfig(), model.expand), method)
+    parts = (*loss_parts(model), method)
     for needs, shape in ((Needs(), (4,)), (Needs(token_times=True), (4, 6))):
         TrainingLoss(*parts, needs=needs)(batch, StepRandom(0, 0), 0)
         assert method.t.shape == shape

@@ -86,10 +86,11 @@ def test_counts_that_a_machine_would_only_hang_on_are_refused(configs, domain):
         assert f"{'.'.join(path)} is 1000000000; it must be " in message(schema, with_value(values, path, 10**9))
 
 
-OF_PAIRS, OF_LAYERS = ("layersync", "sra"), ("dispersive", "sra2")
+OF_PAIRS, OF_LAYERS = ("layersync", "sra", "self_flow", "dual_timesteps"), ("dispersive", "sra2")
+WITHOUT_PAIRS = ("dual_timesteps",)  # null: nothing is aligned
 
 
-@every_row("name", sorted(set(ALIGNMENTS) - {"none"}))
+@every_row("name", sorted(set(ALIGNMENTS) - {"none", "several"}))
 @every_row("weight", [-1, 0, math.nan, math.inf, True, None, [0.2], "heavy"])
 def test_every_alignment_refuses_a_weight_that_is_none(configs, name, weight):
     values, schema = configs["image"]
@@ -102,7 +103,8 @@ def test_every_alignment_refuses_a_weight_that_is_none(configs, name, weight):
 @every_row("pairs", [[], [[1, 99]], [[0, 1]], [[-1, 2]], [[1, 2.5]], [[1]], [[1, 2, 3]], [1, 2], None, [[1, math.nan]]])
 def test_every_alignment_of_pairs_refuses_blocks_that_are_not_there(configs, name, pairs):
     values, schema = configs["image"]
-    assert "alignment.pairs" in message(schema, {**values, "alignment": {"name": name, "pairs": pairs}})
+    said = message(schema, {**values, "alignment": {"name": name, "pairs": pairs}})
+    assert ("alignment.pairs" in said) != (pairs is None and name in WITHOUT_PAIRS)
 
 
 @every_row("name", OF_LAYERS)
@@ -113,4 +115,4 @@ def test_every_alignment_of_a_layer_refuses_a_block_that_is_not_there(configs, n
 
 
 def test_every_alignment_is_one_of_pairs_or_of_a_layer():
-    assert {*OF_PAIRS, *OF_LAYERS, "none"} == set(ALIGNMENTS)
+    assert {*OF_PAIRS, *OF_LAYERS, "none", "several"} == set(ALIGNMENTS)

@@ -9,61 +9,23 @@ import pytest
 import torch
 
 import core.train.notes
-from core.commands.entry import compose_config
 from core.contracts import Batch
-from core.data.stream import SampleStream, collate, fingerprint
+from core.data.stream import fingerprint
 from core.draws import StepRandom
 from core.latents.tokenizer import MediaError
 from core.processes.failures import NonFiniteError, SamplesError
-from core.processes.world import World, pick_device
-from core.schema import plain, strict
+from core.processes.world import pick_device
+from core.schema import plain
 from core.storage.checkpoint import read_checkpoint
 from core.storage.provenance import ROOT, json_sha256
-from core.storage.run_folder import RunDirectory
 from core.train.config import TrainerConfig
-from core.train.trainer import Trainer
-from image.train import ImageConfig, build_domain
-
-BATCH = 8
-TINY = [
-    "trainer.steps=20",
-    f"trainer.batch_size={BATCH}",
-    "backbone.depth=2",
-    "backbone.hidden_size=16",
-    "backbone.num_heads=2",
-    "alignment.pairs=[[1,2]]",
-    "evaluation=none",
-    "device=cpu",
-]
+from tests.core.train.small import BATCH, batch_of, make_trainer, opened
 
 
 @pytest.fixture
 def make(tmp_path):
     """A trainer of a tiny run."""
-
-    def make(*overrides):
-        values = compose_config("image.conf", "train", [*TINY, f"runs_dir={tmp_path}", *overrides])
-        config = strict(ImageConfig, values)
-        cpu = torch.device("cpu")
-        run = RunDirectory.create(config.runs_dir, "image", config.name)
-        return Trainer(config, build_domain(config, cpu, evaluate=False), run, World())
-
-    return make
-
-
-def batch_of(trainer, step=0, size=BATCH):
-    """The batch of a step."""
-    stream = SampleStream(trainer.domain.dataset, trainer.config.seed)
-    return collate([stream[position] for position in range(step * size, (step + 1) * size)])
-
-
-def opened(trainer):
-    """The trainer with every weight random, so that no gate is shut."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in trainer.model.parameters():
-            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return trainer
+    return functools.partial(make_trainer, tmp_path)
 
 
 # --- what a step draws and uses

@@ -28,7 +28,11 @@ SMALL = (
     "device=cpu",
 )
 # Keys of alignment methods that name blocks, as they fit three of them: those that a method has are set.
-BLOCKS = {"pairs": "[[1,2]]", "layer": "1"}
+BLOCKS = {
+    "pairs": "[[1,2]]",
+    "layer": "1",
+    "of": "{layersync: {pairs: [[1,2]]}, sra: {pairs: [[1,3]]}, near: {name: sra2, layer: 1}}",
+}
 Bad = tuple[tuple[str, ...], tuple[str, ...]]  # words of a command line, and words of its error
 
 

@@ -179,3 +179,17 @@ def test_a_row_without_a_real_token_attends_to_itself_whatever_kernel_runs(fold)
     torch.testing.assert_close(attention(x, mask=mask), attention(x))
     mask[0, 0, 0] = False
     assert not torch.allclose(attention(x, mask=mask)[0], attention(x)[0])
+
+
+def test_groups_of_tokens_do_not_see_each_other_along_either_fold():
+    """Whatever the number of their own kind in a frame or at a place; padding, group 0, is apart as well."""
+    groups = torch.randint(0, 3, (2, 3, 4), generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 3, 4, 16, generator=torch.Generator().manual_seed(1))
+    for fold in (SPACE, TIME):
+        attention = FoldedAttention(BlockOptions(16, 2), fold)
+        out = attention(x, mask=groups)
+        for group in range(3):
+            own = groups == group
+            spoilt = torch.where(own[..., None], x, 9.0)
+            torch.testing.assert_close(attention(spoilt, mask=groups)[own], out[own])
+        assert (attention(spoilt)[own] - attention(x)[own]).abs().max() > 1e-3

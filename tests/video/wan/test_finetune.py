@@ -240,6 +240,10 @@ def test_a_loss_that_is_not_finite_names_the_clip(words, monkeypatch):
         (["data.flip=true"], ["data.flip is True", "each clip is encoded once"]),
         (["alignment.pairs=[[1,4]]"], ["alignment.pairs names block 4", "blocks 1 to 3"]),
         (["alignment=wan_layersync", "alignment.pairs=[[9,17]]"], ["alignment.pairs names block 9", "blocks 1 to 3"]),
+        (
+            ["alignment=dual_timesteps", "alignment.pairs=null", "alignment.separation=true"],
+            ["alignment.separation is true", "allowed with this backbone: false"],
+        ),
         (["data.size=[32,40]"], ["do not fit Wan's transformer", "data.size"]),
         (["data.size=[32,36]"], ["data.size"]),
         (["data.captions=null"], ["no captions", "data.captions"]),

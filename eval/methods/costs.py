@@ -1,0 +1,51 @@
+"""What a method costs: parameters, FLOPs and seconds of a step, and all it takes until a measure has a value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from eval.methods.numbers import Reached
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Means over the runs of a method; null where a run did not record it, and where the value is not reached.
+
+    parameters        trained ones, heads among them
+    flops_per_step    of all samples of a step, forward and backward, teachers and heads among them
+    seconds_per_step  of training, without evaluations
+    steps             until the mean curve first has the value
+    at_most           it has it at the first evaluation, perhaps before
+    seconds, flops    of these steps
+    """
+
+    parameters: float | None
+    flops_per_step: float | None
+    seconds_per_step: float | None
+    steps: float | None
+    at_most: bool
+    seconds: float | None
+    flops: float | None
+
+
+def cost_of(summaries: Sequence[Mapping[str, Any]], reached: Reached | None) -> Cost:
+    """The cost of a method from the summaries of its runs, and the step at which it has the value."""
+    flops = _mean(summaries, "flops_per_step")
+    total, steps = _mean(summaries, "train_seconds"), _mean(summaries, "steps")
+    seconds = None if total is None else total / steps
+    taken = None if reached is None else reached.step
+
+    def until(each: float | None) -> float | None:
+        return None if each is None or taken is None else each * taken
+
+    at_most = reached is not None and reached.at_most
+    return Cost(_mean(summaries, "parameters"), flops, seconds, taken, at_most, until(seconds), until(flops))
+
+
+def _mean(summaries: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    values = [each.get(name) for each in summaries]
+    return None if None in values else float(np.mean(values))

@@ -1,0 +1,25 @@
+"""A small backbone and the other parts of a training loss."""
+
+import torch
+
+from core.conditioning.labels import LabelConditioning, LabelConfig
+from core.flow.objective import FlowMatching, ObjectiveConfig
+from core.latents.pixels import Pixels
+from core.nets.layers import BlockOptions, LabelEmbedder
+from core.nets.sit import Recipe, SiT
+
+
+def tiny(width=24, depth=3):
+    """A SiT with random weights everywhere, for latents (2, 6, 4) in patches of 2."""
+    model = SiT((2, 6, 4), Recipe(depth, 2, BlockOptions(width, 2)), lambda size: LabelEmbedder(3, size, null_row=True))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def loss_parts(model):
+    """What a `core.step.TrainingLoss` has in front of the alignment."""
+    conditioning = LabelConditioning(LabelConfig(drop=0), 3)
+    return Pixels(), conditioning, model, model, FlowMatching(ObjectiveConfig(), model.expand)
