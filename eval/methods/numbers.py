@@ -20,8 +20,22 @@ from eval.statistics.estimate import Estimate, Interval
 Better = Literal["lower", "higher"]
 LEVEL = 0.95
 # Parts of the names of metrics that say which way is better.
-LOWER = ("distance", "fid", "fad", "fvd", "kid", "mmd", "loss", "divergence", "error", "nll")
-HIGHER = ("accuracy", "precision", "recall", "inception_score", "coverage", "density", "psnr", "ssim", "clap_score")
+LOWER = (
+    *("distance", "fid", "fad", "fvd", "kid", "mmd", "loss", "divergence", "error", "nll"),
+    *("matching_score", "skate_ratio", "jerk", "penetration", "floating"),
+)
+HIGHER = (
+    "accuracy",
+    "precision",
+    "recall",
+    "inception_score",
+    "coverage",
+    "density",
+    "psnr",
+    "ssim",
+    "clap_score",
+    "clip_score",
+)
 
 
 def direction(metric: str, better: str = "auto") -> Better:

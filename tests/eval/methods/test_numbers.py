@@ -101,5 +101,8 @@ def test_direction_by_name():
     """Known names say which way is better; an unknown one is asked about."""
     assert direction("frechet_distance") == "lower" and direction("class_accuracy") == "higher"
     assert direction("class_accuracy", "lower") == "lower"
+    motion = {"moves/fid": "lower", "moves/r_precision_3": "higher", "t2m263/matching_score": "lower"}
+    motion |= {"skate_ratio": "lower", "physics/jerk": "lower", "mardm67/clip_score": "higher"}
+    assert {name: direction(name) for name in motion} == motion
     with pytest.raises(ValueError, match=r"better is 'auto'.*'wonder'.*lower, higher"):
         direction("wonder")
