@@ -148,10 +148,3 @@ KIT = Skeleton(
 )
 
 SKELETONS = {"t2m": T2M, "kit": KIT}
-
-
-def skeleton_by_name(name: str) -> Skeleton:
-    """The skeleton that `data.skeleton` names; ValueError with the allowed ones."""
-    if name not in SKELETONS:
-        raise ValueError(f"data.skeleton is {name!r}; allowed: {list(SKELETONS)}")
-    return SKELETONS[name]

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from motion.body.features import headings, turn_back
-from motion.body.placing import centred, on_floor, place, process, retarget
+from motion.body.placing import centred, facing_forward, mirror, on_floor, place, process, retarget
 from motion.body.representations import REPRESENTATIONS
-from motion.body.skeleton import SKELETONS, T2M, skeleton_by_name
+from motion.body.skeleton import SKELETONS, T2M
 from tests.golden_files import load_golden, with_prefix
 from tests.motion.bodies import moving, standing
 from tests.rows import every_row
@@ -46,12 +46,17 @@ def test_a_skeleton_fits_together(skeleton):
     sided = {joint for joint, name in enumerate(skeleton.joint_names) if name.startswith(("left", "right"))}
     assert skeleton.left | skeleton.right == sided and not skeleton.left & skeleton.right
     assert all(skeleton.joint_names[joint].startswith("left") for joint in skeleton.left)
-    assert skeleton_by_name(skeleton.name) is skeleton
+    assert SKELETONS[skeleton.name] is skeleton
 
 
-def test_another_skeleton_is_refused():
-    with pytest.raises(ValueError, match=r"data.skeleton is 'smplx'; allowed: \['t2m', 'kit'\]"):
-        skeleton_by_name("smplx")
+@every_row("skeleton", SKELETONS.values())
+def test_a_mirror_twice_is_the_clip_itself(skeleton):
+    joints = place(moving(skeleton, 40, seed=5, degrees=2.0), skeleton)
+    seen = mirror(joints, skeleton)
+    assert torch.equal(mirror(seen, skeleton), joints)
+    hand, other = (skeleton.joint_names.index(f"{side}_wrist") for side in ("left", "right"))
+    assert torch.equal(seen[:, hand], joints[:, other] * torch.tensor((-1.0, 1.0, 1.0)))
+    assert (facing_forward(seen, skeleton) - seen).abs().max() < 1e-5
 
 
 @every_row("number", [0, 1, 2])
