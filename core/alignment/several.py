@@ -50,6 +50,9 @@ class SeveralConfig:
 
     def __post_init__(self) -> None:
         timed = [label for label, method in self.of.items() if method.needs.token_times]
+        twice = [label for label, method in self.of.items() if method.needs.second_output]
+        if len(twice) > 1:
+            raise ValueError(f"{KEY} holds {' and '.join(twice)}, which all predict when sampling; needed: one of them")
         if len(timed) > 1:
             raise ValueError(f"{KEY} holds {' and '.join(timed)}, which all give tokens times; needed: one of them")
 
@@ -128,6 +131,11 @@ class Several(Alignment):
             similarity |= {f"{label}/{pair}": value for pair, value in found.similarity.items()}
             values |= {f"{label}/{name.removeprefix(f'{label}/')}": value for name, value in found.values.items()}
         return AlignmentTerms(torch.stack(losses).sum(), similarity, values)
+
+    def second_output(self) -> Any:
+        """Of the one method that has it."""
+        own = [each for each in self.methods.values() if type(each).second_output is not Alignment.second_output]
+        return own[0].second_output() if own else None
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -99,6 +99,7 @@ class RunConfig:
             raise ValueError(f"sample_batch_size is {self.sample_batch_size}; it must be at least 1")
         check_solver(self.sampler, build_path(self.objective.path))
         self._check_needs()
+        self._check_internal_guidance()
         if self.optimizer.gradient == "matched" and not self.alignment.layers:
             raise ValueError("optimizer.gradient is 'matched', but the run has no alignment; allowed then: total")
 
@@ -119,6 +120,14 @@ class RunConfig:
             raise ValueError(
                 f"objective.time_per is 'token', but alignment {name!r} gives tokens their times; allowed with it: "
                 "sample"
+            )
+
+    def _check_internal_guidance(self) -> None:
+        """Raises ValueError for a sampler that wants a second prediction where nothing makes one."""
+        if self.sampler.internal_scale != 1 and not self.alignment.needs.second_output:
+            raise ValueError(
+                f"sampler.internal_scale is {self.sampler.internal_scale}, but alignment {self.alignment_name!r} makes "
+                "no second prediction; allowed with it: 1"
             )
 
     @property
@@ -162,13 +171,15 @@ class RunConfig:
         """Raises ValueError where tokens are told apart that the backbone treats alike.
 
         backbone  its config, with `token_times` False where it takes one time for a sample, and `token_groups` False
-                  where its attention takes no groups
+                  where its attention takes no groups; `output_layer` False where it has none to be copied
         """
         name, needs = self.alignment_name, self.alignment.needs
         if self.token_times and not getattr(backbone, "token_times", True):
             if needs.token_times:
                 raise ValueError(f"alignment is {name!r}, which gives a sample two times; this backbone takes one")
             raise ValueError("objective.time_per is 'token'; allowed with this backbone: sample")
+        if needs.second_output and not getattr(backbone, "output_layer", True):
+            raise ValueError(f"alignment is {name!r}, which needs a second output layer; this backbone offers none")
         if needs.token_groups and not getattr(backbone, "token_groups", True):
             raise ValueError("alignment.separation is true; allowed with this backbone: false")
 

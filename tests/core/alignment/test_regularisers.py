@@ -59,7 +59,8 @@ def forward_of(latents, noise, t, random, mask=None, path=None):
     batch = Batch(latents, torch.zeros(len(latents)), torch.arange(len(latents)), mask)
     interpolant = Interpolant(path or Linear())
     x_t = interpolant.point(latents, noise, t)
-    return Forward(0, batch, latents, noise, t, x_t, batch.condition, x_t, random, interpolant)
+    objective = SimpleNamespace(interpolant=interpolant)
+    return Forward(0, batch, latents, noise, t, x_t, batch.condition, x_t, random, objective)
 
 
 def test_dispersive_is_the_recorded_formula_in_all_four_forms():
