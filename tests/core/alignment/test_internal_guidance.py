@@ -16,8 +16,11 @@ from core.nets.layers import BlockOptions, LabelEmbedder
 from core.nets.sit import Recipe, SiT
 from core.step import TrainingLoss
 from core.storage.weights import load_into
+from motion.nets.mdm import MDM
+from motion.nets.mdm import Recipe as MotionRecipe
 from tests.core.alignment.parts import loss_parts, tiny
 from tests.golden_files import load_golden, with_prefix
+from video.nets.latte import Latte
 
 CLOSE = {"atol": 2e-5, "rtol": 2e-4}
 
@@ -131,18 +134,36 @@ def test_samples_are_the_recorded_ones_alone_in_an_interval_and_with_classes(rec
         )
 
 
-@pytest.mark.parametrize("prediction", ["velocity", "data", "noise"])
-def test_the_target_is_the_objectives_and_padding_counts_nothing(prediction):
-    model = tiny()
-    method = InternalGuidanceConfig(3).build(model)  # the last block, through a copy: the same prediction
-    parts = loss_parts(model)
-    objective = FlowMatching(ObjectiveConfig(prediction=prediction), model.expand)
-    loss = TrainingLoss(*parts[:4], objective, method)
-    media, mask = torch.randn(2, 2, 6, 4, generator=torch.Generator().manual_seed(1)), torch.ones(2, 6, dtype=bool)
-    mask[1, 4:] = False
-    found = loss(Batch(media, torch.tensor([0, 2]), torch.arange(2), mask), StepRandom(0, 0, torch.device("cpu")), 0)
-    torch.testing.assert_close(found.values["early_loss/3"], found.flow.mean())
-    assert not any(each.data_ptr() == model.final_layer.linear.weight.data_ptr() for each in method.heads.parameters())
+def test_a_copy_on_the_last_block_has_the_flow_loss_of_every_prediction_and_backbone():
+    """The objective's own target, weighting and mask, on any axes of tokens, behind a prefix, with learn_sigma."""
+    block, generator = BlockOptions(24, 2), torch.Generator().manual_seed(1)
+
+    def labels(width):
+        return LabelEmbedder(3, width, null_row=True)
+
+    padded = torch.arange(4) < torch.tensor([4, 2])[:, None]
+    for make, mask in (
+        (tiny, torch.arange(6) < torch.tensor([6, 4])[:, None]),
+        (lambda: SiT((2, 6, 4), Recipe(3, 2, block, learn_sigma=True), labels), None),
+        (lambda: Latte((2, 2, 4, 4), Recipe(3, (1, 2, 2), block), labels), padded.repeat(1, 2)),
+        (lambda: MDM((2, 4), MotionRecipe(3, 24, 2, 32), actions=3), padded),
+    ):
+        for prediction in ("velocity", "data", "noise"):
+            model = make()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+            method = InternalGuidanceConfig(3).build(model)
+            objective = FlowMatching(ObjectiveConfig(prediction=prediction), model.expand)
+            loss = TrainingLoss(*loss_parts(model)[:4], objective, method)
+            shape = getattr(model, "latent_shape", None) or (model.in_channels, *model.input_size)
+            media = torch.randn(2, *shape, generator=generator)
+            rows = Batch(media, torch.tensor([0, 2]), torch.arange(2), mask)
+            found = loss(rows, StepRandom(0, 0, torch.device("cpu")), 0)
+            torch.testing.assert_close(found.values["early_loss/3"], found.flow.mean())
+            torch.testing.assert_close(found.total, 1.5 * found.flow.mean())
+            copied, own = method.heads["output"].state_dict(), model.output_layer.state_dict()
+            assert all(copied[name].data_ptr() != own[name].data_ptr() for name in own)
 
 
 def test_what_cannot_be_is_refused():
