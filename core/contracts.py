@@ -212,6 +212,20 @@ class Backbone(Protocol):
         ...
 
 
+class FeatureEncoder(Protocol):
+    """A frozen network that makes features of clean media, a target of an alignment.
+
+    width: features E of a place; flops: of one sample's pass.
+    """
+
+    width: int
+    flops: int
+
+    def __call__(self, media: Tensor) -> Tensor:
+        """(B, *media) in [-1, 1] -> (B, E, *grid) without gradient, on as many axes as the backbone's tokens have."""
+        ...
+
+
 class Conditioning(Protocol):
     """What a sample is asked to be: dropped in training, made up when sampling."""
 
@@ -251,7 +265,10 @@ class Evaluator(Protocol):
 
 @dataclass(frozen=True)
 class Domain:
-    """All components of one run, built from its config; `unit` is what a sample is called in records."""
+    """All components of one run, built from its config; `unit` is what a sample is called in records.
+
+    encoders  makes an encoder of its name, kind:folder; None: the domain has none
+    """
 
     name: str
     unit: str
@@ -261,6 +278,7 @@ class Domain:
     conditioning: Conditioning
     preview: Preview
     evaluator: Evaluator | None = None
+    encoders: Callable[[str], FeatureEncoder] | None = None
 
     @property
     def latent_shape(self) -> tuple[int, ...]:

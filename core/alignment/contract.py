@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from core.contracts import Batch, Condition
+from core.contracts import Batch, Condition, FeatureEncoder
 from core.draws import Random, numpy_rng
 from core.flow.objective import FlowMatching
 from core.flow.path import Interpolant
@@ -70,6 +70,7 @@ class Needs:
     token_times   two noise levels over the tokens of one sample, and no third
     token_groups  tokens that attend to those of their own group alone
     couples_rows  the loss of a sample depends on the others of the global batch, so the batch cannot be split
+    features      encoders of clean media by their names, kind:folder; `build` takes what makes them
     second_output  a second output layer; it offers a second prediction in sampling, and its heads are averaged
     """
 
@@ -78,6 +79,7 @@ class Needs:
     token_groups: bool = False
     couples_rows: bool = False
     second_output: bool = False
+    features: tuple[str, ...] = ()
 
 
 class Alignment:
@@ -172,7 +174,7 @@ class AlignmentConfig(Protocol):
         ...
 
     def build(self, model: nn.Module) -> Alignment:
-        """The method installed on the bare `model`, a `core.contracts.Backbone`."""
+        """The method installed on the bare `model`, a `core.contracts.Backbone`; see `build_alignment`."""
         ...
 
 
@@ -195,6 +197,13 @@ class NoAlignmentConfig:
     def build(self, model: nn.Module) -> NoAlignment:
         """The baseline's alignment: none."""
         return NoAlignment()
+
+
+def build_alignment(
+    config: AlignmentConfig, model: nn.Module, encoders: Callable[[str], FeatureEncoder] | None = None
+) -> Alignment:
+    """The method installed on the bare `model`; `encoders` is the domain's, for a config that `needs` features."""
+    return config.build(model, encoders) if config.needs.features else config.build(model)
 
 
 def settle(config: AlignmentConfig, num_blocks: int, seed: int) -> AlignmentConfig:

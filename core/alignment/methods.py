@@ -5,6 +5,7 @@ from __future__ import annotations
 from core.alignment.contract import NoAlignmentConfig
 from core.alignment.dispersive import DispersiveConfig
 from core.alignment.dual_timesteps import DualTimestepsConfig
+from core.alignment.external import ExternalConfig
 from core.alignment.internal_guidance import InternalGuidanceConfig
 from core.alignment.layersync import LayerSyncConfig
 from core.alignment.self_flow import SelfFlowConfig
@@ -21,6 +22,7 @@ ALIGNMENTS: dict[str, type] = {
     "self_flow": SelfFlowConfig,
     "dual_timesteps": DualTimestepsConfig,
     "internal_guidance": InternalGuidanceConfig,
+    "external": ExternalConfig,
     "several": SeveralConfig,
 }
 AnyAlignmentConfig = (
@@ -32,5 +34,6 @@ AnyAlignmentConfig = (
     | SelfFlowConfig
     | DualTimestepsConfig
     | InternalGuidanceConfig
+    | ExternalConfig
     | SeveralConfig
 )

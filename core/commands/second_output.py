@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from core.alignment.contract import settle
 from core.generate import SecondOutput
@@ -30,13 +29,11 @@ def load_second_output(config: Any, backbone: nn.Module, source: Path, weights: 
         raise ValueError(
             f"sampler.internal_scale is {scale}, but {source} has no second output layer ({group}); needed: 1"
         )
-    alignment = settle(config.alignment, len(backbone.blocks), config.seed).build(backbone)
-    load_into(alignment.heads, groups[group], f"group '{group}' of {source}")
+    method = settle(config.alignment, len(backbone.blocks), config.seed)
+    if hasattr(method, "predicting"):
+        method = method.predicting()
+    alignment = method.build(backbone)
+    state = {name: value for name, value in groups[group].items() if name in alignment.heads.state_dict()}
+    load_into(alignment.heads, state, f"group '{group}' of {source}")
     alignment.heads.to(next(backbone.parameters()).device)
-    both = alignment.second_output()
-
-    def second(predict: Callable[[], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-        with alignment.paused():  # the other methods beside it
-            return both(predict, x)
-
-    return second
+    return alignment.second_output()

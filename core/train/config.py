@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from core.alignment.contract import check_layers
 from core.alignment.methods import ALIGNMENTS, AnyAlignmentConfig
@@ -79,6 +79,7 @@ class RunConfig:
     allow_changes  keys (or groups of keys) that a continued run may have changed although they change what it computes
     """
 
+    encoders: ClassVar[tuple[str, ...]] = ()  # the kinds that the domain has, for `alignment.encoder`
     name: str = field(metadata=FREE)
     trainer: TrainerConfig
     runs_dir: str = field(default="runs", metadata=FREE)
@@ -116,6 +117,10 @@ class RunConfig:
                 f"ema.device is {self.ema.device!r}, but the average is the teacher of alignment {name!r}; allowed "
                 "with it: model"
             )
+        for encoder in needs.features:
+            if encoder.partition(":")[0] not in self.encoders:
+                kinds = ", ".join(f"{kind}:<folder>" for kind in self.encoders) or "no encoder in this domain"
+                raise ValueError(f"alignment.encoder is {encoder!r}; allowed: {kinds}")
         if needs.token_times and self.objective.time_per == "token":
             raise ValueError(
                 f"objective.time_per is 'token', but alignment {name!r} gives tokens their times; allowed with it: "
@@ -166,6 +171,14 @@ class RunConfig:
                 f"optimizer.lr_scale.blocks is {scale.blocks}; the backbone has blocks 1 to {backbone.num_blocks}"
             )
         self.check_guidance(drop, backbone.null_label)
+
+    def check_media(self, cached: bool) -> None:
+        """Raises ValueError where an encoder is to see media, and the data are latents of them."""
+        if cached and self.alignment.needs.features:
+            encoder = self.alignment.needs.features[0]
+            raise ValueError(
+                f"alignment.encoder is {encoder!r}, which sees media, but data is 'latents'; allowed: data of media"
+            )
 
     def check_tokens(self, backbone: Any) -> None:
         """Raises ValueError where tokens are told apart that the backbone treats alike.

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from core.alignment.contract import Needs, NoAlignment, reasons, settle
+from core.alignment.contract import Needs, NoAlignment, build_alignment, reasons, settle
 from core.alignment.teacher import Teacher
 from core.contracts import Batch, Domain, Requests
 from core.data.stream import StepPositions, step_batches
@@ -114,7 +114,7 @@ class Trainer(RunOutputs):
             spreading = (config.parallel, config.trainer.compile, self.world)
             self.teacher.network = spread(self.teacher.model, *spreading, trained=False)
         with seeded_weights(config.seed, "alignment heads"):
-            self.alignment = self.aligning.build(self.model)
+            self.alignment = build_alignment(self.aligning, self.model, self.domain.encoders)
         self.alignment.heads.to(self.world.device)
         forward = (self.count_flops() if config.token_times else self.flops) // TRAINING_FACTOR
         self.flops += self.alignment.extra_flops(forward, self.model.num_tokens)

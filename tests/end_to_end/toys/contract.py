@@ -31,6 +31,8 @@ SMALL = (
 BLOCKS = {
     "pairs": "[[1,2]]",
     "layer": "1",
+    "encoder": "dinov2:dinov2",
+    "width": "8",
     "of": "{layersync: {pairs: [[1,2]]}, sra: {pairs: [[1,3]]}, near: {name: sra2, layer: 1}}",
 }
 Bad = tuple[tuple[str, ...], tuple[str, ...]]  # words of a command line, and words of its error
@@ -60,6 +62,7 @@ class Toy:
     num_samples of the evaluation that `measured` makes small
     numbers     a distance and a share, by name, that training and `evaluate` measure
     of_real     the same of real media, in the summary of a run
+    encoder     writes a tiny encoder into a folder, for `alignment=external`; None: the domain has none
     """
 
     domain: str
@@ -82,6 +85,7 @@ class Toy:
     num_samples: int = 24
     numbers: tuple[str, str] = ("frechet_distance", "class_accuracy")
     of_real: tuple[str, str] = ("frechet_floor", "classifier_accuracy")
+    encoder: Callable[[Path], Path] | None = None
 
 
 def changed(words: Sequence[str], changes: Sequence[str]) -> tuple[str, ...]:
@@ -123,3 +127,11 @@ class User:
     def run(self, name: str | None = None) -> Path:
         """The folder of a run."""
         return self.place / "runs" / self.toy.domain / (name or self.toy.name)
+
+
+def encoders_for(*users: User) -> bool:
+    """Write the encoder of their domain into the places of all; whether there is one."""
+    for user in users:
+        if user.toy.encoder is not None:
+            user.toy.encoder(user.place / "dinov2")
+    return users[0].toy.encoder is not None
