@@ -228,6 +228,7 @@ def test_bad_options_are_refused_when_the_config_is_made():
 def test_every_method_says_which_layers_it_listens_to():
     paired = ("layersync", "sra", "self_flow", "dual_timesteps")
     options = {"none": {}, **{name: {"pairs": [(1, 9)]} for name in paired}}
+    options["external"] = {"layer": 9, "encoder": "dinov2:x"}
     options["several"] = {"of": {"sra2": SRA2Config(9), "sra": SRAConfig([(1, 2)])}}
     for name, schema in ALIGNMENTS.items():
         config = schema(**options.get(name, {"layer": 9}))
