@@ -320,9 +320,11 @@ def test_an_alignment_method_steps_and_resumes(toy, method, user):
     words = user.on_stand_in(*aligned(toy, method), "trainer.steps=3", "trainer.keep_checkpoints=1")
     other = User(toy, user.place / "stopped")
     other.place.mkdir()
-    if method == "external" and not encoders_for(user, other):
-        assert not refused(user, words, ("alignment.encoder is 'dinov2:dinov2'", "no encoder in this domain"))
+    encoder = encoders_for(user, other) if method == "external" else ()
+    if method == "external" and not encoder:
+        assert not refused(user, words, ("alignment.encoder is 'dinov2:encoder'", "no encoder in this domain"))
         return
+    words = changed(words, encoder)
     user.does("train", *words)
     with told_to_stop(2):
         assert other("train", *words).code == 143

@@ -59,7 +59,7 @@ def no_classes(root: Path) -> tuple[str, ...]:
 TOY = Toy(
     domain="image",
     name="digits",
-    encoder=save_dinov2,
+    encoder=("dinov2", save_dinov2),
     stand_in=(),
     measured=("evaluation.classifier_steps=5", "evaluation.num_samples=24"),
     request=("labels=[3,5]",),

@@ -73,7 +73,7 @@ TEXT = ("conditioning=text", "conditioning.encoder=t5", "conditioning.path=x", "
 TOY = Toy(
     domain="video",
     name="digits",
-    encoder=save_dinov2,
+    encoder=("dinov2", save_dinov2),
     stand_in=("data.num_clips=80", "data.clip.frames=4"),
     measured=("evaluation.classifier_steps=5", "evaluation.num_samples=24"),
     request=('labels=["3 right",5]', "sampler.guidance_scale=40"),  # after few steps a class says little
