@@ -185,6 +185,8 @@ class Backbone(Protocol):
                         (B, F, N, D)
     prefix_tokens       how many tokens stand in a block's output before the N of the latents; nobody else sees them
     frame_tokens        the number of tokens of a frame, frames being the slowest axis of N
+    output_layer        what makes the numbers of their patches of the tokens that stand for latents, called last with
+                        (tokens, *what conditions them); `as_latents(numbers, x)` is then the prediction, as x
     two_times           set where a t (B, N) has at most two values in a row, of which a backbone may make use
     draw(random, rows)  takes what the next forward pass in training drops, for a batch of so many rows, from the step's
                         streams; see `core.nets.dropout`
@@ -207,6 +209,20 @@ class Backbone(Protocol):
 
     def patches(self, x: Tensor) -> Tensor:
         """The numbers of x (B, *latent) that each token stands for, (B, N, token_size)."""
+        ...
+
+
+class FeatureEncoder(Protocol):
+    """A frozen network that makes features of clean media, a target of an alignment.
+
+    width: features E of a place; flops: of one sample's pass.
+    """
+
+    width: int
+    flops: int
+
+    def __call__(self, media: Tensor) -> Tensor:
+        """(B, *media) in [-1, 1] -> (B, E, *grid) without gradient, on as many axes as the backbone's tokens have."""
         ...
 
 
@@ -249,7 +265,10 @@ class Evaluator(Protocol):
 
 @dataclass(frozen=True)
 class Domain:
-    """All components of one run, built from its config; `unit` is what a sample is called in records."""
+    """All components of one run, built from its config; `unit` is what a sample is called in records.
+
+    encoders  makes an encoder of its name, kind:folder; None: the domain has none
+    """
 
     name: str
     unit: str
@@ -259,6 +278,7 @@ class Domain:
     conditioning: Conditioning
     preview: Preview
     evaluator: Evaluator | None = None
+    encoders: Callable[[str], FeatureEncoder] | None = None
 
     @property
     def latent_shape(self) -> tuple[int, ...]:

@@ -34,6 +34,9 @@ def together(world: World) -> Iterator[None]:
         raise SamplesError(world.on_main(lambda: next(each for each in gathered if each is not None)))
 
 
+SecondOutput = Callable[[Callable[[], Tensor], Tensor], tuple[Tensor, Tensor]]  # see `Alignment.second_output`
+
+
 class StoppedError(Exception):
     """Sampling was asked to stop."""
 
@@ -46,7 +49,7 @@ class Generator:
     number of them. `network` runs without exchange between them, in `precision`; the solver's arithmetic is fp32.
 
     A sample whose request has a mask has as many real tokens as that says: they attend to each other only, and the
-    latents of the others are zeros when they are decoded.
+    latents of the others are zeros when they are decoded. `second` makes the two predictions of internal guidance.
     """
 
     network: Backbone
@@ -56,6 +59,7 @@ class Generator:
     latent_shape: tuple[int, ...]
     world: World = World()  # noqa: RUF009, immutable
     precision: Precision = "fp32"
+    second: SecondOutput | None = None
 
     def __call__(
         self,
@@ -120,7 +124,8 @@ class Generator:
         try:
             shape = (len(requests), *self.latent_shape)
             null = replace(requests, condition=self.conditioning.null(requests.condition))
-            latents = self.sampler(self._predict, shape, requests, null, random)
+            predict = self._predict if self.sampler.config.internal_scale == 1 else self._predict_both
+            latents = self.sampler(predict, shape, requests, null, random)
             latents = self._without_padding(latents, requests.mask)
             self._check_finite(latents, random.indices, "has latents")
             media = self.tokenizer.decode(latents)
@@ -147,6 +152,15 @@ class Generator:
         with autocast(x.device, self.precision):
             prediction = self.network(x, t, requests.condition, requests.mask).float()
         return self._without_padding(prediction, requests.mask)  # nothing there that a solver could carry astray
+
+    def _predict_both(self, x: Tensor, t: Tensor, requests: Requests) -> tuple[Tensor, Tensor]:
+        if self.second is None:
+            scale = self.sampler.config.internal_scale
+            raise ValueError(
+                f"sampler.internal_scale is {scale}, but the weights have no second output layer; needed: 1"
+            )
+        prediction, early = self.second(lambda: self._predict(x, t, requests), x)
+        return prediction, self._without_padding(early, requests.mask)
 
     def _without_padding(self, values: Tensor, mask: Tensor | None) -> Tensor:
         """Values (B, *latent) with zeros where mask (B, N) is false."""

@@ -99,7 +99,7 @@ class TrainingLoss:
             condition=condition,
             prediction=result.prediction,
             random=random,
-            interpolant=self.objective.interpolant,
+            objective=self.objective,
         )
         aligned = self.alignment.terms(forward, self.teacher)
         total = result.loss.mean() + aligned.loss

@@ -9,13 +9,13 @@ Letters: B batch, N tokens.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from core.contracts import Batch, Condition
+from core.contracts import Batch, Condition, FeatureEncoder
 from core.draws import Random, numpy_rng
 from core.flow.objective import FlowMatching
 from core.flow.path import Interpolant
@@ -42,7 +42,7 @@ class Forward:
     condition    (B, ...) after the drop, as the network saw it
     prediction   (B, *latent) what the network returned
     random       the step's streams: what is drawn again under the same name is the same
-    interpolant  the path, laid out over latents
+    objective    what the flow loss is made by; `interpolant` is its path, laid out over latents
     """
 
     step: int
@@ -54,7 +54,12 @@ class Forward:
     condition: Condition
     prediction: Tensor
     random: Random
-    interpolant: Interpolant
+    objective: FlowMatching
+
+    @property
+    def interpolant(self) -> Interpolant:
+        """The path, laid out over latents."""
+        return self.objective.interpolant
 
 
 @dataclass(frozen=True)
@@ -65,12 +70,16 @@ class Needs:
     token_times   two noise levels over the tokens of one sample, and no third
     token_groups  tokens that attend to those of their own group alone
     couples_rows  the loss of a sample depends on the others of the global batch, so the batch cannot be split
+    features      encoders of clean media by their names, kind:folder; `build` takes what makes them
+    second_output  a second output layer; it offers a second prediction in sampling, and its heads are averaged
     """
 
     teacher: tuple[Layer, ...] = ()
     token_times: bool = False
     token_groups: bool = False
     couples_rows: bool = False
+    second_output: bool = False
+    features: tuple[str, ...] = ()
 
 
 class Alignment:
@@ -100,6 +109,10 @@ class Alignment:
         """The loss of the forward pass that just ran; `teacher` is there if the config `Needs` one."""
         raise NotImplementedError
 
+    def second_output(self) -> Callable[[Callable[[], Tensor], Tensor], tuple[Tensor, Tensor]] | None:
+        """For a method that `needs` it: (pass of the backbone, its x) -> its prediction and a second one, as x."""
+        return None
+
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Let the model run without being listened to, for sampling and validation."""
@@ -122,13 +135,15 @@ class Alignment:
         return 0
 
 
-def listen(model: nn.Module, layers: Sequence[Layer], blocks: str | None = None) -> LayerHooks:
+def listen(model: nn.Module, layers: Sequence[Layer], blocks: str | None = None, in_a_row: bool = True) -> LayerHooks:
     """Hooks on a backbone whose tokens are (B, N, D), in one row where its blocks hand over more axes (`token_dim`).
+
+    in_a_row: False leaves those axes as they are.
 
     Tokens in front of those of the latents (`prefix_tokens`) are left out.
     """
     axes = getattr(model, "token_dim", None)
-    tokens = behind_prefix(model) if axes is None else _in_a_row
+    tokens = behind_prefix(model) if axes is None else (_in_a_row if in_a_row else None)
     return LayerHooks(model, layers, blocks, LayerOutput(token_dim=axes, tokens=tokens))
 
 
@@ -159,7 +174,7 @@ class AlignmentConfig(Protocol):
         ...
 
     def build(self, model: nn.Module) -> Alignment:
-        """The method installed on the bare `model`, a `core.contracts.Backbone`."""
+        """The method installed on the bare `model`, a `core.contracts.Backbone`; see `build_alignment`."""
         ...
 
 
@@ -182,6 +197,13 @@ class NoAlignmentConfig:
     def build(self, model: nn.Module) -> NoAlignment:
         """The baseline's alignment: none."""
         return NoAlignment()
+
+
+def build_alignment(
+    config: AlignmentConfig, model: nn.Module, encoders: Callable[[str], FeatureEncoder] | None = None
+) -> Alignment:
+    """The method installed on the bare `model`; `encoders` is the domain's, for a config that `needs` features."""
+    return config.build(model, encoders) if config.needs.features else config.build(model)
 
 
 def settle(config: AlignmentConfig, num_blocks: int, seed: int) -> AlignmentConfig:

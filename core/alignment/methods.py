@@ -5,6 +5,8 @@ from __future__ import annotations
 from core.alignment.contract import NoAlignmentConfig
 from core.alignment.dispersive import DispersiveConfig
 from core.alignment.dual_timesteps import DualTimestepsConfig
+from core.alignment.external import ExternalConfig
+from core.alignment.internal_guidance import InternalGuidanceConfig
 from core.alignment.layersync import LayerSyncConfig
 from core.alignment.self_flow import SelfFlowConfig
 from core.alignment.several import SeveralConfig
@@ -19,6 +21,8 @@ ALIGNMENTS: dict[str, type] = {
     "sra2": SRA2Config,
     "self_flow": SelfFlowConfig,
     "dual_timesteps": DualTimestepsConfig,
+    "internal_guidance": InternalGuidanceConfig,
+    "external": ExternalConfig,
     "several": SeveralConfig,
 }
 AnyAlignmentConfig = (
@@ -29,5 +33,7 @@ AnyAlignmentConfig = (
     | SRA2Config
     | SelfFlowConfig
     | DualTimestepsConfig
+    | InternalGuidanceConfig
+    | ExternalConfig
     | SeveralConfig
 )

@@ -8,7 +8,7 @@ What stands under `of` is called as one likes; its method is what `name` says in
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -22,10 +22,12 @@ from core.alignment.contract import (
     Forward,
     Needs,
     NoAlignmentConfig,
+    build_alignment,
     reasons,
     settle,
 )
 from core.alignment.teacher import Teacher
+from core.contracts import FeatureEncoder
 from layersync.blocks import Layer
 
 KEY = "alignment.of"
@@ -50,6 +52,9 @@ class SeveralConfig:
 
     def __post_init__(self) -> None:
         timed = [label for label, method in self.of.items() if method.needs.token_times]
+        twice = [label for label, method in self.of.items() if method.needs.second_output]
+        if len(twice) > 1:
+            raise ValueError(f"{KEY} holds {' and '.join(twice)}, which all predict when sampling; needed: one of them")
         if len(timed) > 1:
             raise ValueError(f"{KEY} holds {' and '.join(timed)}, which all give tokens times; needed: one of them")
 
@@ -63,8 +68,14 @@ class SeveralConfig:
         """What any of them needs; the layers of all teachers."""
         needs = [method.needs for method in self.of.values()]
         layers = dict.fromkeys(layer for each in needs for layer in each.teacher)
-        kinds = [kind.name for kind in fields(Needs) if kind.name != "teacher"]
-        return Needs(tuple(layers), **{kind: any(getattr(each, kind) for each in needs) for kind in kinds})
+        encoders = dict.fromkeys(encoder for each in needs for encoder in each.features)
+        kinds = [kind.name for kind in fields(Needs) if kind.name not in ("teacher", "features")]
+        asked = {kind: any(getattr(each, kind) for each in needs) for kind in kinds}
+        return Needs(tuple(layers), features=tuple(encoders), **asked)
+
+    def predicting(self) -> AlignmentConfig:
+        """The methods that samples need: the one with a second output layer."""
+        return SeveralConfig({label: method for label, method in self.of.items() if method.needs.second_output})
 
     def settled(self, num_blocks: int, seed: int) -> SeveralConfig:
         """The config with what each method leaves open chosen; ValueError with the label of one that cannot be."""
@@ -79,13 +90,13 @@ class SeveralConfig:
         told = {label: reasons(method, num_blocks, seed) for label, method in self.of.items()}
         return [f"{label}: {line}" for label, lines in told.items() for line in lines]
 
-    def build(self, model: nn.Module) -> Several:
+    def build(self, model: nn.Module, encoders: Callable[[str], FeatureEncoder] | None = None) -> Several:
         """All methods installed on `model`; ValueError of one that does not fit, with its label."""
         built: dict[str, Alignment] = {}
         try:
             for label, method in self.of.items():
                 with _labelled(label):
-                    built[label] = method.build(model)
+                    built[label] = build_alignment(method, model, encoders)
         except ValueError:
             for each in built.values():
                 each.remove()
@@ -128,6 +139,11 @@ class Several(Alignment):
             similarity |= {f"{label}/{pair}": value for pair, value in found.similarity.items()}
             values |= {f"{label}/{name.removeprefix(f'{label}/')}": value for name, value in found.values.items()}
         return AlignmentTerms(torch.stack(losses).sum(), similarity, values)
+
+    def second_output(self) -> Any:
+        """Of the one method that has it."""
+        own = [each for each in self.methods.values() if type(each).second_output is not Alignment.second_output]
+        return own[0].second_output() if own else None
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from core.commands.entry import Entry, compose_config
 from core.commands.overrides import override
+from core.commands.second_output import load_second_output
 from core.contracts import Condition, Conditioning, Requests, Tokenizer
 from core.flow.sampler import SamplerConfig
 from core.generate import Generator, make_generator
@@ -194,8 +195,9 @@ class Sampling(ABC):
         backbone = parts.backbone.to(world.device)
         own = (parts.tokenizer, backbone, parts.conditioning, parts.latent_shape)
         generator = make_generator(self.model_config, *own, world)
+        second = load_second_output(self.model_config, backbone, source, config.weights)  # hooks come before compile
         network = spread(backbone, ParallelConfig(), config.compile, World())  # each process has all of it
-        return replace(generator, network=network, precision=config.precision)
+        return replace(generator, network=network, precision=config.precision, second=second)
 
     def protocol(self, tokenizer: Tokenizer) -> dict[str, Any]:
         """How samples are made, all that must be equal for the numbers of two models to be comparable."""

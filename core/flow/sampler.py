@@ -30,7 +30,8 @@ from core.flow.solvers import (
     transitions,
 )
 
-Network = Callable[[Tensor, Tensor, Any], Tensor]  # x, t and the rows that were asked for
+# x, t and the rows that were asked for -> a prediction, or that and a second one for internal guidance
+Network = Callable[[Tensor, Tensor, Any], Tensor | tuple[Tensor, Tensor]]
 Solver = Literal["euler", "midpoint", "heun", "heun3", "rk4", "dopri5", "euler_maruyama", "heun_maruyama"]
 
 SDE_SOLVERS = ("euler_maruyama", "heun_maruyama")
@@ -46,6 +47,8 @@ class SamplerConfig:
     margin      distance kept from a singular end of the time axis; null takes the path's own
     guidance    classifier-free guidance u + scale (c - u); 1 is off. Applied for t in guidance_interval, to the first
                 guidance_channels channels (null: all; published SiT numbers guide 3 of 4)
+    internal    early + scale (last - early) of the two predictions of a pass (`alignment=internal_guidance`), for t in
+                internal_interval; 1 is off, the paper's is 1.4. Guidance is applied to what comes of it
     """
 
     solver: Solver | AncestralConfig = "heun"
@@ -60,6 +63,8 @@ class SamplerConfig:
     guidance_scale: float = 1.0
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     guidance_channels: int | None = None
+    internal_scale: float = 1.0
+    internal_interval: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         if not isinstance(self.solver, AncestralConfig):
@@ -76,17 +81,22 @@ class SamplerConfig:
             raise ValueError(f"sampler.diffusion_norm is {self.diffusion_norm}; it must not be negative")
         if not 0 < self.last_step_size < 1:
             raise ValueError(f"sampler.last_step_size is {self.last_step_size}; it must lie in (0, 1)")
-        low, high = self.guidance_interval
-        if not 0 <= low < high <= 1:
-            raise ValueError(f"sampler.guidance_interval is [{low}, {high}]; needed 0 <= low < high <= 1")
-        if self.guidance_scale < 0:
-            raise ValueError(f"sampler.guidance_scale is {self.guidance_scale}; it must not be negative")
+        for kind in ("guidance", "internal"):
+            _check_guidance(kind, getattr(self, f"{kind}_scale"), getattr(self, f"{kind}_interval"))
         if self.guidance_channels is not None and self.guidance_channels < 1:
             raise ValueError(f"sampler.guidance_channels is {self.guidance_channels}; it must be at least 1 or null")
 
     def build(self, interpolant: Interpolant, prediction: Prediction) -> Sampler:
         """The sampler on a path, of a network with that prediction."""
         return Sampler(self, interpolant, prediction)
+
+
+def _check_guidance(kind: str, scale: float, interval: tuple[float, float]) -> None:
+    low, high = interval
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"sampler.{kind}_interval is [{low}, {high}]; needed 0 <= low < high <= 1")
+    if not 0 <= scale < float("inf"):
+        raise ValueError(f"sampler.{kind}_scale is {scale}; it must not be negative, and finite")
 
 
 def check_solver(config: SamplerConfig, path: Path) -> None:
@@ -135,6 +145,12 @@ def guide(
     return guided
 
 
+def guide_internally(last: Tensor, early: Tensor, t: Tensor, scale: float, interval: tuple[float, float]) -> Tensor:
+    """Internal guidance (arXiv 2512.24176): early + scale (last - early) for t (B,) inside `interval`, else last."""
+    low, high = interval
+    return choose_rows((t >= low) & (t <= high), early + scale * (last - early), last)
+
+
 class Sampler:
     """A `SamplerConfig` bound to a path and a prediction: noise and conditions in, latents out.
 
@@ -178,7 +194,10 @@ class Sampler:
         options = {"interval": config.guidance_interval, "channels": self._guided_channels(shape)}
 
         def timed(x: Tensor, t: Tensor, condition: AnyRows) -> Tensor:
-            return network(x, path.network_time(t), condition)
+            found = network(x, path.network_time(t), condition)
+            if config.internal_scale == 1:
+                return found
+            return guide_internally(*found, t, config.internal_scale, config.internal_interval)
 
         guided = guide(timed, condition, null, config.guidance_scale, **options)
 

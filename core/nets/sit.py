@@ -220,6 +220,15 @@ class SiT(nn.Module):
             x, self._layout.patch, **{name: side for name, side in self._sizes(x).items() if name[0] == "p"}
         )
 
+    @property
+    def output_layer(self) -> FinalLayer:
+        """What makes the numbers of their patches of the last block's tokens."""
+        return self.final_layer
+
+    def as_latents(self, values: Tensor, x: Tensor) -> Tensor:
+        """What `output_layer` made, (B, ..., numbers) for the tokens of x (B, C, *grid) -> a prediction as x."""
+        return rearrange(values.flatten(1, -2), self._layout.unpatch, **self._sizes(x))[:, : self.in_channels]
+
     def forward(self, x: Tensor, t: Tensor, condition: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, C, *grid), t (B,) or (B, N), condition (B, ...), mask (B, N) -> (B, C, *grid)."""
         return self.all_channels(x, t, condition, mask)[:, : self.in_channels]

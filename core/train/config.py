@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from core.alignment.contract import check_layers
 from core.alignment.methods import ALIGNMENTS, AnyAlignmentConfig
@@ -79,6 +79,7 @@ class RunConfig:
     allow_changes  keys (or groups of keys) that a continued run may have changed although they change what it computes
     """
 
+    encoders: ClassVar[tuple[str, ...]] = ()  # the kinds that the domain has, for `alignment.encoder`
     name: str = field(metadata=FREE)
     trainer: TrainerConfig
     runs_dir: str = field(default="runs", metadata=FREE)
@@ -99,6 +100,7 @@ class RunConfig:
             raise ValueError(f"sample_batch_size is {self.sample_batch_size}; it must be at least 1")
         check_solver(self.sampler, build_path(self.objective.path))
         self._check_needs()
+        self._check_internal_guidance()
         if self.optimizer.gradient == "matched" and not self.alignment.layers:
             raise ValueError("optimizer.gradient is 'matched', but the run has no alignment; allowed then: total")
 
@@ -115,10 +117,22 @@ class RunConfig:
                 f"ema.device is {self.ema.device!r}, but the average is the teacher of alignment {name!r}; allowed "
                 "with it: model"
             )
+        for encoder in needs.features:
+            if encoder.partition(":")[0] not in self.encoders:
+                kinds = ", ".join(f"{kind}:<folder>" for kind in self.encoders) or "no encoder in this domain"
+                raise ValueError(f"alignment.encoder is {encoder!r}; allowed: {kinds}")
         if needs.token_times and self.objective.time_per == "token":
             raise ValueError(
                 f"objective.time_per is 'token', but alignment {name!r} gives tokens their times; allowed with it: "
                 "sample"
+            )
+
+    def _check_internal_guidance(self) -> None:
+        """Raises ValueError for a sampler that wants a second prediction where nothing makes one."""
+        if self.sampler.internal_scale != 1 and not self.alignment.needs.second_output:
+            raise ValueError(
+                f"sampler.internal_scale is {self.sampler.internal_scale}, but alignment {self.alignment_name!r} makes "
+                "no second prediction; allowed with it: 1"
             )
 
     @property
@@ -158,17 +172,27 @@ class RunConfig:
             )
         self.check_guidance(drop, backbone.null_label)
 
+    def check_media(self, cached: bool) -> None:
+        """Raises ValueError where an encoder is to see media, and the data are latents of them."""
+        if cached and self.alignment.needs.features:
+            encoder = self.alignment.needs.features[0]
+            raise ValueError(
+                f"alignment.encoder is {encoder!r}, which sees media, but data is 'latents'; allowed: data of media"
+            )
+
     def check_tokens(self, backbone: Any) -> None:
         """Raises ValueError where tokens are told apart that the backbone treats alike.
 
         backbone  its config, with `token_times` False where it takes one time for a sample, and `token_groups` False
-                  where its attention takes no groups
+                  where its attention takes no groups; `output_layer` False where it has none to be copied
         """
         name, needs = self.alignment_name, self.alignment.needs
         if self.token_times and not getattr(backbone, "token_times", True):
             if needs.token_times:
                 raise ValueError(f"alignment is {name!r}, which gives a sample two times; this backbone takes one")
             raise ValueError("objective.time_per is 'token'; allowed with this backbone: sample")
+        if needs.second_output and not getattr(backbone, "output_layer", True):
+            raise ValueError(f"alignment is {name!r}, which needs a second output layer; this backbone offers none")
         if needs.token_groups and not getattr(backbone, "token_groups", True):
             raise ValueError("alignment.separation is true; allowed with this backbone: false")
 

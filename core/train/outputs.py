@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -36,6 +37,7 @@ class RunOutputs:
     world: World
     model: nn.Module
     ema: EMA
+    head_ema: EMA | None
     alignment: Alignment
     records: RunRecords
     by_time: LossByTime
@@ -47,12 +49,13 @@ class RunOutputs:
         """What samples from the model's present weights."""
         domain = self.domain
         parts = (domain.tokenizer, domain.backbone, domain.conditioning, domain.latent_shape)
-        return make_generator(self.config, *parts, self.world)
+        return replace(make_generator(self.config, *parts, self.world), second=self.alignment.second_output())
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[Generator]:
         """What samples from the averaged weights, which the model has inside the block."""
-        with self.ema.applied(), self.alignment.paused(), gathered(self.model):
+        heads = contextlib.nullcontext() if self.head_ema is None else self.head_ema.applied()
+        with self.ema.applied(), heads, self.alignment.paused(), gathered(self.model):
             yield self.generator()
 
     def preview(self) -> None:

@@ -18,6 +18,8 @@ from core.storage.checkpoint import Checkpoint, CheckpointStore, State, read_che
 from core.storage.weights import load_into, trained_state
 from core.train.notes import check_kinds
 
+HEADS = "alignment"  # the group of the heads of the method
+
 
 class HasState(Protocol):
     """An optimizer, for one."""
@@ -73,6 +75,27 @@ class ModelPart:
         """Copy the group into the model."""
         if trained_state(self.model):
             load_into(self.model, _group(self.name, groups), f"group '{self.name}'")
+
+
+class HeadAverages:
+    """The averages of the alignment's heads, groups `alignment_ema`, ... beside the model's `ema`, ..."""
+
+    def __init__(self, averages: Part):
+        self.averages = averages
+
+    def state_dicts(self) -> dict[str, State]:
+        """A group for each average."""
+        return {head_group(name): state for name, state in self.averages.state_dicts().items()}
+
+    def load_state_dicts(self, groups: Mapping[str, State]) -> None:
+        """Take them back."""
+        names = {name.removeprefix(head_group("")): name for name in groups if name.startswith(head_group(""))}
+        self.averages.load_state_dicts({name: groups[saved] for name, saved in names.items()})
+
+
+def head_group(weights: str) -> str:
+    """The group with the heads that go with the group `weights` of the model: model, ema, another average."""
+    return HEADS if weights == "model" else f"{HEADS}_{weights}"
 
 
 def _group(name: str, groups: Mapping[str, State]) -> State:

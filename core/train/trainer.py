@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from core.alignment.contract import Needs, NoAlignment, reasons, settle
+from core.alignment.contract import Needs, NoAlignment, build_alignment, reasons, settle
 from core.alignment.teacher import Teacher
 from core.contracts import Batch, Domain, Requests
 from core.data.stream import StepPositions, step_batches
@@ -44,7 +44,7 @@ from core.train.optimizer import Optimizer
 from core.train.outputs import RunOutputs
 from core.train.progress import Progress
 from core.train.records import RunRecords
-from core.train.saved import ModelPart, Saved, StatePart
+from core.train.saved import HEADS, HeadAverages, ModelPart, Saved, StatePart
 from core.train.speed import Speedometer
 
 SMALLEST_SCALE = 2.0**-10  # a loss scale below it means that the gradient itself is not finite
@@ -85,9 +85,12 @@ class Trainer(RunOutputs):
         self.optimizer = Optimizer(self.model, config.optimizer, self.alignment.heads)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.trainer.precision == "fp16")
         self.ema = EMA(self.model, config.ema, self.teacher.model if self.teacher is not None else None)
+        self.head_ema = EMA(self.alignment.heads, config.ema) if self.aligning.needs.second_output else None
         store = CheckpointStore(run.checkpoints, config.trainer.keep_checkpoints, config.trainer.keep_every)
         parts = [ModelPart("model", self.model), self.ema, StatePart("optimizer", self.optimizer)]
-        self.saved = Saved(store, world, [*parts, ModelPart("alignment", self.alignment.heads)])
+        parts += [ModelPart(HEADS, self.alignment.heads)]
+        parts += [] if self.head_ema is None else [HeadAverages(self.head_ema)]
+        self.saved = Saved(store, world, parts)
         self.notes, self.records = RunNotes(config, domain, world), RunRecords(run, config, world)
         self.step, self.skipped = 0, 0
         self.stop: StopRequest | None = None
@@ -111,7 +114,7 @@ class Trainer(RunOutputs):
             spreading = (config.parallel, config.trainer.compile, self.world)
             self.teacher.network = spread(self.teacher.model, *spreading, trained=False)
         with seeded_weights(config.seed, "alignment heads"):
-            self.alignment = self.aligning.build(self.model)
+            self.alignment = build_alignment(self.aligning, self.model, self.domain.encoders)
         self.alignment.heads.to(self.world.device)
         forward = (self.count_flops() if config.token_times else self.flops) // TRAINING_FACTOR
         self.flops += self.alignment.extra_flops(forward, self.model.num_tokens)
@@ -297,6 +300,8 @@ class Trainer(RunOutputs):
         else:
             self.optimizer.step(self.config.optimizer.lr_at(self.step, self.config.trainer.steps))
             self.ema.update(self.step + 1)
+            if self.head_ema is not None:
+                self.head_ema.update(self.step + 1)
         if self.scaler.is_enabled():
             self.scaler.update()
         self.step += 1

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812, the customary name
 from torch import Tensor, nn
 
-from core.alignment.contract import Alignment, NoAlignment
+from core.alignment.contract import Alignment, NoAlignment, build_alignment
 from core.alignment.teacher import Teacher
 from core.precision import autocast
 from core.step import TrainingLoss
@@ -111,7 +111,7 @@ def gradient_norms(model: TrainedModel, rows: Sequence[int], step: int, forward:
     """
     needs = model.alignment.needs
     teacher = Teacher(model.domain.backbone, needs.teacher, forward.precision) if needs.teacher else None
-    alignment = model.alignment.build(model.domain.backbone)
+    alignment = build_alignment(model.alignment, model.domain.backbone, model.domain.encoders)
     load_into(alignment.heads.to(model.device), model.heads, "group 'alignment'")
     try:
         with alignment.paused():

@@ -70,7 +70,7 @@ def dino_features(model: TrainedModel, rows: Sequence[int], folder: str, forward
 
     Of a clip, the mean over its frames.
     """
-    network = _load_dino(folder).to(model.device).eval()
+    network = load_dino(folder).to(model.device).eval()
     parts = []
     for shown in pixels(model, rows, forward):
         images = shown if shown.ndim == 4 else rearrange(shown, "b c f y x -> (b f) c y x")
@@ -92,7 +92,8 @@ def prepare(images: Tensor) -> Tensor:
     return (images - mean) / std
 
 
-def _load_dino(folder: str) -> nn.Module:
+def load_dino(folder: str) -> nn.Module:
+    """The DINOv2 in a folder as transformers saves it; ValueError for another one, ImportError without transformers."""
     transformers = extra("transformers", "encoder=dinov2:...", "eval")
     path = Path(folder).expanduser()
     if not (path / "config.json").is_file():

@@ -106,6 +106,15 @@ class MDM(nn.Module):
             tokens = self._run(block, tokens, keys, seeds_of_part(seeds, number))
         return self.output_process(tokens[:, 1:]).mT
 
+    @property
+    def output_layer(self) -> OutputProcess:
+        """What makes frames of the last block's tokens."""
+        return self.output_process
+
+    def as_latents(self, values: Tensor, x: Tensor) -> Tensor:
+        """What `output_layer` made (B, F, C) as x (B, C, F)."""
+        return values.mT
+
     def prefix(self, t: Tensor, condition: Tensor) -> Tensor:
         """The first token (B, D), before its position is added."""
         token = self.embed_timestep(t)

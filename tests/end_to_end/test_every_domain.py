@@ -34,7 +34,7 @@ from tests.end_to_end.commands import (
     steps_of,
     told_to_stop,
 )
-from tests.end_to_end.toys.contract import BLOCKS, SMALL, User, changed
+from tests.end_to_end.toys.contract import BLOCKS, SMALL, User, changed, encoders_for
 from tests.end_to_end.toys.every import ROOT, TOYS
 from tests.end_to_end.zygote import SPARED
 from tests.slurm.commands import launch
@@ -320,6 +320,11 @@ def test_an_alignment_method_steps_and_resumes(toy, method, user):
     words = user.on_stand_in(*aligned(toy, method), "trainer.steps=3", "trainer.keep_checkpoints=1")
     other = User(toy, user.place / "stopped")
     other.place.mkdir()
+    encoder = encoders_for(user, other) if method == "external" else ()
+    if method == "external" and not encoder:
+        assert not refused(user, words, ("alignment.encoder is 'dinov2:encoder'", "no encoder in this domain"))
+        return
+    words = changed(words, encoder)
     user.does("train", *words)
     with told_to_stop(2):
         assert other("train", *words).code == 143

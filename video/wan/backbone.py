@@ -37,6 +37,7 @@ class WanConfig:
     """
 
     token_groups: ClassVar[bool] = False
+    output_layer: ClassVar[bool] = False
     expert: Expert = "only"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     other_expert: bool = field(default=True, metadata=FREE)

@@ -59,7 +59,8 @@ def forward_of(latents, noise, t, random, mask=None, path=None):
     batch = Batch(latents, torch.zeros(len(latents)), torch.arange(len(latents)), mask)
     interpolant = Interpolant(path or Linear())
     x_t = interpolant.point(latents, noise, t)
-    return Forward(0, batch, latents, noise, t, x_t, batch.condition, x_t, random, interpolant)
+    objective = SimpleNamespace(interpolant=interpolant)
+    return Forward(0, batch, latents, noise, t, x_t, batch.condition, x_t, random, objective)
 
 
 def test_dispersive_is_the_recorded_formula_in_all_four_forms():
@@ -227,6 +228,7 @@ def test_bad_options_are_refused_when_the_config_is_made():
 def test_every_method_says_which_layers_it_listens_to():
     paired = ("layersync", "sra", "self_flow", "dual_timesteps")
     options = {"none": {}, **{name: {"pairs": [(1, 9)]} for name in paired}}
+    options["external"] = {"layer": 9, "encoder": "dinov2:x"}
     options["several"] = {"of": {"sra2": SRA2Config(9), "sra": SRAConfig([(1, 2)])}}
     for name, schema in ALIGNMENTS.items():
         config = schema(**options.get(name, {"layer": 9}))

@@ -86,7 +86,11 @@ def test_counts_that_a_machine_would_only_hang_on_are_refused(configs, domain):
         assert f"{'.'.join(path)} is 1000000000; it must be " in message(schema, with_value(values, path, 10**9))
 
 
-OF_PAIRS, OF_LAYERS = ("layersync", "sra", "self_flow", "dual_timesteps"), ("dispersive", "sra2")
+OF_PAIRS, OF_LAYERS = (
+    ("layersync", "sra", "self_flow", "dual_timesteps"),
+    ("dispersive", "sra2", "internal_guidance", "external"),
+)
+OTHERS = {"external": {"encoder": "dinov2:weights"}}  # keys that have no default
 WITHOUT_PAIRS = ("dual_timesteps",)  # null: nothing is aligned
 
 
@@ -95,7 +99,8 @@ WITHOUT_PAIRS = ("dual_timesteps",)  # null: nothing is aligned
 def test_every_alignment_refuses_a_weight_that_is_none(configs, name, weight):
     values, schema = configs["image"]
     layers = {"pairs": [[1, 2]]} if name in OF_PAIRS else {"layer": 1}
-    said = message(schema, {**values, "alignment": {"name": name, **layers, "weight": weight}})
+    options = {"name": name, **layers, **OTHERS.get(name, {}), "weight": weight}
+    said = message(schema, {**values, "alignment": options})
     assert "alignment.weight" in said
 
 
@@ -111,7 +116,8 @@ def test_every_alignment_of_pairs_refuses_blocks_that_are_not_there(configs, nam
 @every_row("layer", [0, 99, -1, 1.5, None, [1], True])
 def test_every_alignment_of_a_layer_refuses_a_block_that_is_not_there(configs, name, layer):
     values, schema = configs["image"]
-    assert "alignment.layer" in message(schema, {**values, "alignment": {"name": name, "layer": layer}})
+    options = {"name": name, "layer": layer, **OTHERS.get(name, {})}
+    assert "alignment.layer" in message(schema, {**values, "alignment": options})
 
 
 def test_every_alignment_is_one_of_pairs_or_of_a_layer():

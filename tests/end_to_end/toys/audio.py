@@ -10,6 +10,7 @@ import soundfile
 
 from tests.audio.audio_files import music, write_mp3, write_sound
 from tests.audio.codecs.tiny_oobleck import tiny_oobleck
+from tests.audio.networks import save_clap
 from tests.end_to_end.toys.contract import Toy
 
 RATE, HOP = 8000, 32  # of the tokenizer for files
@@ -91,6 +92,7 @@ TEXT = ("conditioning=text", "conditioning.encoder=t5", "conditioning.path=x", "
 TOY = Toy(
     domain="audio",
     name="notes",
+    encoder=("clap", save_clap),
     stand_in=("data.num_notes=60", "tokenizer.griffin_lim_iterations=2"),
     measured=("evaluation.classifier_steps=5", "evaluation.num_samples=24"),
     request=("labels=[piano,3]",),

@@ -31,6 +31,8 @@ SMALL = (
 BLOCKS = {
     "pairs": "[[1,2]]",
     "layer": "1",
+    "encoder": "dinov2:encoder",
+    "width": "8",
     "of": "{layersync: {pairs: [[1,2]]}, sra: {pairs: [[1,3]]}, near: {name: sra2, layer: 1}}",
 }
 Bad = tuple[tuple[str, ...], tuple[str, ...]]  # words of a command line, and words of its error
@@ -60,6 +62,7 @@ class Toy:
     num_samples of the evaluation that `measured` makes small
     numbers     a distance and a share, by name, that training and `evaluate` measure
     of_real     the same of real media, in the summary of a run
+    encoder     for `alignment=external`: its kind, and what writes a tiny one into a folder; None: the domain has none
     """
 
     domain: str
@@ -82,6 +85,7 @@ class Toy:
     num_samples: int = 24
     numbers: tuple[str, str] = ("frechet_distance", "class_accuracy")
     of_real: tuple[str, str] = ("frechet_floor", "classifier_accuracy")
+    encoder: tuple[str, Callable[[Path], object]] | None = None
 
 
 def changed(words: Sequence[str], changes: Sequence[str]) -> tuple[str, ...]:
@@ -123,3 +127,13 @@ class User:
     def run(self, name: str | None = None) -> Path:
         """The folder of a run."""
         return self.place / "runs" / self.toy.domain / (name or self.toy.name)
+
+
+def encoders_for(*users: User) -> tuple[str, ...]:
+    """Write the encoder of their domain into the places of all; words that name it, none where there is none."""
+    encoder = users[0].toy.encoder
+    if encoder is None:
+        return ()
+    for user in users:
+        encoder[1](user.place / "encoder")
+    return (f"alignment.encoder={encoder[0]}:encoder",)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from tests.end_to_end.toys.contract import Toy
+from tests.image.networks import save_dinov2
 
 SIDE = 32  # of the files: the tokenizer makes latents of 4
 
@@ -58,6 +59,7 @@ def no_classes(root: Path) -> tuple[str, ...]:
 TOY = Toy(
     domain="image",
     name="digits",
+    encoder=("dinov2", save_dinov2),
     stand_in=(),
     measured=("evaluation.classifier_steps=5", "evaluation.num_samples=24"),
     request=("labels=[3,5]",),
