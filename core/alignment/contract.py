@@ -43,6 +43,7 @@ class Forward:
     prediction   (B, *latent) what the network returned
     random       the step's streams: what is drawn again under the same name is the same
     interpolant  the path, laid out over latents
+    kept         (B, K) the tokens, ascending, that the routed blocks saw; None: every block saw all (`trainer.routing`)
     """
 
     step: int
@@ -55,6 +56,7 @@ class Forward:
     prediction: Tensor
     random: Random
     interpolant: Interpolant
+    kept: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,16 @@ class Needs:
     token_times   two noise levels over the tokens of one sample, and no third
     token_groups  tokens that attend to those of their own group alone
     couples_rows  the loss of a sample depends on the others of the global batch, so the batch cannot be split
+    all_tokens    of all tokens of a sample; False: it copes with layers that saw those that `Forward.kept` says
+    any_block     it may listen to every block, beside those that its config names
     """
 
     teacher: tuple[Layer, ...] = ()
     token_times: bool = False
     token_groups: bool = False
     couples_rows: bool = False
+    all_tokens: bool = True
+    any_block: bool = False
 
 
 class Alignment:
