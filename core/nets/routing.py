@@ -53,7 +53,7 @@ class Routing:
         return kept.sort(dim=1).values
 
     def _real_first(self, order: Tensor, mask: Tensor) -> Tensor:
-        """Keys (B, N): below 1 of real tokens that stay, below 2 of padding, which fills up, 2 and more of the others."""
+        """Keys (B, N): below 1 of real tokens that stay, below 2 of padding, which fills up, then of the others."""
         rank = order.masked_fill(~mask, 2.0).argsort(dim=1, stable=True).argsort(dim=1)
         real = mask.sum(1, keepdim=True)
         stay = rank < real - torch.floor(self.share * real.double()).long()

@@ -44,11 +44,11 @@ def forward_flops(
     first = next(network.parameters())
     x = torch.zeros((1, *latent_shape), device=first.device, dtype=first.dtype)
     t = torch.full((1, network.num_tokens) if token_times else (1,), 0.5, device=first.device)
-    kept = [] if routing is None else [torch.arange(routing.kept(network.num_tokens), device=first.device)[None]]
+    kept = () if routing is None else (None, torch.arange(routing.kept(network.num_tokens), device=first.device)[None])
     buffers = {name: each.clone() for name, each in network.named_buffers()}
     # Attention as two plain products: the counter does not know every fused kernel, that of CPUs for one.
     with _random_kept(first.device), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        functional_call(network, buffers, (x, t, condition[:1].to(first.device), None, *kept))
+        functional_call(network, buffers, (x, t, condition[:1].to(first.device), *kept))
     return counter.get_total_flops()
 
 
