@@ -185,6 +185,8 @@ class Backbone(Protocol):
                         (B, F, N, D)
     prefix_tokens       how many tokens stand in a block's output before the N of the latents; nobody else sees them
     frame_tokens        the number of tokens of a frame, frames being the slowest axis of N
+    routed              set to the first and last block, from 1, that see some tokens alone, those of a fifth argument
+                        of `forward`, kept (B, K); a config says by `token_routing` that its backbone can
     two_times           set where a t (B, N) has at most two values in a row, of which a backbone may make use
     draw(random, rows)  takes what the next forward pass in training drops, for a batch of so many rows, from the step's
                         streams; see `core.nets.dropout`
