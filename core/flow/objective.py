@@ -154,6 +154,8 @@ class FlowMatching:
     """The training objective of SiT (arXiv 2401.08740) and, with the other predictions, of diffusion models."""
 
     def __init__(self, config: ObjectiveConfig, expand: Callable[[Tensor, Tensor], Tensor] = broadcast_time):
+        if config.time_shift == "auto":
+            raise ValueError("objective.time_shift is 'auto': needs the latents' size, config.settled(numbers)")
         self.config, self.path = config, build_path(config.path)
         self.interpolant = Interpolant(self.path, expand)
         self.interval = self.path.training_interval(config.prediction, config.margin)

@@ -111,6 +111,8 @@ def test_an_automatic_shift_is_the_root_of_the_size_over_4096():
         assert objective.config == replace(config, time_shift=shift)
         wanted = FlowMatching(replace(config, time_shift=shift)).draw_time(StepRandom(0, 0), (64,))
         assert torch.equal(objective.draw_time(StepRandom(0, 0), (64,)), wanted)
+    with pytest.raises(ValueError, match=r"objective\.time_shift is 'auto': needs the latents' size"):
+        FlowMatching(config)
 
 
 # refusals
