@@ -187,6 +187,8 @@ class Backbone(Protocol):
     frame_tokens        the number of tokens of a frame, frames being the slowest axis of N
     output_layer        what makes the numbers of their patches of the tokens that stand for latents, called last with
                         (tokens, *what conditions them); `as_latents(numbers, x)` is then the prediction, as x
+    routed              set to the first and last block, from 1, that see some tokens alone, those of a fifth argument
+                        of `forward`, kept (B, K); a config says by `token_routing` that its backbone can
     two_times           set where a t (B, N) has at most two values in a row, of which a backbone may make use
     draw(random, rows)  takes what the next forward pass in training drops, for a batch of so many rows, from the step's
                         streams; see `core.nets.dropout`

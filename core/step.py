@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from core.alignment.contract import Alignment, Forward, Needs
+from core.alignment.gather import next_rows
 from core.alignment.teacher import Teacher
 from core.contracts import Backbone, Batch, Conditioning, Tokenizer
 from core.draws import Random
-from core.flow.objective import FlowMatching
+from core.flow.objective import FlowMatching, NextSamples
+from core.nets.routing import Routing
 from core.precision import Precision, autocast
 
 
@@ -59,6 +61,7 @@ class TrainingLoss:
 
     network  the backbone, wrapped or compiled
     teacher  the averaged backbone, for a method that `needs` one
+    routing  which tokens skip blocks of the backbone, which is `routed` then; None: none does
     """
 
     tokenizer: Tokenizer
@@ -70,6 +73,7 @@ class TrainingLoss:
     precision: Precision = "fp32"
     teacher: Teacher | None = None
     needs: Needs = Needs()  # noqa: RUF009, immutable
+    routing: Routing | None = None
 
     def __call__(self, batch: Batch, random: Random, step: int) -> Losses:
         """The loss of `batch` at optimizer step `step`, with the noise, times and drops that `random` gives."""
@@ -81,14 +85,16 @@ class TrainingLoss:
         t = self.alignment.times(self.objective, random, rows, batch.mask)
         seen = self.alignment.attention(random, rows, batch.mask)
         mask = None if batch.mask is None else self.backbone.expand(batch.mask, latents)
+        kept = self._kept(random, len(latents), batch.mask)
+        routed = () if kept is None else (kept,)
         if hasattr(self.backbone, "draw"):
             self.backbone.draw(random, len(latents))
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
             with autocast(x.device, self.precision):
-                return self.network(x, t, condition, seen)
+                return self.network(x, t, condition, seen, *routed)
 
-        result = self.objective(predict, latents, noise, t, mask)
+        result = self.objective(predict, latents, noise, t, mask, self._following(latents, noise, mask))
         forward = Forward(
             step=step,
             batch=batch,
@@ -100,7 +106,20 @@ class TrainingLoss:
             prediction=result.prediction,
             random=random,
             objective=self.objective,
+            kept=kept,
         )
         aligned = self.alignment.terms(forward, self.teacher)
         total = result.loss.mean() + aligned.loss
         return Losses(total, result.loss.detach(), aligned.similarity, aligned.values)
+
+    def _kept(self, random: Random, rows: int, mask: Tensor | None) -> Tensor | None:
+        """The tokens (B, K) that do not skip a block, of so many rows; None: all."""
+        if self.routing is None:
+            return None
+        return self.routing.draw(random, (rows, self.backbone.num_tokens), mask)
+
+    def _following(self, latents: Tensor, noise: Tensor, mask: Tensor | None) -> NextSamples | None:
+        """The next sample of each in the global batch, where the objective compares with it."""
+        if not self.objective.config.contrastive_weight:
+            return None
+        return NextSamples(next_rows(latents), next_rows(noise), None if mask is None else next_rows(mask))

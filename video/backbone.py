@@ -64,6 +64,7 @@ class LatteConfig(SiTConfig):
     """
 
     rope_of_frames: ClassVar[bool] = True
+    token_routing: ClassVar[bool] = False  # a block's tokens are a whole grid
 
     @property
     def patch(self) -> tuple[int, int, int]:

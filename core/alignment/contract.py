@@ -43,6 +43,7 @@ class Forward:
     prediction   (B, *latent) what the network returned
     random       the step's streams: what is drawn again under the same name is the same
     objective    what the flow loss is made by; `interpolant` is its path, laid out over latents
+    kept         (B, K) the tokens, ascending, that the routed blocks saw; None: every block saw all (`trainer.routing`)
     """
 
     step: int
@@ -55,6 +56,7 @@ class Forward:
     prediction: Tensor
     random: Random
     objective: FlowMatching
+    kept: Tensor | None = None
 
     @property
     def interpolant(self) -> Interpolant:
@@ -70,6 +72,8 @@ class Needs:
     token_times   two noise levels over the tokens of one sample, and no third
     token_groups  tokens that attend to those of their own group alone
     couples_rows  the loss of a sample depends on the others of the global batch, so the batch cannot be split
+    all_tokens    of all tokens of a sample; False: it copes with layers that saw those that `Forward.kept` says
+    any_block     it may listen to every block, beside those that its config names
     features      encoders of clean media by their names, kind:folder; `build` takes what makes them
     second_output  a second output layer; it offers a second prediction in sampling, and its heads are averaged
     """
@@ -78,6 +82,8 @@ class Needs:
     token_times: bool = False
     token_groups: bool = False
     couples_rows: bool = False
+    all_tokens: bool = True
+    any_block: bool = False
     second_output: bool = False
     features: tuple[str, ...] = ()
 

@@ -18,6 +18,20 @@ def gather_rows(rows: Tensor) -> Tensor:
     return _GatherRows.apply(rows)
 
 
+def next_rows(rows: Tensor) -> Tensor:
+    """The row behind each of rows (B, ...) in the global batch, the first behind the last, without gradient.
+
+    A collective: the row behind a process's last is the first of the next process.
+    """
+    first = rows[:1].detach().contiguous()
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        sent = first.byte() if first.dtype == torch.bool else first
+        parts = [torch.empty_like(sent) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, sent)
+        first = parts[(dist.get_rank() + 1) % len(parts)].to(rows.dtype)
+    return torch.cat([rows[1:].detach(), first])
+
+
 def sum_over_processes(values: Tensor) -> Tensor:
     """The sum of `values`, without gradient, over all processes, the same in each. A collective."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:

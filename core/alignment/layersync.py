@@ -23,6 +23,7 @@ from core.alignment.contract import (
 )
 from core.alignment.sra import later_tokens
 from core.alignment.teacher import Teacher
+from core.nets.routing import take_tokens
 from layersync.blocks import Layer, find_blocks, resolve_layer
 from layersync.pairs import allowed_pairs, check_depth, last_strong
 from layersync.schedule import TIME_WEIGHTS, TimeRange, TimeWeight, WeightSchedule
@@ -97,9 +98,12 @@ class LayerSyncConfig:
 
     @property
     def needs(self) -> Needs:
-        """The strong layers of a second pass, where the teacher is the average."""
-        strong = tuple(dict.fromkeys(strong for _, strong in self._known_pairs))
-        return Needs(teacher=strong) if self.teacher == "ema" else Needs()
+        """The strong layers of a second pass, where the teacher is the average; else not all tokens of a sample."""
+        if self.teacher == "ema":
+            return Needs(teacher=tuple(dict.fromkeys(strong for _, strong in self._known_pairs)))
+        if self.pairs == ADAPTIVE:
+            return Needs(any_block=True)
+        return Needs(all_tokens=self.neighbour_frames > 0)
 
     def settled(self, num_blocks: int, seed: int) -> LayerSyncConfig:
         """The config with the pair of the rule or of chance; ValueError for too few blocks."""
@@ -192,7 +196,19 @@ class LayerSyncAlignment(Alignment):
                 self.sync.discard()
                 return AlignmentTerms(forward.t.new_zeros(()))
             strong = later_tokens(forward, teacher, self.noise_gap)
+        elif forward.kept is not None and not self.sync.neighbour_frames:
+            return self._of_kept(forward, forward.kept)
         return self.sync.terms(forward.step, forward.t, forward.batch.mask, strong)
+
+    def _of_kept(self, forward: Forward, kept: Tensor) -> AlignmentTerms:
+        """LayerSync's loss where tokens skip blocks: of the tokens `kept` alone if one of its layers saw no others."""
+        tokens, mask, t = self.sync.hooks.take(), forward.batch.mask, forward.t
+        if any(each.shape[1] == kept.shape[1] for each in tokens.values()):
+            there = {name: each.shape[1] == kept.shape[1] for name, each in tokens.items()}
+            tokens = {name: each if there[name] else take_tokens(each, kept) for name, each in tokens.items()}
+            mask = None if mask is None else take_tokens(mask, kept)
+            t = t if t.ndim == 1 else take_tokens(t, kept)
+        return self.sync.terms(forward.step, t, mask, tokens=tokens)
 
     def _chosen(self, forward: Forward, adaptive: AdaptivePair) -> AlignmentTerms:
         """LayerSync's loss of the one pair that is the step's."""

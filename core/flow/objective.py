@@ -5,22 +5,35 @@ Knows tensors and callables; never networks, data sets or devices. Letters: B ba
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from core.draws import Random
-from core.flow.path import Interpolant, PathName, Prediction, TableConfig, broadcast_time, build_path, check_choice
+from core.flow.path import (
+    Coefficients,
+    Interpolant,
+    PathName,
+    Prediction,
+    TableConfig,
+    broadcast_time,
+    build_path,
+    check_choice,
+)
 
 if TYPE_CHECKING:
     from core.contracts import Backbone
 
+log = logging.getLogger(__name__)
 Weighting = Literal["none", "velocity", "likelihood"]
 TimeDistribution = Literal["uniform", "logit_normal", "shifted"]
 TimePer = Literal["sample", "token"]
+USUAL_NUMBERS = 4096  # of a latent, for which times need no shift (arXiv 2510.11690)
 
 
 @dataclass(frozen=True)
@@ -30,8 +43,12 @@ class ObjectiveConfig:
     path: linear, gvp or vp; or {name: cosine, steps: T}, the noise levels of a diffusion (linear_betas: those of DDPM),
     where the network returns noise or data, and errors have no weighting. time: uniform; logit_normal: sigmoid of
     N(time_mean, time_std) (Stable Diffusion 3, arXiv 2403.03206, section 3.1); shifted: uniform u moved to noise,
-    t = u / (u + time_shift (1 - u)) (the same paper, equation 23, in our direction of time). time_per: one time for a
-    sample, or one for each token. margin: distance kept from a singular end of the time axis; null: the path's own.
+    t = u / (u + time_shift (1 - u)) (the same paper, equation 23, in our direction of time); auto: by
+    sqrt(n / 4096), n the numbers of a latent. time_per: one time for a sample, or one for each token. margin: distance
+    kept from a singular end of the time axis; null: the path's own. weight_limit: the most that a weighting may
+    multiply a squared error by; null: no limit.
+    contrastive_weight: of the squared error against the target of the next sample of the batch, which is subtracted
+    (contrastive flow matching, arXiv 2506.05350; 0.05 there).
     difference_weight: of the squared error of the differences between neighbours along the last axis of the latents,
     the time of sound and motion, beside that of the data themselves (arXiv 2209.14916, equation 5).
     """
@@ -42,10 +59,12 @@ class ObjectiveConfig:
     time: TimeDistribution = "uniform"
     time_mean: float = 0.0
     time_std: float = 1.0
-    time_shift: float = 1.0
+    time_shift: float | Literal["auto"] = 1.0
     time_per: TimePer = "sample"
     margin: float | None = None
     difference_weight: float = 0.0
+    weight_limit: float | None = None
+    contrastive_weight: float = 0.0
 
     def __post_init__(self) -> None:
         check_choice("objective.weighting", self.weighting, Weighting)
@@ -53,8 +72,7 @@ class ObjectiveConfig:
         check_choice("objective.time_per", self.time_per, TimePer)
         if self.time_std <= 0:
             raise ValueError(f"objective.time_std is {self.time_std}; it must be positive")
-        if self.time_shift <= 0:
-            raise ValueError(f"objective.time_shift is {self.time_shift}; it must be positive")
+        self._check_shift()
         if self.margin is not None and not 0 <= self.margin < 0.5:
             raise ValueError(f"objective.margin is {self.margin}; it must lie in [0, 0.5)")
         if not 0 <= self.difference_weight < float("inf"):
@@ -65,6 +83,7 @@ class ObjectiveConfig:
                 f"objective.difference_weight is {self.difference_weight} with objective.{given}; allowed with it: "
                 "data, none"
             )
+        self._check_weights()
         path = build_path(self.path)
         path.training_interval(self.prediction, self.margin)  # refuses what the path has not
         if path.steps is not None and self.weighting != "none":  # the others are made of derivatives
@@ -72,9 +91,52 @@ class ObjectiveConfig:
                 f"objective.weighting is {self.weighting!r}; allowed: none with objective.path {path.name}"
             )
 
+    def _check_shift(self) -> None:
+        if self.time_shift != "auto" and self.time_shift <= 0:
+            raise ValueError(f"objective.time_shift is {self.time_shift}; it must be positive")
+        if self.time_shift == "auto" and self.time != "shifted":
+            raise ValueError(
+                f"objective.time_shift is 'auto', but objective.time is {self.time!r}; allowed with it: shifted"
+            )
+
+    def _check_weights(self) -> None:
+        """Raises ValueError for a limit without a weighting, and a contrast that would leave no minimum."""
+        limit, contrast = self.weight_limit, self.contrastive_weight
+        if limit is not None and not 0 < limit < float("inf"):
+            raise ValueError(f"objective.weight_limit is {limit}; needed: a number above 0, and finite, or null")
+        if limit is not None and (self.weighting == "none" or self.prediction == "velocity"):
+            raise ValueError(
+                f"objective.weight_limit is {limit}, but errors of prediction {self.prediction!r} with "
+                f"objective.weighting {self.weighting!r} have no weight; allowed there: null"
+            )
+        if not 0 <= contrast < 1:  # at 1 the squares of the prediction cancel
+            raise ValueError(f"objective.contrastive_weight is {contrast}; it must lie in [0, 1)")
+        if contrast and self.prediction != "velocity":
+            raise ValueError(
+                f"objective.contrastive_weight is {contrast} with objective.prediction {self.prediction!r}; allowed "
+                "with it: velocity"
+            )
+
     def build(self, backbone: Backbone) -> FlowMatching:
         """The objective over the latents of `backbone`."""
-        return FlowMatching(self, backbone.expand)
+        return FlowMatching(self.settled(backbone.num_tokens * backbone.token_size), backbone.expand)
+
+    def settled(self, numbers: int) -> ObjectiveConfig:
+        """The config for latents of so many numbers: with the shift of times that `auto` stands for."""
+        if self.time_shift != "auto":
+            return self
+        shift = math.sqrt(numbers / USUAL_NUMBERS)
+        log.info("objective.time_shift is %.4g: latents of %d numbers", shift, numbers)
+        return replace(self, time_shift=shift)
+
+
+@dataclass(frozen=True)
+class NextSamples:
+    """What the sample behind each in the batch is made of: data and noise (B, ...), and the mask that goes with it."""
+
+    data: Tensor
+    noise: Tensor
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +154,8 @@ class FlowMatching:
     """The training objective of SiT (arXiv 2401.08740) and, with the other predictions, of diffusion models."""
 
     def __init__(self, config: ObjectiveConfig, expand: Callable[[Tensor, Tensor], Tensor] = broadcast_time):
+        if config.time_shift == "auto":
+            raise ValueError("objective.time_shift is 'auto': needs the latents' size, config.settled(numbers)")
         self.config, self.path = config, build_path(config.path)
         self.interpolant = Interpolant(self.path, expand)
         self.interval = self.path.training_interval(config.prediction, config.margin)
@@ -114,11 +178,13 @@ class FlowMatching:
         noise: Tensor,
         t: Tensor,
         mask: Tensor | None = None,
+        following: NextSamples | None = None,
     ) -> FlowMatchingResult:
         """Evaluate `network(x_t, path.network_time(t))` against its target at t.
 
         data, noise (B, ...); t (B,) or (B, N); mask broadcasts over data, true where an element counts. The loss of a
-        sample is the mean over its elements that count.
+        sample is the mean over its elements that count. following: what `contrastive_weight` compares with; None: it
+        does not.
         """
         x_t = self.interpolant.point(data, noise, t)
         target = self.target(data, noise, t)
@@ -131,7 +197,18 @@ class FlowMatching:
         loss = sample_mean(self._error(*sides, t), mask)
         if self.config.difference_weight:
             loss = loss + self.config.difference_weight * difference_loss(*sides, mask)
+        if self.config.contrastive_weight and following is not None:
+            loss = loss - self.config.contrastive_weight * self._contrast(prediction, following, t, mask)
         return FlowMatchingResult(loss, x_t, t, target, prediction)
+
+    def _contrast(self, prediction: Tensor, following: NextSamples, t: Tensor, mask: Tensor | None) -> Tensor:
+        """Error (B,) against the next sample's target at this one's t, where both samples count; 0 if nowhere."""
+        target, both = self.target(following.data, following.noise, t), None
+        if mask is not None and following.mask is not None:
+            both = mask.bool() & following.mask.bool()
+            prediction, target = (torch.where(both, side, 0) for side in (prediction, target))
+        loss = sample_mean(self._error(prediction, target, t), both)
+        return loss if both is None else torch.where(both.flatten(1).any(1), loss, 0)
 
     def target(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """What the network should return at x_t."""
@@ -147,13 +224,22 @@ class FlowMatching:
     def _error(self, prediction: Tensor, target: Tensor, t: Tensor) -> Tensor:
         """Weighted squared error, element by element, in float32 or better."""
         difference = prediction.float() - target.float() if prediction.dtype.itemsize < 4 else prediction - target
-        kind, weighting = self.config.prediction, self.config.weighting
+        kind = self.config.prediction
         if kind == "velocity":
             return difference**2  # the velocity loss is its own weighting (SiT, section 2.3)
         c = self.interpolant.over(t, target)
         if kind == "score":
             difference = difference * c.sigma  # the score is compared as noise: sigma s against -x0
-        if kind == "data" and weighting != "none":
+        error = self._weighted(difference, c)
+        if self.config.weight_limit is None:
+            return error
+        weight = self._weighted(torch.ones_like(c.sigma), c)
+        return error * (self.config.weight_limit / weight).clamp(max=1)
+
+    def _weighted(self, difference: Tensor, c: Coefficients) -> Tensor:
+        """Squared and weighted differences of noise or data."""
+        weighting = self.config.weighting
+        if self.config.prediction == "data" and weighting != "none":
             difference = difference * c.alpha / c.sigma  # an error of data is this error of noise
         if weighting == "velocity":
             difference = difference * c.drift_variance / c.sigma

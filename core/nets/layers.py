@@ -62,7 +62,7 @@ def rotary_table(head_width: int, grid: Sequence[int]) -> Tensor:
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotate the pairs (k, k + K/2) of queries or keys x (B, H, N, K) by `angles` (N, K/2)."""
+    """Rotate the pairs (k, k + K/2) of queries or keys x (B, H, N, K) by `angles` (N, K/2) or (B, 1, N, K/2)."""
     cosine, sine = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
@@ -93,7 +93,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, angles: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """x (B, N, D); angles (N, K/2) of rotary positions; mask (B, N) as `visible_keys` reads it."""
+        """x (B, N, D); angles of rotary positions, as `rotate` takes them; mask (B, N) as `visible_keys` reads it."""
         q, k, v = rearrange(self.qkv(x), "b n (three h k) -> three b h n k", three=3, h=self.num_heads)
         q, k = self.q_norm(q), self.k_norm(k)
         if angles is not None:

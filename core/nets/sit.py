@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from einops import rearrange, repeat
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from core.nets.layers import AdaLNZeroBlock, BlockOptions, FinalLayer, TimestepEmbedder, rotary_table, sincos_grid
+from core.nets.routing import put_tokens, take_tokens
 
 if TYPE_CHECKING:
     from core.conditioning.contract import EmbeddedConditioning
@@ -50,6 +51,7 @@ class SiTConfig:
     published weights do not have.
     """
 
+    token_routing: ClassVar[bool] = True  # whether tokens may skip blocks
     patch_size: int | list[int] = 2
     size: str | None = None
     depth: int | None = None
@@ -150,6 +152,7 @@ class SiT(nn.Module):
         self.blocks = nn.ModuleList(self.make_block(number, recipe.block) for number in range(recipe.depth))
         self.final_layer = FinalLayer(width, math.prod(patch) * self.out_channels)
         self.checkpoint_blocks = self.two_times = False
+        self.routed: tuple[int, int] | None = None  # first and last block, from 1, that see the tokens `kept` alone
         self._layout = _Layout.of(len(size))
         self.initialize()
 
@@ -229,11 +232,16 @@ class SiT(nn.Module):
         """What `output_layer` made, (B, ..., numbers) for the tokens of x (B, C, *grid) -> a prediction as x."""
         return rearrange(values.flatten(1, -2), self._layout.unpatch, **self._sizes(x))[:, : self.in_channels]
 
-    def forward(self, x: Tensor, t: Tensor, condition: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x (B, C, *grid), t (B,) or (B, N), condition (B, ...), mask (B, N) -> (B, C, *grid)."""
-        return self.all_channels(x, t, condition, mask)[:, : self.in_channels]
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor, mask: Tensor | None = None, *kept: Tensor) -> Tensor:
+        """x (B, C, *grid), t (B,) or (B, N), condition (B, ...), mask (B, N), kept (B, K) -> (B, C, *grid).
 
-    def all_channels(self, x: Tensor, t: Tensor, condition: Tensor, mask: Tensor | None = None) -> Tensor:
+        kept: the tokens that blocks `routed` see; the others skip them.
+        """
+        return self.all_channels(x, t, condition, mask, *kept)[:, : self.in_channels]
+
+    def all_channels(
+        self, x: Tensor, t: Tensor, condition: Tensor, mask: Tensor | None = None, kept: Tensor | None = None
+    ) -> Tensor:
         """The output of the last layer (B, C or 2 C, *grid), before `learn_sigma`'s second half is dropped."""
         self._check(tuple(x.shape[1:]))
         tokens = self.x_embedder(x)
@@ -241,8 +249,15 @@ class SiT(nn.Module):
         tokens = tokens + self._positions(count)
         angles = None if self.angles is None else self.angles[:count]
         c = self.embed_condition(t, condition)
-        for block in self.blocks:
-            tokens = self._run(block, tokens, c, angles, mask)
+        first, last = (len(self.blocks) + 1, 0) if kept is None else self.routed
+        seen = whole = c, angles, mask
+        skipped = tokens
+        for number, block in enumerate(self.blocks, start=1):
+            if number == first:
+                skipped, tokens, seen = tokens, take_tokens(tokens, kept), _taken(kept, *whole)
+            tokens = self._run(block, tokens, *seen)
+            if number == last:
+                tokens, seen = put_tokens(tokens, kept, skipped), whole
         return rearrange(self.final_layer(tokens, c), self._layout.unpatch, **self._sizes(x))
 
     def embed_condition(self, t: Tensor, condition: Tensor) -> Tensor | tuple[Tensor, Tensor]:
@@ -288,6 +303,18 @@ class SiT(nn.Module):
         if self.checkpoint_blocks and torch.is_grad_enabled():
             run = partial(checkpoint, block, use_reentrant=False)
         return run(tokens, c, angles, mask)
+
+
+def _taken(
+    kept: Tensor, c: Tensor | tuple[Tensor, Tensor], angles: Tensor | None, mask: Tensor | None
+) -> tuple[Tensor | tuple[Tensor, Tensor], Tensor | None, Tensor | None]:
+    """What a block is given beside its tokens, for the tokens `kept` (B, K): angles become (B, 1, K, K/2)."""
+    if isinstance(c, tuple):
+        c = c[0], take_tokens(c[1], kept)
+    elif c.ndim == 3:
+        c = take_tokens(c, kept)
+    angles = None if angles is None else angles[kept][:, None]
+    return c, angles, None if mask is None else take_tokens(mask, kept)
 
 
 @dataclass(frozen=True)

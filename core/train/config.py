@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from core.alignment.contract import check_layers
+from core.alignment.contract import check_layers, settle
 from core.alignment.methods import ALIGNMENTS, AnyAlignmentConfig
 from core.data.stream import check_workers
 from core.flow.objective import ObjectiveConfig
 from core.flow.path import build_path
 from core.flow.sampler import SamplerConfig, check_solver
+from core.nets.routing import Routing
 from core.precision import Precision
 from core.processes.spread import Compile, ParallelConfig
 from core.schema import FREE, choice, free_keys
@@ -35,6 +36,7 @@ class TrainerConfig:
     precision          bf16 and fp16 run the backbone under autocast, fp16 with a loss scale; weights, losses and
                        averages stay fp32
     tf32               fp32 matrix products and convolutions on a GPU may use TF32
+    routing            a random share of the tokens skips some blocks in training; null: none
     """
 
     steps: int
@@ -52,6 +54,7 @@ class TrainerConfig:
     checkpoint_blocks: bool = field(default=False, metadata=FREE)
     precision: Precision = "fp32"
     tf32: bool = False
+    routing: Routing | None = None
 
     def __post_init__(self) -> None:
         positive = ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "num_previews")
@@ -107,6 +110,7 @@ class RunConfig:
     def _check_needs(self) -> None:
         """Raises ValueError where the alignment asks for what other keys do not give."""
         needs, name = self.alignment.needs, self.alignment_name
+        self._check_contrast()
         if needs.couples_rows and self.trainer.accumulate > 1:
             raise ValueError(
                 f"trainer.accumulate is {self.trainer.accumulate}, but alignment {name!r} compares the samples of a "
@@ -134,6 +138,19 @@ class RunConfig:
                 f"sampler.internal_scale is {self.sampler.internal_scale}, but alignment {self.alignment_name!r} makes "
                 "no second prediction; allowed with it: 1"
             )
+
+    def _check_contrast(self) -> None:
+        """Raises ValueError where the global batch, in which a sample is compared with the next, is split or is one."""
+        weight, trainer = self.objective.contrastive_weight, self.trainer
+        for key, allowed, fits in (
+            ("accumulate", "1", trainer.accumulate == 1),
+            ("batch_size", "2 or more", trainer.batch_size > 1),
+        ):
+            if weight and not fits:
+                raise ValueError(
+                    f"trainer.{key} is {getattr(trainer, key)}, but objective.contrastive_weight is {weight}, which "
+                    f"compares a sample with the next one of the whole batch; allowed with it: {allowed}"
+                )
 
     @property
     def alignment_name(self) -> str:
@@ -165,6 +182,7 @@ class RunConfig:
         """
         check_layers(self.alignment, backbone.num_blocks)
         self.check_tokens(backbone)
+        self._check_routed(backbone.num_blocks)
         scale = self.optimizer.lr_scale
         if scale is not None and scale.blocks > backbone.num_blocks:
             raise ValueError(
@@ -180,12 +198,34 @@ class RunConfig:
                 f"alignment.encoder is {encoder!r}, which sees media, but data is 'latents'; allowed: data of media"
             )
 
-    def check_tokens(self, backbone: Any) -> None:
-        """Raises ValueError where tokens are told apart that the backbone treats alike.
+    def _check_routed(self, num_blocks: int) -> None:
+        """Raises ValueError where tokens skip blocks that there are not, or in which a method needs all of them."""
+        routing, needs = self.trainer.routing, self.alignment.needs
+        if routing is None:
+            return
+        if routing.last > num_blocks:
+            raise ValueError(f"trainer.routing.last is {routing.last}; the backbone has blocks 1 to {num_blocks}")
+        told = f"trainer.routing lets tokens skip blocks {routing.first} to {routing.last}"
+        if needs.any_block:
+            raise ValueError(f"{told}, but {self.alignment.layers_key} may become any block; allowed with it: numbers")
+        if not needs.all_tokens:
+            return
+        for layer in settle(self.alignment, num_blocks, self.seed).layers:
+            if not isinstance(layer, int) or routing.first <= layer <= routing.last:
+                raise ValueError(
+                    f"{told}, but {self.alignment.layers_key} of alignment {self.alignment_name!r}, which needs all "
+                    f"tokens, names {layer}; allowed: numbers of other blocks"
+                )
 
-        backbone  its config, with `token_times` False where it takes one time for a sample, and `token_groups` False
-                  where its attention takes no groups; `output_layer` False where it has none to be copied
+    def check_tokens(self, backbone: Any) -> None:
+        """Raises ValueError where tokens are told apart, or left out, that the backbone treats alike.
+
+        backbone  its config, with `token_times` False where it takes one time for a sample, `token_groups` False
+                  where its attention takes no groups, `token_routing` True where tokens may skip its blocks,
+                  and `output_layer` False where it has none to be copied
         """
+        if self.trainer.routing is not None and not getattr(backbone, "token_routing", False):
+            raise ValueError("trainer.routing is given, but tokens cannot skip blocks of this backbone; allowed: null")
         name, needs = self.alignment_name, self.alignment.needs
         if self.token_times and not getattr(backbone, "token_times", True):
             if needs.token_times:

@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from core.contracts import Condition
 from core.nets.layers import TRAINING_FACTOR
+from core.nets.routing import Routing
 
 LONG_ENOUGH = 0.02  # seconds that one matrix product should take
 LARGEST_SIDE = {"cpu": 4096, "cuda": 8192}
@@ -22,13 +23,18 @@ LARGEST_SIDE = {"cpu": 4096, "cuda": 8192}
 
 @torch.no_grad()
 def forward_flops(
-    network: nn.Module, latent_shape: tuple[int, ...], condition: Condition, token_times: bool = False
+    network: nn.Module,
+    latent_shape: tuple[int, ...],
+    condition: Condition,
+    token_times: bool = False,
+    routing: Routing | None = None,
 ) -> int:
     """FLOPs of all matrix products and convolutions of one sample's forward pass; nothing element by element.
 
     network: a `core.contracts.Backbone` as it was built, before compile and wrapping, with its hooks paused; on the
     meta device nothing is computed. latent_shape: without the batch axis. condition (B, ...): one row of it is used.
-    token_times: each token has a time of its own, and with it shifts, scales and gates.
+    token_times: each token has a time of its own, and with it shifts, scales and gates. routing: of the tokens of a
+    network that is `routed`.
 
     The network runs once, on its own device. Its weights, buffers, gradients, training flag and the generators of
     random numbers stay as they are.
@@ -38,18 +44,23 @@ def forward_flops(
     first = next(network.parameters())
     x = torch.zeros((1, *latent_shape), device=first.device, dtype=first.dtype)
     t = torch.full((1, network.num_tokens) if token_times else (1,), 0.5, device=first.device)
+    kept = () if routing is None else (None, torch.arange(routing.kept(network.num_tokens), device=first.device)[None])
     buffers = {name: each.clone() for name, each in network.named_buffers()}
     # Attention as two plain products: the counter does not know every fused kernel, that of CPUs for one.
     with _random_kept(first.device), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        functional_call(network, buffers, (x, t, condition[:1].to(first.device)))
+        functional_call(network, buffers, (x, t, condition[:1].to(first.device), *kept))
     return counter.get_total_flops()
 
 
 def training_flops(
-    network: nn.Module, latent_shape: tuple[int, ...], condition: Condition, token_times: bool = False
+    network: nn.Module,
+    latent_shape: tuple[int, ...],
+    condition: Condition,
+    token_times: bool = False,
+    routing: Routing | None = None,
 ) -> int:
     """FLOPs of one sample's forward and backward pass, three times the forward; recomputation does not count."""
-    return TRAINING_FACTOR * forward_flops(network, latent_shape, condition, token_times)
+    return TRAINING_FACTOR * forward_flops(network, latent_shape, condition, token_times, routing)
 
 
 def _random_kept(device: torch.device) -> torch.random.fork_rng:

@@ -24,6 +24,7 @@ from core.data.stream import StepPositions, step_batches
 from core.draws import StepRandom, seeded_weights
 from core.latents.tokenizer import MediaError
 from core.nets.layers import TRAINING_FACTOR
+from core.nets.routing import Routing
 from core.precision import DTYPES, allow_tf32
 from core.processes.failures import NonFiniteError, is_out_of_memory
 from core.processes.signals import StopRequest
@@ -66,7 +67,9 @@ class Trainer(RunOutputs):
         self.aligning = settle(config.alignment, len(self.model.blocks), config.seed)
         self.reasons = reasons(config.alignment, len(self.model.blocks), config.seed)
         self.model.two_times = config.alignment.needs.token_times
-        self.flops = self.count_flops(config.token_times)
+        routing = config.trainer.routing
+        self.model.routed = None if routing is None else (routing.first, routing.last)
+        self.flops = self.count_flops(config.token_times, routing)
         self._build_alignment()  # before compile: later hooks would not be called
         self.network = spread(self.model, config.parallel, config.trainer.compile, world)
         self.loss = TrainingLoss(
@@ -79,6 +82,7 @@ class Trainer(RunOutputs):
             precision=config.trainer.precision,
             teacher=self.teacher,
             needs=self.aligning.needs,
+            routing=routing,
         )
         self.flow_loss = replace(self.loss, alignment=NoAlignment(), needs=Needs(), teacher=None)
         self.by_time = LossByTime(config, domain.dataset, self.loss, world)
@@ -100,10 +104,10 @@ class Trainer(RunOutputs):
         # before this one.
         self.seconds, self.wall_before = 0.0, 0.0
 
-    def count_flops(self, token_times: bool = False) -> int:
+    def count_flops(self, token_times: bool = False, routing: Routing | None = None) -> int:
         """FLOPs of one sample in a training step, without the alignment's; token_times: each token has its own time."""
         request = Requests.of(self.domain.conditioning.requests(1, self.config.seed))
-        return training_flops(self.model, self.domain.latent_shape, request.condition, token_times)
+        return training_flops(self.model, self.domain.latent_shape, request.condition, token_times, routing)
 
     def _build_alignment(self) -> None:
         """The alignment on the bare model, and the teacher that it may need, a copy of the model without its hooks."""
@@ -116,10 +120,11 @@ class Trainer(RunOutputs):
         with seeded_weights(config.seed, "alignment heads"):
             self.alignment = build_alignment(self.aligning, self.model, self.domain.encoders)
         self.alignment.heads.to(self.world.device)
-        forward = (self.count_flops() if config.token_times else self.flops) // TRAINING_FACTOR
+        plainly = not config.token_times and config.trainer.routing is None
+        forward = (self.flops if plainly else self.count_flops()) // TRAINING_FACTOR
         self.flops += self.alignment.extra_flops(forward, self.model.num_tokens)
         if config.optimizer.gradient == "matched":
-            self.flops += self.count_flops()
+            self.flops += self.count_flops(routing=config.trainer.routing)
         if config.trainer.compile != "none":
             self.alignment.compile()
 

@@ -37,7 +37,7 @@ GIGABYTE = 1e9
 class FinetuneTrainer(Trainer):
     """A `core.train.trainer.Trainer` of a `WanBackbone`."""
 
-    def count_flops(self, token_times: bool = False) -> int:
+    def count_flops(self, token_times: bool = False, routing: None = None) -> int:
         """FLOPs of one sample in a training step, counted on a network without weights: a clip has many tokens."""
         model, length = self.model, self.model.texts.length
         with torch.device("meta"):

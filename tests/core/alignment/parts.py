@@ -9,9 +9,13 @@ from core.nets.layers import BlockOptions, LabelEmbedder
 from core.nets.sit import Recipe, SiT
 
 
-def tiny(width=24, depth=3):
+def tiny(width=24, depth=3, **recipe):
     """A SiT with random weights everywhere, for latents (2, 6, 4) in patches of 2."""
-    model = SiT((2, 6, 4), Recipe(depth, 2, BlockOptions(width, 2)), lambda size: LabelEmbedder(3, size, null_row=True))
+    model = SiT(
+        (2, 6, 4),
+        Recipe(depth, 2, BlockOptions(width, 2), **recipe),
+        lambda size: LabelEmbedder(3, size, null_row=True),
+    )
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():

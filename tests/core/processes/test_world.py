@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import core.processes.world
+from core.alignment.gather import next_rows
 from core.processes.world import REPORTED, PeerError, Place, World, joined, part, pick_device
 from tests.core.processes.started import together
 from tests.rows import every_row
@@ -100,12 +101,14 @@ def test_one_process_talks_to_itself():
 def talk(world):
     """What each process hears."""
     share = (world.rank + 1) / 6  # 1/6, 2/6, 3/6
+    rows = torch.arange(7)[slice(*world.rows(7))]
     return {
         "any": world.any(False, world.rank == 1, world.rank == 2, True),
         "none": world.any(False),
         "mean": world.mean([float(world.rank), 3.0, 1e300], share),
         "gather": world.gather({"rank": world.rank, "rows": list(range(*world.rows(7)))}),
         "nothing": world.gather(None),
+        "next": [next_rows(rows).tolist(), next_rows(rows == 2).tolist()],
         "main": world.on_main(lambda: f"of {world.rank}"),
         "is main": world.is_main,
     }
@@ -144,6 +147,8 @@ def test_the_main_process_gathers_in_the_order_of_ranks(heard):
     rows = [[0, 1], [2, 3], [4, 5, 6]]
     whole = [{"rank": rank, "rows": rows[rank]} for rank in range(SIZE)]
     assert [each["talk"]["gather"] for each in heard] == [whole, None, None]
+    behind = [[1, 2], [3, 4], [5, 6, 0]]  # behind the last is the first
+    assert [each["talk"]["next"] for each in heard] == [[own, [row == 2 for row in own]] for own in behind]
     assert [each["talk"]["nothing"] for each in heard] == [[None] * SIZE, None, None]
     assert [each["talk"]["is main"] for each in heard] == [True, False, False]
     assert [each["talk"]["main"] for each in heard] == ["of 0"] * SIZE, "what it does, all get"
