@@ -119,7 +119,7 @@ class External(Alignment):
         (tokens,) = self.hooks.take().values()
         mask, grid = forward.batch.mask, (tokens.shape[1] // math.prod(self.grid[1:]), *self.grid[1:])
         projected = self.heads["features"](hide_padding(tokens, mask).float(), grid)
-        target = tokens_on_grid(self.encoder(forward.batch.media), grid)
+        target = tokens_on_grid(self.encoder(forward.batch), grid)
         if self.config.normalise is not None:
             target = normalise_tokens(target, self.config.normalise, mask)
         cosine = masked_mean(token_cosine(hide_padding(projected, mask), hide_padding(target, mask)), mask)

@@ -15,7 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from core.storage.atomic import sha256_file
 from core.storage.json_files import read_mapping
+from core.storage.provenance import json_sha256
 from core.storage.weights import check_finite_weights
 
 CONFIG, INDEX, ADAPTER = "config.json", "model.safetensors.index.json", "adapter_config.json"
@@ -50,6 +52,13 @@ def read_pretrained(
     check_loaded(found, f"{name}: {folder}")
     check_finite_weights(network, f"{name}: {folder}")
     return network
+
+
+def files_sha256(folder: Path, name: str) -> str:
+    """Hex SHA-256 over the config and the weights of a directory; ValueError as `read_pretrained` for what is none."""
+    check_directory(folder, name)
+    files = [folder / CONFIG, *sorted(folder.glob("*.safetensors"))]
+    return json_sha256({file.name: sha256_file(file) for file in files})
 
 
 def check_loaded(found: Mapping[str, Any], source: str) -> None:
