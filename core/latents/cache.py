@@ -194,9 +194,7 @@ def shard_facts(root: Path, shard: int, part: Part) -> dict[str, Any] | None:
 def missing_shards(root: Path, spec: CacheSpec) -> list[int]:
     """Shards of which a part is not there or not whole, by the sizes."""
     parts = spec.parts()
-    return [
-        shard for shard in range(spec.num_shards) if any(shard_facts(root, shard, part) is None for part in parts)
-    ]
+    return [shard for shard in range(spec.num_shards) if any(shard_facts(root, shard, part) is None for part in parts)]
 
 
 def damaged_files(root: Path, spec: CacheSpec, shards: Iterable[int]) -> list[Path]:
@@ -311,7 +309,8 @@ class LatentShards:
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """`media` (2, *latent), mean and standard deviation in the stored type, `condition` and, with lengths, `mask`.
 
-        And `features` (E, *grid) of the same view, `with_features`. `rng` decides the flip, as for the data set that was encoded, so that both give the same samples.
+        And `features` (E, *grid) of the same view, `with_features`. `rng` decides the flip, as for the data set that
+        was encoded, so that both give the same samples.
         """
         return {name: value[0] for name, value in self.items(np.array([index]), [rng]).items()}
 

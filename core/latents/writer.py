@@ -275,7 +275,7 @@ def _stored(values: Tensor, rows: Sequence[int], name: Callable[[int], str], par
             largest = found.abs().max().item()
             raise ValueError(f"{where}: its {what} reach {largest:g}, too large for dtype=float16; allowed: float32")
         raise ValueError(f"{where}: the {maker} gives {what} that are not finite")
-    return stored.cpu()
+    return stored.cpu().contiguous()
 
 
 @contextlib.contextmanager

@@ -54,10 +54,14 @@ def read_pretrained(
     return network
 
 
-def files_sha256(folder: Path, name: str) -> str:
-    """Hex SHA-256 over the config and the weights of a directory; ValueError as `read_pretrained` for what is none."""
+def files_sha256(folder: Path, name: str, beside: str | None = None) -> str:
+    """Hex SHA-256 over config and weights of a directory, and a file beside them if it is there.
+
+    ValueError as of `read_pretrained` for what is no such directory.
+    """
     check_directory(folder, name)
     files = [folder / CONFIG, *sorted(folder.glob("*.safetensors"))]
+    files += [] if beside is None or not (folder / beside).is_file() else [folder / beside]
     return json_sha256({file.name: sha256_file(file) for file in files})
 
 

@@ -3,6 +3,7 @@
 import torch
 
 from core.conditioning.labels import LabelConditioning, LabelConfig
+from core.contracts import Batch
 from core.flow.objective import FlowMatching, ObjectiveConfig
 from core.latents.pixels import Pixels
 from core.nets.layers import BlockOptions, LabelEmbedder
@@ -21,6 +22,11 @@ def tiny(width=24, depth=3, **recipe):
         for parameter in model.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
     return model
+
+
+def rows(media, mask=None):
+    """Media as a batch of conditions that nothing looks at."""
+    return Batch(media, torch.zeros(len(media), dtype=torch.int64), torch.arange(len(media)), mask)
 
 
 def loss_parts(model):

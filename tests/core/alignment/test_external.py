@@ -24,16 +24,16 @@ MEDIA = torch.randn(2, 2, 6, 4, generator=torch.Generator().manual_seed(3))
 
 
 class Given:
-    """An encoder whose features are given; it keeps the media that it saw."""
+    """An encoder whose features are given; it keeps the rows that it saw."""
 
     flops = 1000
 
     def __init__(self, features):
         self.features, self.width = features, features.shape[1]
 
-    def __call__(self, media):
-        self.media = media
-        return self.features[: len(media)]
+    def __call__(self, batch):
+        self.seen = batch
+        return self.features[: len(batch)]
 
 
 def loss_of(config, features, mask=None):
@@ -91,7 +91,7 @@ def test_a_step_sees_clean_media_and_padding_counts_nothing(head):
     mask = torch.arange(6) < torch.tensor([6, 3])[:, None]
     config = ExternalConfig(2, "dinov2:x", head, normalise=0.6, width=8)
     found, method, encoder = loss_of(config, features, mask)
-    assert torch.equal(encoder.media, MEDIA)
+    assert torch.equal(encoder.seen.media, MEDIA)
     torch.testing.assert_close(found.total, found.flow.mean() - 0.5 * found.similarity["2->dinov2"])
     other = torch.where(mask.reshape(2, 1, 3, 2), features, 7.0)
     assert torch.equal(loss_of(config, other, mask)[0].total, found.total)
