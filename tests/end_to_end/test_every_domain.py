@@ -34,7 +34,7 @@ from tests.end_to_end.commands import (
     steps_of,
     told_to_stop,
 )
-from tests.end_to_end.toys.contract import BLOCKS, SMALL, User, changed, encoders_for
+from tests.end_to_end.toys.contract import BLOCKS, SMALL, User, changed
 from tests.end_to_end.toys.every import ROOT, TOYS
 from tests.end_to_end.zygote import SPARED
 from tests.slurm.commands import launch
@@ -266,12 +266,11 @@ def test_samples_need_neither_the_files_nor_what_was_measured_of_them(toy, filed
     assert len(made[0]) == 3 and nearly(*made) and made[0].std() > 0
 
 
-def test_a_run_on_cached_latents_is_the_run_on_the_files(toy, filed):
+def test_a_run_on_cached_latents_is_the_run_on_the_files(toy, filed, encoder):
     """By the command that `cache` prints; with an encoder's features, of both mirrors where rows are mirrored."""
-    (encoder,) = encoders_for(filed)
     method = (*aligned(toy, "external"), encoder, "trainer.steps=3")
     sources = [word for word in filed.on_files() if word.startswith(("data", "tokenizer", "conditioning", "device"))]
-    words = (*sources, "dtype=float32", "num_workers=0", "rows_per_shard=3", "out=latents", encoder.split(".")[1])
+    words = (*sources, "dtype=float32", "num_workers=0", "rows_per_shard=3", "out=latents", encoder.partition(".")[2])
     told = printed(f"{toy.domain}.train", filed.does("cache", *words))
     usual = [word for word in filed.on_files(*method) if word not in sources]
     filed.does("train", *filed.on_files(*method, "name=asked"))
@@ -320,11 +319,11 @@ def test_its_blocks_are_probed_and_compared_and_its_report_shows_samples(toy, wh
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_an_alignment_method_steps_and_resumes(toy, method, user):
+def test_an_alignment_method_steps_and_resumes(toy, method, user, request):
     words = user.on_stand_in(*aligned(toy, method), "trainer.steps=3", "trainer.keep_checkpoints=1")
     other = User(toy, user.place / "stopped")
     other.place.mkdir()
-    words = changed(words, encoders_for(user, other) if method == "external" else ())
+    words = (*words, request.getfixturevalue("encoder")) if method == "external" else words
     user.does("train", *words)
     with told_to_stop(2):
         assert other("train", *words).code == 143

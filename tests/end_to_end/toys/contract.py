@@ -127,11 +127,3 @@ class User:
     def run(self, name: str | None = None) -> Path:
         """The folder of a run."""
         return self.place / "runs" / self.toy.domain / (name or self.toy.name)
-
-
-def encoders_for(*users: User) -> tuple[str, ...]:
-    """Write the encoder of their domain into the places of all; words that name it."""
-    encoder = users[0].toy.encoder
-    for user in users:
-        encoder[1](user.place / "encoder")
-    return (f"alignment.encoder={encoder[0]}:encoder",)
