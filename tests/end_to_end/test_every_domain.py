@@ -268,7 +268,7 @@ def test_samples_need_neither_the_files_nor_what_was_measured_of_them(toy, filed
 
 def test_a_run_on_cached_latents_is_the_run_on_the_files(toy, filed, encoder):
     """By the command that `cache` prints; with an encoder's features, of both mirrors where rows are mirrored."""
-    method = (*aligned(toy, "external"), encoder, "trainer.steps=3")
+    method = (*aligned(toy, "external"), encoder, "trainer.steps=2")
     sources = [word for word in filed.on_files() if word.startswith(("data", "tokenizer", "conditioning", "device"))]
     words = (*sources, "dtype=float32", "num_workers=0", "rows_per_shard=3", "out=latents", encoder.partition(".")[2])
     told = printed(f"{toy.domain}.train", filed.does("cache", *words))
@@ -323,7 +323,8 @@ def test_an_alignment_method_steps_and_resumes(toy, method, user, request):
     words = user.on_stand_in(*aligned(toy, method), "trainer.steps=3", "trainer.keep_checkpoints=1")
     other = User(toy, user.place / "stopped")
     other.place.mkdir()
-    words = (*words, request.getfixturevalue("encoder")) if method == "external" else words
+    if method == "external":
+        words = (*words, request.getfixturevalue("encoder"), "trainer.batch_size=2")
     user.does("train", *words)
     with told_to_stop(2):
         assert other("train", *words).code == 143
