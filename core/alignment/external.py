@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from core.alignment.contract import Alignment, AlignmentTerms, Forward, Needs, check_weight, config_keys, listen
 from core.alignment.teacher import Teacher
 from core.contracts import FeatureEncoder
-from core.flow.path import check_choice
+from core.flow.path import check_choice, check_used
 from core.nets.layers import TRAINING_FACTOR
 from layersync.blocks import Layer
 from layersync.schedule import WeightSchedule
@@ -56,6 +56,7 @@ class ExternalConfig:
         kind, _, folder = self.encoder.partition(":")
         if not kind or not folder:
             raise ValueError(f"alignment.encoder is {self.encoder!r}; needed: kind:folder, such as dinov2:weights")
+        check_used(self, "alignment", ("width",), None if self.head == "mlp" else f"alignment.head is {self.head!r}")
         if self.width < 1:
             raise ValueError(f"alignment.width is {self.width}; it must be at least 1")
         if self.normalise is not None and not math.isfinite(self.normalise):

@@ -11,7 +11,7 @@ from core.alignment.contract import check_layers, config_keys, settle
 from core.alignment.methods import ALIGNMENTS, AnyAlignmentConfig
 from core.data.stream import check_workers
 from core.flow.objective import ObjectiveConfig
-from core.flow.path import build_path
+from core.flow.path import build_path, check_used
 from core.flow.sampler import SamplerConfig, check_solver
 from core.latents.features import check_cached, check_encoder
 from core.nets.routing import Routing
@@ -112,6 +112,10 @@ class RunConfig:
         """Raises ValueError where the alignment asks for what other keys do not give."""
         needs, name = self.alignment.needs, self.alignment_name
         self._check_contrast()
+        own = "the loss of objective.prediction 'velocity' is its own weighting"
+        check_used(
+            self.objective, "objective", ("weighting",), own if self.objective.prediction == "velocity" else None
+        )
         if needs.couples_rows and self.trainer.accumulate > 1:
             raise ValueError(
                 f"trainer.accumulate is {self.trainer.accumulate}, but alignment {name!r} compares the samples of a "

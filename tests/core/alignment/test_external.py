@@ -130,7 +130,7 @@ def test_a_whole_step_of_irepa_is_the_recorded_one():
 def test_a_step_sees_clean_media_and_padding_counts_nothing(head):
     features = torch.randn(2, 5, 3, 2, generator=torch.Generator().manual_seed(4))
     mask = torch.arange(6) < torch.tensor([6, 3])[:, None]
-    config = ExternalConfig(2, "dinov2:x", head, normalise=0.6, width=8)
+    config = ExternalConfig(2, "dinov2:x", head, normalise=0.6, width=8 if head == "mlp" else 2048)
     found, method, encoder = loss_of(config, features, mask)
     assert torch.equal(encoder.seen.media, MEDIA)
     torch.testing.assert_close(found.total, found.flow.mean() - 0.5 * found.similarity["2->dinov2"])
@@ -158,6 +158,8 @@ def test_what_cannot_be_is_refused_when_the_config_is_read():
         ExternalConfig(2, "dinov2:x", head="both")
     with pytest.raises(ValueError, match=r"alignment.width is 0"):
         ExternalConfig(2, "dinov2:x", width=0)
+    with pytest.raises(ValueError, match=r"alignment.width is 8, but alignment.head is 'conv'; allowed with it: 2048"):
+        ExternalConfig(2, "dinov2:x", "conv", width=8)
     several = SeveralConfig({"near": ExternalConfig(1, "dinov2:x"), "far": ExternalConfig(2, "dinov2:y")})
     assert several.needs.features == ("dinov2:x", "dinov2:y")
     found = several.build(tiny(), lambda name: Given(torch.zeros(2, 5 if name == "dinov2:x" else 7, 3, 2)))
