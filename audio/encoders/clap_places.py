@@ -17,7 +17,7 @@ from audio.encoders.protocols import laion_int16
 from audio.sounds.sound import Sound
 from core.contracts import Batch
 
-FINER = 32  # parts of a place, so that the end of a clip is cut to a thousandth of a window
+FINER = 4  # parts of a place, so that the end of a clip is cut to 1 / 128 of a window
 
 
 class ClapPlaces:
