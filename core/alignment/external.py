@@ -35,7 +35,7 @@ class ExternalConfig:
     """Options of REPA and iREPA.
 
     layer      block number from 1, or module name; REPA: 4 of 12 blocks, 8 of 24 and 28
-    encoder    kind:folder of weights; the kinds are the domain's: dinov2 of images and video, clap of sound
+    encoder    kind:folder of weights; the kinds are the domain's, such as dinov2; of a cache, the one that it has
     head       mlp: three linear maps with SiLU, `width` inside; conv: one convolution of 3 along each axis of the grid
     normalise  null: targets as they are; a number a: (y - a mean) / deviation over a sample's tokens, of each feature
     weight     of minus the mean cosine; REPA 0.5, iREPA 1.0

@@ -10,6 +10,7 @@ from core.draws import numpy_rng
 from core.latents.cache import StoredFeatures, damaged_files, missing_shards
 from core.latents.features import cached_encoder, check_cached
 from core.latents.writer import Source, encode_shards
+from image.train import ENTRY as TRAIN
 from tests.core.latents.test_cache import PER_SHARD, ROWS, SOURCE, files, make, moments, read, spec, writer
 
 SHAPE = (3, 2)
@@ -104,6 +105,15 @@ def test_another_encoder_and_a_cache_without_features_are_refused(tmp_path):
             cached_encoder(name, read(where), sha256)
     with pytest.raises(ValueError, match=r"have SHA-256 xyz, but the features of the cache .* with abc; allowed"):
         cached_encoder("eye:elsewhere", read(root), sha256)
+
+
+def test_a_run_on_a_cache_without_features_is_refused_when_its_config_is_read(tmp_path):
+    words = ["data=latents", f"data.root={make(tmp_path / 'bare')}", "tokenizer=conv_kl", "evaluation=none"]
+    words += ["alignment=external", "alignment.layer=1"]
+    with pytest.raises(ValueError, match=r"alignment\.encoder is 'dinov2:x', which sees media, .*latents alone"):
+        TRAIN.config([*words, "alignment.encoder=dinov2:x"])
+    with pytest.raises(ValueError, match=r"alignment\.encoder is 'clap:x'; allowed: dinov2:<folder>"):
+        TRAIN.config([*words, "alignment.encoder=clap:x"])
 
 
 def test_features_that_cannot_be_kept_name_their_sample_and_a_manifest_that_lies_is_refused(tmp_path):
