@@ -40,7 +40,7 @@ from core.train.config import RunConfig
 class AudioConfig(RunConfig):
     """A run on sound."""
 
-    encoders: ClassVar[tuple[str, ...]] = ("clap",)
+    encoders: ClassVar[tuple[str, ...]] = ("clap:<folder>",)
     data: object = choice(DATASETS)
     tokenizer: object = choice(TOKENIZERS)
     backbone: SiTConfig = choice(BACKBONES)

@@ -12,6 +12,8 @@ from torch import Tensor
 from core.commands.entry import Entry
 from core.data.pixels import UINT8_RULE, to_uint8
 from eval.measure.command import run_evaluation
+from eval.measure.efficientnet import NAME as EFFICIENTNET
+from eval.measure.efficientnet import EfficientNetFeatures
 from eval.measure.evaluation import EvaluateConfig, Evaluation, run_behind
 from eval.measure.extractor import Extractor
 from eval.measure.generated import Form
@@ -39,6 +41,7 @@ class ImageEvaluateConfig(EvaluateConfig):
     labels: int | str | list[int | str] | None = None
     inception: str | None = None
     dinov2: str | None = None
+    efficientnet_lite0: str | None = None
 
 
 def main(config: ImageEvaluateConfig) -> None:
@@ -63,7 +66,7 @@ class PixelBytes(Form):
 
 
 class ImageEvaluation(Evaluation):
-    """Images by Inception-v3, DINOv2 or, for digits, a small classifier of them."""
+    """Images by Inception-v3, DINOv2, EfficientNet-Lite0 or, for digits, a small classifier of them."""
 
     table = TABLE
     form_key, file_form = "pixels", PixelBytes()
@@ -108,15 +111,22 @@ class ImageEvaluation(Evaluation):
         """Images of the model's size, their classes known."""
         return PlannedSamples(self.num, self.table.unit, size=tuple(self.model.data.media_shape[-2:]))
 
+    @property
+    def weights(self) -> WeightsSource:
+        """The places of the extractors' weights."""
+        places = (self.config.inception, self.config.dinov2, self.config.efficientnet_lite0)
+        paths = (None if place is None else Path(place).expanduser() for place in places)
+        return WeightsSource(weights_root(self.config.weights_dir), *paths)
+
     def extractor(self, name: str, device: torch.device) -> Extractor:
-        """The extractor of that name, with weights from the config's places or the registry's."""
+        """The extractor of that name, with weights from the config's places, the registry's or a package's."""
         if name == "digits":
             return DigitFeatures(*self.digits, device)
-        places = (self.config.inception, self.config.dinov2)
-        paths = (None if place is None else Path(place).expanduser() for place in places)
-        weights = WeightsSource(weights_root(self.config.weights_dir), *paths)
+        weights = self.weights
         if name == "dinov2":
             return DinoFeatures(weights, device)
+        if name == EFFICIENTNET:
+            return EfficientNetFeatures(weights.efficientnet_lite0, device)
         return InceptionFeatures(name, weights.inception, weights.root, device)
 
     def open_reference(self) -> Reference:

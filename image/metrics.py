@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from eval.measure.efficientnet import NAME as EFFICIENTNET
 from eval.measure.extractor import ExtractedFeatures
 from eval.measure.metrics import (
     FrechetDistance,
@@ -22,7 +23,7 @@ from eval.statistics.estimate import Estimate
 from eval.statistics.inception_score import ADM, TORCH_FIDELITY, Splits, inception_score
 
 INCEPTION = ("inception_adm", "inception_torch_fidelity")
-ANY = (*INCEPTION, "dinov2", "digits")
+ANY = (*INCEPTION, "dinov2", EFFICIENTNET, "digits")
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,14 @@ TABLE = Table(
         NeighbourRecall("recall", ANY),
         KernelDistance("kid", ANY),  # 100 subsets of 1000, as torch-fidelity
         FrechetDistance("fd_dinov2", ("dinov2",), beside=True),
+        FrechetDistance(f"fd_{EFFICIENTNET}", (EFFICIENTNET,), beside=True),
         *stand_in_metrics("digits", labels_from="run=..., or arr_1"),
     ),
     defaults={
         "inception_adm": ("fid", "sfid", "is", "precision", "recall"),
         "inception_torch_fidelity": ("fid", "is", "kid", "precision", "recall"),
         "dinov2": ("fd_dinov2",),
+        EFFICIENTNET: (f"fd_{EFFICIENTNET}",),
         "digits": ("frechet_distance", "class_accuracy"),
     },
     unit="image",

@@ -29,7 +29,7 @@ from image.tokenizer import TOKENIZERS, PixelsConfig
 class ImageConfig(RunConfig):
     """A run on images."""
 
-    encoders: ClassVar[tuple[str, ...]] = ("dinov2",)
+    encoders: ClassVar[tuple[str, ...]] = ("dinov2:<folder>", "efficientnet_lite0")
     data: object = choice(DATASETS)
     tokenizer: object = choice(TOKENIZERS)
     backbone: SiTConfig = choice(BACKBONES)
@@ -48,10 +48,10 @@ class ImageConfig(RunConfig):
 
 
 def make_encoder(name: str, device: torch.device) -> FeatureEncoder:
-    """The encoder `dinov2:<folder>`, which sees images; ValueError for a wrong folder."""
-    from eval.inside.patches import DinoPatches  # which only a run with an encoder needs
+    """An encoder of `ImageConfig.encoders`; ValueError for a wrong folder, ImportError without its package."""
+    from eval.inside.patches import image_encoder  # which only a run with an encoder needs
 
-    return DinoPatches(name, device)
+    return image_encoder(name, device)
 
 
 def build_domain(config: ImageConfig, device: torch.device, *, evaluate: bool) -> Domain:

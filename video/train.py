@@ -36,7 +36,7 @@ from video.tokenizer import TOKENIZERS, ClipPixels, PixelsConfig, VideoTokenizer
 class VideoConfig(RunConfig):
     """A run on video."""
 
-    encoders: ClassVar[tuple[str, ...]] = ("dinov2",)
+    encoders: ClassVar[tuple[str, ...]] = ("dinov2:<folder>", "efficientnet_lite0")
     data: object = choice(DATASETS)
     tokenizer: object = choice(TOKENIZERS)
     backbone: BackboneConfig = choice(BACKBONES)
@@ -57,10 +57,10 @@ class VideoConfig(RunConfig):
 
 
 def make_encoder(name: str, device: torch.device, frames: int) -> FeatureEncoder:
-    """The encoder `dinov2:<folder>`, which sees the frames of a clip one by one; ValueError for a wrong folder."""
-    from eval.inside.patches import DinoPatches  # which only a run with an encoder needs
+    """An encoder of `VideoConfig.encoders`, which sees the frames of a clip one by one; errors as it says them."""
+    from eval.inside.patches import image_encoder  # which only a run with an encoder needs
 
-    return DinoPatches(name, device, frames)
+    return image_encoder(name, device, frames)
 
 
 def build_domain(config: VideoConfig, device: torch.device, *, evaluate: bool) -> Domain:

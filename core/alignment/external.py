@@ -35,7 +35,8 @@ class ExternalConfig:
     """Options of REPA and iREPA.
 
     layer      block number from 1, or module name; REPA: 4 of 12 blocks, 8 of 24 and 28
-    encoder    kind:folder of weights; the kinds are the domain's: dinov2 of images and video, clap of sound
+    encoder    kind:folder of weights, or the kind alone where they come as a package; the kinds are the domain's:
+               dinov2 and efficientnet_lite0 of images and video, clap of sound
     head       mlp: three linear maps with SiLU, `width` inside; conv: one convolution of 3 along each axis of the grid
     normalise  null: targets as they are; a number a: (y - a mean) / deviation over a sample's tokens, of each feature
     weight     of minus the mean cosine; REPA 0.5, iREPA 1.0
@@ -53,8 +54,8 @@ class ExternalConfig:
     def __post_init__(self) -> None:
         check_weight(self.weight)
         check_choice("alignment.head", self.head, HeadKind)
-        kind, _, folder = self.encoder.partition(":")
-        if not kind or not folder:
+        kind, separator, folder = self.encoder.partition(":")
+        if not kind or bool(separator) != bool(folder):
             raise ValueError(f"alignment.encoder is {self.encoder!r}; needed: kind:folder, such as dinov2:weights")
         if self.width < 1:
             raise ValueError(f"alignment.width is {self.width}; it must be at least 1")

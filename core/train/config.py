@@ -82,7 +82,7 @@ class RunConfig:
     allow_changes  keys (or groups of keys) that a continued run may have changed although they change what it computes
     """
 
-    encoders: ClassVar[tuple[str, ...]] = ()  # the kinds that the domain has, for `alignment.encoder`
+    encoders: ClassVar[tuple[str, ...]] = ()  # forms of `alignment.encoder` that the domain has: kind:<folder>, kind
     name: str = field(metadata=FREE)
     trainer: TrainerConfig
     runs_dir: str = field(default="runs", metadata=FREE)
@@ -121,10 +121,12 @@ class RunConfig:
                 f"ema.device is {self.ema.device!r}, but the average is the teacher of alignment {name!r}; allowed "
                 "with it: model"
             )
+        folders = {form.partition(":")[0]: ":" in form for form in self.encoders}
         for encoder in needs.features:
-            if encoder.partition(":")[0] not in self.encoders:
-                kinds = ", ".join(f"{kind}:<folder>" for kind in self.encoders) or "no encoder in this domain"
-                raise ValueError(f"alignment.encoder is {encoder!r}; allowed: {kinds}")
+            kind, _, folder = encoder.partition(":")
+            if folders.get(kind) is not bool(folder):
+                allowed = ", ".join(self.encoders) or "no encoder in this domain"
+                raise ValueError(f"alignment.encoder is {encoder!r}; allowed: {allowed}")
         if needs.token_times and self.objective.time_per == "token":
             raise ValueError(
                 f"objective.time_per is 'token', but alignment {name!r} gives tokens their times; allowed with it: "
