@@ -1,5 +1,7 @@
 """The metrics of images, and what is measured by default.
 
+`fid`, `is`, `precision` are ADM's; those of another evaluator have its name: inception_torch_fidelity/fid.
+
 Letters: n images, K classes.
 """
 
@@ -18,7 +20,7 @@ from eval.measure.metrics import (
     ReferenceStatistics,
 )
 from eval.measure.stand_in import stand_in_metrics
-from eval.measure.table import Table
+from eval.measure.table import Table, of_each
 from eval.statistics.estimate import Estimate
 from eval.statistics.inception_score import ADM, TORCH_FIDELITY, Splits, inception_score
 
@@ -46,21 +48,25 @@ class InceptionScore(Metric):
         return inception_score(self.sample_rows(samples), self.splits(samples.extractor.name))
 
 
+SEVERAL = of_each(
+    FrechetDistance("fid", INCEPTION),
+    FrechetDistance("sfid", INCEPTION[:1], "spatial"),
+    InceptionScore("is", INCEPTION, "logits"),
+    NeighbourPrecision("precision", ANY),
+    NeighbourRecall("recall", ANY),
+    KernelDistance("kid", ANY),  # 100 subsets of 1000, as torch-fidelity
+    plain=INCEPTION[0],
+)
 TABLE = Table(
     metrics=(
-        FrechetDistance("fid", INCEPTION),
-        FrechetDistance("sfid", ("inception_adm",), "spatial"),
-        InceptionScore("is", INCEPTION, "logits"),
-        NeighbourPrecision("precision", ANY),
-        NeighbourRecall("recall", ANY),
-        KernelDistance("kid", ANY),  # 100 subsets of 1000, as torch-fidelity
+        *SEVERAL,
         FrechetDistance("fd_dinov2", ("dinov2",), beside=True),
         FrechetDistance(f"fd_{EFFICIENTNET}", (EFFICIENTNET,), beside=True),
         *stand_in_metrics("digits", labels_from="run=..., or arr_1"),
     ),
     defaults={
-        "inception_adm": ("fid", "sfid", "is", "precision", "recall"),
-        "inception_torch_fidelity": ("fid", "is", "kid", "precision", "recall"),
+        INCEPTION[0]: ("fid", "sfid", "is", "precision", "recall"),
+        INCEPTION[1]: tuple(f"{INCEPTION[1]}/{name}" for name in ("fid", "is", "kid", "precision", "recall")),
         "dinov2": ("fd_dinov2",),
         EFFICIENTNET: (f"fd_{EFFICIENTNET}",),
         "digits": ("frechet_distance", "class_accuracy"),

@@ -236,7 +236,7 @@ def test_saved_statistics_give_the_numbers_of_the_images(tmp_path, dinov2):
     ]
     assert found[1].value == pytest.approx(found[0].value, rel=1e-6)
     assert found[1].reference == found[0].reference
-    with pytest.raises(ValueError, match=r"holds statistics only; precision need the images"):
+    with pytest.raises(ValueError, match=r"holds statistics only; dinov2/precision need the images"):
         measured(f"samples={samples}", f"reference={stats}", *common, "metrics=[precision]", out=tmp_path / "x")
     other = save_dinov2(tmp_path / "other", seed=1)
     with pytest.raises(ValueError, match="a reference of another protocol: features' weights_sha256"):
