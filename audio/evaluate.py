@@ -170,14 +170,14 @@ class AudioEvaluation(Evaluation):
     @cached_property
     def source(self) -> ExtractorSource:
         """The places of the extractors' weights, and how clips are cut for them."""
-        names = ("clap", "tokenizer", "vggish", "classifier", "clap_music", "clap_audio")
-        given = {name: getattr(self.config, name) for name in names}
-        paths = {name: Path(path).expanduser() for name, path in given.items() if path is not None}
-        claps = {name: paths.pop(name) for name in ("clap_music", "clap_audio") if name in paths}
+        config = self.config
+        claps = {"clap_music": config.clap_music, "clap_audio": config.clap_audio}
+        names = ("clap", "tokenizer", "vggish", "classifier")
+        paths = {name: None if (path := getattr(config, name)) is None else Path(path).expanduser() for name in names}
         return ExtractorSource(
             weights_root(self.config.weights_dir),
             **paths,
-            claps=claps,
+            claps={name: Path(path).expanduser() for name, path in claps.items() if path is not None},
             protocol=PROTOCOLS[self.config.protocol],
         )
 
