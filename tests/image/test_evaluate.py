@@ -248,6 +248,22 @@ def inception(tmp_path_factory):
     return save_inception(tmp_path_factory.mktemp("inception") / "weights.pth")
 
 
+def test_fd_dinov2_stands_beside_fid_where_it_can(tmp_path, dinov2, monkeypatch):
+    """By default, where its weights are there and the reference is images; nothing else asks for it."""
+    monkeypatch.setenv("LAYERSYNC_WEIGHTS", str(tmp_path))
+    images_, _ = save_npz(tmp_path / "a.npz", pictures(4)), adm_reference(tmp_path / "adm.npz", pictures(4))
+    common = ["samples=some.npz", "features=inception_torch_fidelity"]
+
+    def requested(*words, reference=images_):
+        config = image.evaluate.ENTRY.config([*common, f"reference={reference}", *words])
+        return list(image.evaluate.ImageEvaluation(config).requested_metrics())
+
+    there = f"dinov2={dinov2}"
+    assert requested(there) == ["inception_torch_fidelity", "dinov2"]
+    assert requested() == requested(there, "metrics=[fid]") == ["inception_torch_fidelity"]
+    assert requested(there, "features=inception_adm", reference=tmp_path / "adm.npz") == ["inception_adm"]
+
+
 def frechet_to_diagonal(features, mean, covariance):
     """|difference|^2 + trace(A + B - 2 (A B)^(1/2)), B diagonal, A of rank n - 1: roots of the small matrix R^T B R."""
     x = features.double().numpy()
