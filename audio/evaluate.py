@@ -15,6 +15,7 @@ from audio.conditioning import TextConfig
 from audio.data import clip_format
 from audio.datasets.notes import NotesConfig
 from audio.encoders.protocols import FADTK, PROTOCOLS
+from audio.encoders.tables import MS_CLAP, NO_MS_CLAP, TABLES
 from audio.extractors import ExtractorSource
 from audio.media import (
     KEY,
@@ -33,7 +34,6 @@ from audio.metrics import TABLE, ClapScore
 from audio.sample import PCM_RULE, AudioSampleConfig, AudioSampling
 from audio.sounds.pcm import FULL_SCALE, to_int16
 from audio.stand_in import NotesEvaluationConfig, NotesFeatures, NotesSource
-from audio.tables import MS_CLAP, NO_MS_CLAP, TABLES
 from audio.train import AudioConfig
 from core.commands.entry import Entry
 from core.conditioning.labels import LabelConfig

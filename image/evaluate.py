@@ -14,18 +14,15 @@ from core.commands.entry import Entry
 from core.data.pixels import UINT8_RULE, to_uint8
 from core.extras import extra
 from eval.measure.command import run_evaluation
-from eval.measure.efficientnet import NAME as EFFICIENTNET
-from eval.measure.efficientnet import EfficientNetFeatures
 from eval.measure.evaluation import EvaluateConfig, Evaluation, run_behind
 from eval.measure.extractor import Extractor
 from eval.measure.generated import Form
-from eval.measure.inception import InceptionFeatures
 from eval.measure.media import Media, PlannedSamples
 from eval.measure.metrics import Metric
 from eval.measure.reference import MediaReference, Reference, Size
 from eval.weights import locate, weights_root
 from image.datasets.digits import DigitsConfig
-from image.extractors import DinoFeatures, WeightsSource
+from image.extractors import WeightsSource, published_extractor
 from image.media import DIGITS, open_images, open_reference, size_of
 from image.metrics import INCEPTION, TABLE
 from image.sample import ImageSampleConfig, ImageSampling
@@ -151,12 +148,7 @@ class ImageEvaluation(Evaluation):
         """The extractor of that name, with weights from the config's places, the registry's or a package's."""
         if name == "digits":
             return DigitFeatures(*self.digits, device)
-        weights = self.weights
-        if name == "dinov2":
-            return DinoFeatures(weights, device)
-        if name == EFFICIENTNET:
-            return EfficientNetFeatures(weights.efficientnet_lite0, device)
-        return InceptionFeatures(name, weights.inception, weights.root, device)
+        return published_extractor(name, self.weights, device)
 
     @cached_property
     def reference(self) -> Reference:

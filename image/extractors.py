@@ -22,8 +22,10 @@ from core.extras import extra
 from core.storage.atomic import sha256_file
 from core.storage.pretrained import read_pretrained
 from core.storage.provenance import json_sha256
+from eval.measure.efficientnet import NAME as EFFICIENTNET
+from eval.measure.efficientnet import EfficientNetFeatures
 from eval.measure.extractor import Extractor
-from eval.measure.inception import as_rgb, pillow_resized
+from eval.measure.inception import InceptionFeatures, as_rgb, pillow_resized
 from eval.weights import locate, verified
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -77,6 +79,15 @@ class DinoFeatures(Extractor):
             torch.tensor(values, device=self.device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD)
         )
         return {"cls": self.network((x - mean) / std).last_hidden_state[:, 0].float().cpu()}
+
+
+def published_extractor(name: str, source: WeightsSource, device: torch.device) -> Extractor:
+    """The extractor of that name; ValueError where its weights are absent or another's, ImportError for an extra."""
+    if name == "dinov2":
+        return DinoFeatures(source, device)
+    if name == EFFICIENTNET:
+        return EfficientNetFeatures(source.efficientnet_lite0, device)
+    return InceptionFeatures(name, source.inception, source.root, device)
 
 
 def resample_positions(network: nn.Module) -> None:
