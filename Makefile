@@ -22,5 +22,5 @@ setup: $(SETUP)
 $(SETUP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("LayerSync needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -e '.[vae,wan,motion,hf,ode,eval,log,dev]' -c constraints.txt
+	$(BIN)/pip install -e '.[vae,wan,motion,efficientnet,hf,ode,eval,log,dev]' -c constraints.txt
 	touch $@

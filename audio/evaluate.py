@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from audio.conditioning import TextConfig
 from audio.data import clip_format
 from audio.datasets.notes import NotesConfig
 from audio.encoders.protocols import FADTK, PROTOCOLS
+from audio.encoders.tables import MS_CLAP, NO_MS_CLAP, TABLES
 from audio.extractors import ExtractorSource
 from audio.media import (
     KEY,
@@ -28,7 +30,7 @@ from audio.media import (
     open_sounds,
     size_of,
 )
-from audio.metrics import TABLE
+from audio.metrics import TABLE, ClapScore
 from audio.sample import PCM_RULE, AudioSampleConfig, AudioSampling
 from audio.sounds.pcm import FULL_SCALE, to_int16
 from audio.stand_in import NotesEvaluationConfig, NotesFeatures, NotesSource
@@ -44,6 +46,7 @@ from eval.measure.metrics import Metric
 from eval.measure.reference import Reference, Size
 from eval.weights import weights_root
 
+log = logging.getLogger(__name__)
 NUM_SAMPLES = 10_000  # of a run
 REFERENCES = f"a folder of audio files, saved statistics, {', '.join(NOTES)}"
 
@@ -57,7 +60,11 @@ class AudioEvaluateConfig(EvaluateConfig):
     tags: list[str] | None = None
     prompts: list[str] | None = None
     protocol: Literal["one_window", "fadtk"] = "one_window"
+    table: Literal["self_flow"] | None = None
+    floor: str | None = None
     clap: str | None = None
+    clap_music: str | None = None
+    clap_audio: str | None = None
     tokenizer: str | None = None
     vggish: str | None = None
     classifier: str | None = None
@@ -70,6 +77,21 @@ class AudioEvaluateConfig(EvaluateConfig):
                 raise ValueError(f"{key} is {getattr(self, key)!r}, which asks for samples of a run; none are made")
         if self.prompts is not None and not (self.prompts and all(prompt.strip() for prompt in self.prompts)):
             raise ValueError(f"prompts is {self.prompts}; needed: one text or more, none of them empty, or null")
+        absent = [name for name in self.metrics or () if name.startswith(f"{MS_CLAP}/")]
+        if absent:
+            raise ValueError(f"config key 'metrics' has {absent[0]!r}: {NO_MS_CLAP}")
+        if self.table is not None and self.metrics != list(TABLES[self.table].metrics):
+            TABLES[self.table].check(vars(self), self.sampler)
+
+    def completed(self) -> AudioEvaluateConfig:
+        """The config with what its table decides; a log line for each number of the table that cannot be measured."""
+        if self.table is None:
+            return self
+        table = TABLES[self.table]
+        for name, why in table.absent.items():
+            log.warning("table %s: %s is not measured: %s", table.name, name, why)
+        sampler = {**self.sampler, **table.sampler} if self.makes_samples else self.sampler
+        return replace(self, metrics=list(table.metrics), features="clap_music", num=table.num, sampler=sampler)
 
 
 def main(config: AudioEvaluateConfig) -> None:
@@ -77,11 +99,14 @@ def main(config: AudioEvaluateConfig) -> None:
 
     Without more than run=runs/audio/notes: the numbers that the default's training prints.
     samples=FOLDER real=FOLDER compares files of any length, rate and format: FAD in the embeddings of CLAP, and where
-    there are more than 500 samples FAD-infinity beside it. features=vggish, features=classifier classifier=DIR (KL
-    divergences) and protocol=fadtk are other protocols; numbers of different ones are never compared.
+    there are more than 500 samples FAD-infinity beside it; metrics=[clap_music/fad,clap_audio/fad] takes several in one
+    call, table=self_flow a paper's by its protocol, floor=FOLDER other real clips beside. features=vggish,
+    features=classifier classifier=DIR (KL divergences) and protocol=fadtk are other protocols; numbers of different
+    ones are never compared.
     torchrun --nproc-per-node=N -m audio.evaluate ... divides sampling and features among N GPUs. The same command goes
     on with an evaluation that was interrupted. save_reference=FILE.npz writes the statistics of real=... instead.
     """
+    config = config.completed()
     run_evaluation(config, AudioEvaluation(config), print)
 
 
@@ -126,17 +151,33 @@ class AudioEvaluation(Evaluation):
         default = "notes" if self.reference_name in NOTES else "clap_music" if self.config.clap is None else "clap"
         features = self.config.features or default
         self.table.by_extractor(None, features)  # refuses an unknown one
-        self.source.check(features)
         return features
+
+    @cached_property
+    def extractor_names(self) -> list[str]:
+        """The extractors of all metrics; ValueError for one that cannot be made."""
+        names = list(self.table.by_extractor(self.config.metrics, self.extractor_name))
+        for name in names:
+            self.source.check(name)
+        return names
+
+    @property
+    def window(self) -> float | None:
+        """The seconds of a longer clip that are read, its central part; None: all of it, as any extractor needs it."""
+        windows = [self.source.window(name) for name in self.extractor_names]
+        return None if None in windows else max(windows)
 
     @cached_property
     def source(self) -> ExtractorSource:
         """The places of the extractors' weights, and how clips are cut for them."""
+        config = self.config
+        claps = {"clap_music": config.clap_music, "clap_audio": config.clap_audio}
         names = ("clap", "tokenizer", "vggish", "classifier")
-        paths = {name: getattr(self.config, name) for name in names}
+        paths = {name: None if (path := getattr(config, name)) is None else Path(path).expanduser() for name in names}
         return ExtractorSource(
             weights_root(self.config.weights_dir),
-            **{name: None if path is None else Path(path).expanduser() for name, path in paths.items()},
+            **paths,
+            claps={name: Path(path).expanduser() for name, path in claps.items() if path is not None},
             protocol=PROTOCOLS[self.config.protocol],
         )
 
@@ -172,8 +213,8 @@ class AudioEvaluation(Evaluation):
     def requested_metrics(self) -> dict[str, list[Metric]]:
         """The metrics by extractor; ValueError too for a CLAP score of windows that are not clips."""
         metrics = super().requested_metrics()
-        names = {metric.name for chosen in metrics.values() for metric in chosen}
-        if self.config.protocol == FADTK.name and "clap_score" in names:
+        of_texts = any(isinstance(metric, ClapScore) for chosen in metrics.values() for metric in chosen)
+        if self.config.protocol == FADTK.name and of_texts:
             raise ValueError("protocol is 'fadtk', whose windows are not clips; clap_score needs one_window")
         return metrics
 
@@ -200,7 +241,7 @@ class AudioEvaluation(Evaluation):
 
     def open_reference(self) -> Reference:
         """What the config key `real` names, or notes."""
-        name, window = self.reference_name, self.source.window(self.extractor_name)
+        name, window = self.reference_name, self.window
         if name in NOTES and not Path(name).exists():
             split = NOTES[name]
             return of_clips(NotesSounds(f"synthesised notes, {split}", self.notes.dataset(split)))
@@ -208,9 +249,22 @@ class AudioEvaluation(Evaluation):
         self.check_format(reference.media)
         return reference
 
+    def real_media(self) -> Media | None:
+        """What the key `floor` names: other real clips, whose numbers are what samples can reach."""
+        name = self.config.floor
+        if name in NOTES and not Path(name).exists():
+            return NotesSounds(f"synthesised notes, {NOTES[name]}", self.notes.dataset(NOTES[name]))
+        clips = None if name is None else open_sounds(Path(name).expanduser(), "floor", self.window)
+        self.check_format(clips)
+        return clips
+
+    def sample_entries(self, samples: Media) -> dict[str, Any]:
+        """The table that the samples are measured for."""
+        return {} if self.config.table is None else {"table": self.config.table}
+
     def open_samples(self, path: Path) -> Media:
         """The clips in a folder of files, or in one that `audio.sample` wrote, and what they were asked to be."""
-        clips = open_sounds(path, "samples", self.source.window(self.extractor_name))
+        clips = open_sounds(path, "samples", self.window)
         self.check_format(clips)
         clips.read_conditions()
         if self.texts is not None:
@@ -219,7 +273,7 @@ class AudioEvaluation(Evaluation):
 
     def check_format(self, clips: Media | None) -> None:
         """Raises ValueError for files that the extractor does not take, before it is made."""
-        if self.extractor_name == "notes" and isinstance(clips, FolderSounds):
+        if "notes" in self.extractor_names and isinstance(clips, FolderSounds):
             clips.check_format(self.notes.clip)
 
     def size_of(self, samples: Media) -> Size:
@@ -231,6 +285,8 @@ class AudioEvaluation(Evaluation):
         for found, what in ((size, "samples"), (reference.size, f"clips of {reference.name}")):
             if found is not None and found[0] < SHORTEST_SECONDS * found[1]:
                 raise ValueError(f"the {what} last {found[0] / found[1]:.3g} s; needed: {SHORTEST_SECONDS} s at least")
+        if self.config.table is not None and size is not None:
+            TABLES[self.config.table].check_seconds(size[0] / size[1], "samples")
 
 
 ENTRY = Entry(main, "audio.conf", "evaluate", AudioEvaluateConfig)

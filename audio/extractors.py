@@ -6,7 +6,8 @@ its `facts`: numbers of different networks, weights or protocols are never compa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ class ExtractorSource:
 
     root        the weights folder; null: its default
     clap        a file or directory to take instead of the registry's
+    claps       the same of several, by the extractors' names
     tokenizer   a folder with CLAP's tokenizer
     vggish      a file to take instead of the registry's
     classifier  the directory of an audio classifier
@@ -34,6 +36,7 @@ class ExtractorSource:
 
     root: Path | None = None
     clap: Path | None = None
+    claps: Mapping[str, Path] = field(default_factory=dict)
     tokenizer: Path | None = None
     vggish: Path | None = None
     classifier: Path | None = None
@@ -60,7 +63,7 @@ class ExtractorSource:
     def extractor(self, name: str, device: torch.device) -> Extractor:
         """The extractor of that name on `device`; ValueError where its weights are absent, ImportError for an extra."""
         if name in CLAPS:
-            place = ClapSource(CLAPS[name], self.clap, self.tokenizer, self.root)
+            place = ClapSource(CLAPS[name], self.claps.get(name, self.clap), self.tokenizer, self.root)
             return ClapFeatures(place, self.protocol, device)
         if name == "vggish":
             return VggishFeatures(self.vggish, self.protocol, device, self.root)

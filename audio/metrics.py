@@ -1,4 +1,4 @@
-"""The metrics of clips, and what is measured by default.
+"""The metrics of clips, and what is measured by default; a metric's name carries the evaluator's: clap_music/fad.
 
 Letters: n clips, m clips of the reference, D features, K classes.
 """
@@ -16,6 +16,7 @@ from eval.measure.extractor import ExtractedFeatures
 from eval.measure.media import Media
 from eval.measure.metrics import (
     FrechetDistance,
+    GaussianDistance,
     KernelDistance,
     Metric,
     NeighbourPrecision,
@@ -23,7 +24,7 @@ from eval.measure.metrics import (
     ReferenceStatistics,
 )
 from eval.measure.stand_in import stand_in_metrics
-from eval.measure.table import Table
+from eval.measure.table import Table, of_each
 from eval.statistics.estimate import Estimate
 from eval.statistics.frechet import frechet_infinity
 
@@ -137,22 +138,27 @@ class ClapScore(Metric):
         return clap_score(embeddings, np.stack([embedded[text].numpy() for text in texts]))
 
 
+SEVERAL = of_each(
+    FrechetDistance("fad", EMBEDDINGS),
+    FadInfinity("fad_infinity", EMBEDDINGS),
+    *(GaussianDistance(f"kad_bandwidth_{whose}", EMBEDDINGS, bandwidth=whose) for whose in ("reference", "evaluated")),
+    NeighbourPrecision("precision", ANY),
+    NeighbourRecall("recall", ANY),
+    KernelDistance("kid", ANY),
+    PairedDivergence("kl", CLASSES, "logits"),
+    MeanDivergence("kl_mean", CLASSES, "logits"),
+    ClapScore("clap_score", tuple(CLAPS)),
+    beside=True,
+)
 TABLE = Table(
     metrics=(
-        FrechetDistance("fad", EMBEDDINGS),
-        FadInfinity("fad_infinity", EMBEDDINGS),
-        NeighbourPrecision("precision", ANY),
-        NeighbourRecall("recall", ANY),
-        KernelDistance("kid", ANY),
-        PairedDivergence("kl", CLASSES, "logits"),
-        MeanDivergence("kl_mean", CLASSES, "logits"),
-        ClapScore("clap_score", tuple(CLAPS)),
+        *SEVERAL,
         *stand_in_metrics("notes", labels_from="a run with conditioning=labels, or what python -m audio.sample wrote"),
     ),
     defaults={
-        **{name: ("fad", "fad_infinity") for name in CLAPS},
-        "vggish": ("fad",),
-        "classifier": ("kl",),
+        **{name: (f"{name}/fad", f"{name}/fad_infinity") for name in CLAPS},
+        "vggish": ("vggish/fad",),
+        "classifier": ("classifier/kl",),
         "notes": ("frechet_distance", "class_accuracy"),
     },
     unit=UNIT,

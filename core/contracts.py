@@ -271,7 +271,7 @@ class Evaluator(Protocol):
 class Domain:
     """All components of one run, built from its config; `unit` is what a sample is called in records.
 
-    encoders  makes an encoder of its name, kind:folder; None: the domain has none
+    encoders  makes an encoder of its name, kind:folder or kind; None: the domain has none
     """
 
     name: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,22 +12,24 @@ from torch import Tensor
 
 from core.commands.entry import Entry
 from core.data.pixels import UINT8_RULE, to_uint8
+from core.extras import extra
 from eval.measure.command import run_evaluation
 from eval.measure.evaluation import EvaluateConfig, Evaluation, run_behind
 from eval.measure.extractor import Extractor
 from eval.measure.generated import Form
-from eval.measure.inception import InceptionFeatures
 from eval.measure.media import Media, PlannedSamples
-from eval.measure.reference import Reference, Size
-from eval.weights import weights_root
+from eval.measure.metrics import Metric
+from eval.measure.reference import MediaReference, Reference, Size
+from eval.weights import locate, weights_root
 from image.datasets.digits import DigitsConfig
-from image.extractors import DinoFeatures, WeightsSource
+from image.extractors import WeightsSource, published_extractor
 from image.media import DIGITS, open_images, open_reference, size_of
-from image.metrics import TABLE
+from image.metrics import INCEPTION, TABLE
 from image.sample import ImageSampleConfig, ImageSampling
 from image.stand_in import DigitFeatures, DigitsEvaluationConfig
 from image.train import ImageConfig
 
+log = logging.getLogger(__name__)
 NUM_SAMPLES = 50_000  # of a run, as ImageNet's protocol has it
 REFERENCES = "ADM's .npz, a folder or .npz of images, or saved statistics"
 
@@ -39,13 +42,16 @@ class ImageEvaluateConfig(EvaluateConfig):
     labels: int | str | list[int | str] | None = None
     inception: str | None = None
     dinov2: str | None = None
+    efficientnet_lite0: str | None = None
 
 
 def main(config: ImageEvaluateConfig) -> None:
     """Measure images: those that a run or published weights make, or those in a folder or an .npz.
 
     Without more than run=runs/image/digits: the numbers that the default's training prints. FID, sFID, IS, precision
-    and recall take features=inception_adm and reference=<ADM's .npz, images, or statistics saved before>.
+    and recall take features=inception_adm and reference=<ADM's .npz, images, or statistics saved before>; beside them
+    stands FD-DINOv2 where its weights are there and the reference is images. features=efficientnet_lite0 measures any
+    folder of images without a download.
     torchrun --nproc-per-node=N -m image.evaluate ... divides sampling and features among N GPUs. The same command goes
     on with an evaluation that was interrupted. save_reference=FILE writes the statistics of reference=... instead.
     """
@@ -63,7 +69,7 @@ class PixelBytes(Form):
 
 
 class ImageEvaluation(Evaluation):
-    """Images by Inception-v3, DINOv2 or, for digits, a small classifier of them."""
+    """Images by Inception-v3, DINOv2, EfficientNet-Lite0 or, for digits, a small classifier of them."""
 
     table = TABLE
     form_key, file_form = "pixels", PixelBytes()
@@ -104,24 +110,54 @@ class ImageEvaluation(Evaluation):
         """The command of `image.sample` that makes the samples; seed and batch are the run's own where null."""
         return ImageSampling(ImageSampleConfig(**self.config.sample_values(num, model), labels=self.config.labels))
 
+    def requested_metrics(self) -> dict[str, list[Metric]]:
+        """The metrics by extractor; without `metrics` those of Inception have FD-DINOv2 beside them where it can be."""
+        found, config = super().requested_metrics(), self.config
+        if self.extractor_name not in INCEPTION or config.metrics is not None or config.save_reference is not None:
+            return found
+        lacking = self.lacks_dino()
+        if lacking is not None:
+            log.info("fd_dinov2 is not measured: %s", lacking)
+            return found
+        return found | self.table.by_extractor(["fd_dinov2"], self.extractor_name)
+
+    def lacks_dino(self) -> str | None:
+        """What FD-DINOv2 lacks, in words; None: nothing."""
+        if not isinstance(self.reference, MediaReference):
+            return f"{self.reference.name} holds statistics of other features"
+        try:
+            extra("transformers", "fd_dinov2", "eval")
+            if self.config.dinov2 is None:
+                locate("dinov2-large", self.weights.root)
+        except (ValueError, ImportError) as error:
+            return str(error)
+        return None
+
     def planned_samples(self) -> PlannedSamples:
         """Images of the model's size, their classes known."""
         return PlannedSamples(self.num, self.table.unit, size=tuple(self.model.data.media_shape[-2:]))
 
+    @property
+    def weights(self) -> WeightsSource:
+        """The places of the extractors' weights."""
+        places = (self.config.inception, self.config.dinov2, self.config.efficientnet_lite0)
+        paths = (None if place is None else Path(place).expanduser() for place in places)
+        return WeightsSource(weights_root(self.config.weights_dir), *paths)
+
     def extractor(self, name: str, device: torch.device) -> Extractor:
-        """The extractor of that name, with weights from the config's places or the registry's."""
+        """The extractor of that name, with weights from the config's places, the registry's or a package's."""
         if name == "digits":
             return DigitFeatures(*self.digits, device)
-        places = (self.config.inception, self.config.dinov2)
-        paths = (None if place is None else Path(place).expanduser() for place in places)
-        weights = WeightsSource(weights_root(self.config.weights_dir), *paths)
-        if name == "dinov2":
-            return DinoFeatures(weights, device)
-        return InceptionFeatures(name, weights.inception, weights.root, device)
+        return published_extractor(name, self.weights, device)
 
-    def open_reference(self) -> Reference:
+    @cached_property
+    def reference(self) -> Reference:
         """What the config key `reference` names, or digits."""
         return open_reference(self.reference_name)
+
+    def open_reference(self) -> Reference:
+        """The same, opened once."""
+        return self.reference
 
     def open_samples(self, path: Path) -> Media:
         """The images in a folder, an .npz, or a folder that `image.sample` wrote."""

@@ -1,4 +1,6 @@
-"""Published extractors of images: where their weights are, and DINOv2; Inception-v3 is `eval.measure.inception`.
+"""Published extractors of images: where their weights are, and DINOv2.
+
+Inception-v3 is `eval.measure.inception`, EfficientNet-Lite0 `eval.measure.efficientnet`.
 
 Every extractor takes uint8 images (B, C, H, W) or (B, H, W, C) and gives float32 features by name, (B, D) each, on the
 CPU. A record of an evaluation holds its `facts`: numbers of different networks, weights or preprocessing are never
@@ -12,18 +14,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image
 from torch import Tensor, nn
 
 from core.extras import extra
 from core.storage.atomic import sha256_file
 from core.storage.pretrained import read_pretrained
 from core.storage.provenance import json_sha256
+from eval.measure.efficientnet import NAME as EFFICIENTNET
+from eval.measure.efficientnet import EfficientNetFeatures
 from eval.measure.extractor import Extractor
-from eval.measure.inception import as_rgb
+from eval.measure.inception import InceptionFeatures, as_rgb, pillow_resized
 from eval.weights import locate, verified
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -37,11 +39,13 @@ class WeightsSource:
     root       the weights folder; null: its default
     inception  a file to take instead of the registry's
     dinov2     a folder to take instead of the registry's
+    efficientnet_lite0  a file to take instead of the package's
     """
 
     root: Path | None = None
     inception: Path | None = None
     dinov2: Path | None = None
+    efficientnet_lite0: Path | None = None
 
 
 class DinoFeatures(Extractor):
@@ -70,13 +74,20 @@ class DinoFeatures(Extractor):
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        rows = rearrange(as_rgb(images), "b c h w -> b h w c").cpu().numpy()
-        resized = [np.asarray(Image.fromarray(row).resize((DINO_SIDE,) * 2, Image.Resampling.BICUBIC)) for row in rows]
-        x = rearrange(torch.from_numpy(np.stack(resized)), "b h w c -> b c h w").to(self.device).float() / 255
+        x = pillow_resized(as_rgb(images), DINO_SIDE).to(self.device) / 255
         mean, std = (
             torch.tensor(values, device=self.device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD)
         )
         return {"cls": self.network((x - mean) / std).last_hidden_state[:, 0].float().cpu()}
+
+
+def published_extractor(name: str, source: WeightsSource, device: torch.device) -> Extractor:
+    """The extractor of that name; ValueError where its weights are absent or another's, ImportError for an extra."""
+    if name == "dinov2":
+        return DinoFeatures(source, device)
+    if name == EFFICIENTNET:
+        return EfficientNetFeatures(source.efficientnet_lite0, device)
+    return InceptionFeatures(name, source.inception, source.root, device)
 
 
 def resample_positions(network: nn.Module) -> None:

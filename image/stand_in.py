@@ -25,6 +25,7 @@ from eval.measure.stand_in import (
     StandInExtractor,
 )
 from image.datasets.digits import DigitsConfig
+from image.metrics import ImagesEvaluationConfig
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class DigitsEvaluationConfig(ClassifierOptions):
         return StandInEvaluator(DigitFeatures(self, cache, device))
 
 
-EVALUATIONS = {"digits": DigitsEvaluationConfig, "none": NoEvaluationConfig}
+EVALUATIONS = {"digits": DigitsEvaluationConfig, "images": ImagesEvaluationConfig, "none": NoEvaluationConfig}
 
 
 class DigitClassifier(Classifier):

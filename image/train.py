@@ -20,6 +20,7 @@ from image.conditioning import LabelConditioning, LabelConfig
 from image.data import DATASETS, LatentsConfig
 from image.datasets.digits import DigitsConfig
 from image.encoder import ENCODERS, encoders_of
+from image.metrics import TABLE, ImagesEvaluationConfig
 from image.preview import ImagePreview
 from image.stand_in import EVALUATIONS, DigitsEvaluationConfig, NoEvaluationConfig
 from image.tokenizer import TOKENIZERS, PixelsConfig
@@ -34,7 +35,7 @@ class ImageConfig(RunConfig):
     tokenizer: object = choice(TOKENIZERS)
     backbone: SiTConfig = choice(BACKBONES)
     conditioning: LabelConfig
-    evaluation: DigitsEvaluationConfig | NoEvaluationConfig = choice(EVALUATIONS, free=True)
+    evaluation: DigitsEvaluationConfig | ImagesEvaluationConfig | NoEvaluationConfig = choice(EVALUATIONS, free=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,7 +82,9 @@ def main(config: ImageConfig) -> None:
 
 def report(run: RunDirectory, summary: dict) -> str:
     """What a run prints at its end: numbers, places, next commands."""
-    lines = []
+    names = [metric.name for metric in TABLE.metrics if metric.name in summary]
+    told = [name for name in names if name not in ("frechet_distance", "class_accuracy")]
+    lines = [f"{name:<17} {summary[name]:.4g}   ({summary['num_samples']} samples, EMA weights)" for name in told]
     if "frechet_distance" in summary:
         lines += [
             f"Fréchet distance  {summary['frechet_distance']:.2f}   (held-out real digits: "

@@ -13,11 +13,11 @@ from core.latents.cache import LatentShards
 from core.latents.features import cached_encoder
 from motion.data import MotionFormat
 
-ENCODERS = ("t2m",)
+ENCODERS = ("t2m:<folder>",)
 
 
 def encoders_of(dataset: Any, device: torch.device, clips: MotionFormat) -> Callable[[str], FeatureEncoder]:
-    """What makes an encoder of its name, kind:folder, for the rows of a data set or of a cache."""
+    """What makes an encoder of its name for the rows of a data set or of a cache."""
     sha256 = partial(encoder_sha256, clips=clips)
     if isinstance(dataset, LatentShards):
         return partial(cached_encoder, cache=dataset, files_sha256=sha256)

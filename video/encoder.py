@@ -14,32 +14,37 @@ from core.latents.cache import LatentShards
 from core.latents.features import cached_encoder
 from core.storage.pretrained import files_sha256
 
-ENCODERS = ("dinov2", "videomae")
+ENCODERS = ("dinov2:<folder>", "videomae:<folder>", "efficientnet_lite0")
+VIDEO_MAE = "videomae:"
 BESIDE = "preprocessor_config.json"  # decides what VideoMAE sees
 
 
 def encoders_of(dataset: Any, device: torch.device) -> Callable[[str], FeatureEncoder]:
-    """What makes an encoder of its name, kind:folder, for the rows of a data set or of a cache."""
+    """What makes an encoder of its name for the rows of a data set or of a cache."""
     if isinstance(dataset, LatentShards):
         return partial(cached_encoder, cache=dataset, files_sha256=encoder_sha256)
     return partial(make_encoder, device=device, frames=dataset.media_shape[1])
 
 
 def make_encoder(name: str, device: torch.device, frames: int) -> FeatureEncoder:
-    """An encoder of clips of so many frames; ValueError for a wrong folder.
+    """An encoder of clips of so many frames; ValueError for a wrong folder, ImportError without its package.
 
-    dinov2:<folder>    sees the frames one by one
-    videomae:<folder>  sees the clip as a whole
+    videomae:<folder>                    sees the clip as a whole
+    dinov2:<folder>, efficientnet_lite0  see the frames one by one
     """
-    if name.startswith("videomae:"):
+    if name.startswith(VIDEO_MAE):
         from video.encoders.tubelets import VideoMaeTubelets  # which only a run with an encoder needs
 
         return VideoMaeTubelets(name, device)
-    from eval.inside.patches import DinoPatches
+    from eval.inside.patches import image_encoder
 
-    return DinoPatches(name, device, frames)
+    return image_encoder(name, device, frames)
 
 
 def encoder_sha256(name: str) -> str:
     """Hex SHA-256 of the files that the name of an encoder means; ValueError where they are not there."""
-    return files_sha256(Path(name.partition(":")[2]).expanduser(), f"encoder is {name!r}", BESIDE)
+    if name.startswith(VIDEO_MAE):
+        return files_sha256(Path(name.removeprefix(VIDEO_MAE)).expanduser(), f"encoder is {name!r}", BESIDE)
+    from eval.inside.patches import image_encoder_sha256
+
+    return image_encoder_sha256(name)

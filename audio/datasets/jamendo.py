@@ -11,11 +11,13 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from audio.datasets.windows import WindowDataset, WindowsConfig
 from audio.sounds.sound import ClipFormat
 from core.data.captions import composed, read_text
 from core.data.collection import Collection
+from core.data.duplicates import equal_files
 from core.data.files import existing_folder
 from core.data.index import NUM_LISTED
 from core.schema import FREE
@@ -35,6 +38,8 @@ CATEGORIES = ("genre", "instrument", "mood/theme")
 HEADER = ["TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS"]
 SEPARATOR = "---"
 LOW_SUFFIX = ".low.mp3"  # of the published archive of lower quality
+PUBLISHED = re.compile(r"\d\d/\d+(\.low)?\.mp3")  # how the archive names its tracks
+DUPLICATES = ("remove", "keep")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +52,9 @@ class JamendoConfig(WindowsConfig):
                 null: the tags of `tsv`, sorted
     only        tags; tracks without any of them are left out. Empty: all tracks
 
+    duplicates  "remove": of tracks whose files are equal bit for bit only the first by path is taken, whichever TSVs
+                list them, so that no split holds a track of another; "keep": all are taken
+
     `split` cuts a TSV further, by artist.
     """
 
@@ -54,6 +62,7 @@ class JamendoConfig(WindowsConfig):
     tags: tuple[str, ...] = CATEGORIES
     vocabulary: str | None = None
     only: tuple[str, ...] = ()
+    duplicates: Literal["remove", "keep"] = "remove"
 
     def __post_init__(self):
         super().__post_init__()
@@ -64,6 +73,8 @@ class JamendoConfig(WindowsConfig):
         unknown = [name for name in self.tags if name not in CATEGORIES]
         if unknown or not self.tags:
             raise ValueError(f"data.tags is {list(self.tags)}; allowed: one or more of {list(CATEGORIES)}")
+        if self.duplicates not in DUPLICATES:
+            raise ValueError(f"data.duplicates is {self.duplicates!r}; allowed: {list(DUPLICATES)}")
 
     def build(self, clip: ClipFormat, patch_size: int) -> JamendoDataset:
         """The data set of clips of that format, whatever the backbone's patch is."""
@@ -90,7 +101,7 @@ class JamendoDataset(WindowDataset):
 
 
 def collect(config: JamendoConfig) -> Collection:
-    """The tracks of a split with their tags; none is opened."""
+    """The tracks of a split with their tags; files are read only to tell those that are bit for bit the same."""
     root = existing_folder(config.root)
     tracks = read_tracks(_file(config.tsv, "data.tsv"), config.tags)
     if config.vocabulary is None:
@@ -107,7 +118,33 @@ def collect(config: JamendoConfig) -> Collection:
     if untagged:
         log.info("%d of %d tracks have no tag of %s", untagged, len(tracks), list(config.tags))
     paths = [_audio_path(root, track.path) for track in tracks]
-    return Collection(root, paths, [track.artist for track in tracks], tag_names=names, tag_sets=sets)
+    found = Collection(root, paths, [track.artist for track in tracks], tag_names=names, tag_sets=sets)
+    return found if config.duplicates == "keep" else without_duplicates(found, config.cache_dir)
+
+
+def without_duplicates(tracks: Collection, cache_dir: str | None) -> Collection:
+    """The tracks without those whose file equals an earlier one of the archive's, by path; how many, is told.
+
+    Looked at are all tracks of the archive, those that the TSV does not list too. Raises ValueError where none is left.
+    """
+    archive = {str(path.relative_to(tracks.root)) for path in tracks.root.glob("*/*.mp3")}
+    whole = {path.removesuffix(".mp3") + LOW_SUFFIX for path in archive}  # whose low file is not taken
+    known = {path for path in archive - whole if PUBLISHED.fullmatch(path)}
+    there = {path for path in (*known, *tracks.paths) if (tracks.root / path).is_file()}
+    equal = equal_files(tracks.root, sorted(there), cache_dir)
+    rows = [row for row, path in enumerate(tracks.paths) if path not in equal]
+    if len(rows) < len(tracks.paths):
+        log.warning(
+            "%d of %d tracks are left out: their files are bit for bit those of other tracks (%d files in %s equal an "
+            "earlier one); data.duplicates=keep takes them",
+            len(tracks.paths) - len(rows),
+            len(tracks.paths),
+            len(equal),
+            tracks.root,
+        )
+    if not rows:
+        raise ValueError("data.duplicates is 'remove': every track of data.tsv equals one that another TSV lists")
+    return tracks.rows(rows)
 
 
 def tag_set(tags: Iterable[str], names: Sequence[str], key: str) -> Tensor:

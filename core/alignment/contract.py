@@ -74,7 +74,7 @@ class Needs:
     couples_rows  the loss of a sample depends on the others of the global batch, so the batch cannot be split
     all_tokens    of all tokens of a sample; False: it copes with layers that saw those that `Forward.kept` says
     any_block     it may listen to every block, beside those that its config names
-    features      encoders of clean media by their names, kind:folder; `build` takes what makes them
+    features      encoders of clean media by their names, kind:folder or kind; `build` takes what makes them
     second_output  a second output layer; it offers a second prediction in sampling, and its heads are averaged
     """
 

@@ -35,7 +35,8 @@ class ExternalConfig:
     """Options of REPA and iREPA.
 
     layer      block number from 1, or module name; REPA: 4 of 12 blocks, 8 of 24 and 28
-    encoder    kind:folder of weights; the kinds are the domain's, such as dinov2; of a cache, the one that it has
+    encoder    kind:folder of weights, or the kind alone where they come as a package; the kinds are the domain's, such
+               as dinov2; of a cache, the one that it has
     head       mlp: three linear maps with SiLU, `width` inside; conv: one convolution of 3 along each axis of the grid
     normalise  null: targets as they are; a number a: (y - a mean) / deviation over a sample's tokens, of each feature
     weight     of minus the mean cosine; REPA 0.5, iREPA 1.0
@@ -53,8 +54,8 @@ class ExternalConfig:
     def __post_init__(self) -> None:
         check_weight(self.weight)
         check_choice("alignment.head", self.head, HeadKind)
-        kind, _, folder = self.encoder.partition(":")
-        if not kind or not folder:
+        kind, separator, folder = self.encoder.partition(":")
+        if not kind or bool(separator) != bool(folder):
             raise ValueError(f"alignment.encoder is {self.encoder!r}; needed: kind:folder, such as dinov2:weights")
         check_used(self, "alignment", ("width",), None if self.head == "mlp" else f"alignment.head is {self.head!r}")
         if self.width < 1:

@@ -31,12 +31,11 @@ class CachedFeatures:
         return batch.features
 
 
-def check_encoder(key: str, name: str, kinds: Sequence[str]) -> None:
-    """Raises ValueError, naming the config key, for a name that is not one of the kinds and a folder: kind:folder."""
+def check_encoder(key: str, name: str, forms: Sequence[str]) -> None:
+    """Raises ValueError, naming the config key, for a name of none of the forms: kind:<folder>, or a package's kind."""
     kind, _, folder = name.partition(":")
-    if kind not in kinds or not folder:
-        allowed = ", ".join(f"{each}:<folder>" for each in kinds) or "no encoder in this domain"
-        raise ValueError(f"{key} is {name!r}; allowed: {allowed}")
+    if (f"{kind}:<folder>" if folder else name) not in forms:
+        raise ValueError(f"{key} is {name!r}; allowed: {', '.join(forms) or 'no encoder in this domain'}")
 
 
 def cached_encoder(name: str, cache: LatentShards, files_sha256: Callable[[str], str]) -> CachedFeatures:

@@ -83,7 +83,7 @@ class RunConfig:
     allow_changes  keys (or groups of keys) that a continued run may have changed although they change what it computes
     """
 
-    encoders: ClassVar[tuple[str, ...]] = ()  # the kinds that the domain has, for `alignment.encoder`
+    encoders: ClassVar[tuple[str, ...]] = ()  # forms of `alignment.encoder` that the domain has: kind:<folder>, kind
     name: str = field(metadata=FREE)
     trainer: TrainerConfig
     runs_dir: str = field(default="runs", metadata=FREE)

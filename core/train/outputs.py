@@ -86,6 +86,7 @@ class RunOutputs:
         samples = self.step * self.config.trainer.batch_size
         summary: dict[str, Any] = {
             "steps": self.step,
+            "epochs": samples / len(self.domain.dataset),
             "parameters": self.parameters,
             "flops_per_step": self.flops * self.config.trainer.batch_size,
             f"{self.domain.unit}s_per_second": samples / max(self.seconds, 1e-9),

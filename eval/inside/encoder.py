@@ -85,11 +85,16 @@ def dino_features(model: TrainedModel, rows: Sequence[int], folder: str, forward
 
 def prepare(images: Tensor) -> Tensor:
     """Images (B, C, Y, X) in [-1, 1] as DINOv2 takes them, (B, 3, 224, 224)."""
-    images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
-    size = (DINO_SIZE, DINO_SIZE)
-    images = F.interpolate((images + 1) / 2, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    images = brought_to(images, DINO_SIZE)
     mean, std = (images.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (images - mean) / std
+
+
+def brought_to(images: Tensor, side: int) -> Tensor:
+    """Images (B, 1 or 3, Y, X) in [-1, 1] -> (B, 3, side, side) in [0, 1], bicubic with antialiasing."""
+    images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+    options = {"size": (side, side), "mode": "bicubic", "antialias": True, "align_corners": False}
+    return F.interpolate((images + 1) / 2, **options).clamp(0, 1)
 
 
 def load_dino(folder: str) -> nn.Module:

@@ -9,8 +9,10 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from einops import rearrange, repeat
+from PIL import Image
 from torch import Tensor, nn
 
 from core.extras import extra
@@ -85,3 +87,10 @@ def as_rgb(images: Tensor) -> Tensor:
     """uint8 images -> (B, 3, H, W), a grey one three times over."""
     images = as_channels_first(images)
     return repeat(images, "b 1 h w -> b c h w", c=3) if images.shape[1] == 1 else images
+
+
+def pillow_resized(images: Tensor, side: int) -> Tensor:
+    """uint8 images (B, 3, H, W) -> float32 (B, 3, side, side) in 0 to 255, by Pillow's bicubic, rounded to uint8."""
+    rows = rearrange(images, "b c h w -> b h w c").cpu().numpy()
+    resized = [np.asarray(Image.fromarray(row).resize((side, side), Image.Resampling.BICUBIC)) for row in rows]
+    return rearrange(torch.from_numpy(np.stack(resized)), "b h w c -> b c h w").float()

@@ -20,7 +20,7 @@ from eval.measure.extractor import ExtractedFeatures, Extractor
 from eval.measure.media import Media
 from eval.statistics.estimate import Estimate
 from eval.statistics.frechet import Moments, frechet_distance, moments
-from eval.statistics.kernel import kernel_distance
+from eval.statistics.kernel import Bandwidth, gaussian_distance, kernel_distance
 from eval.statistics.neighbours import PrecisionRecall, precision_recall
 
 log = logging.getLogger(__name__)
@@ -150,6 +150,19 @@ class KernelDistance(Metric):
         """The mean over subsets, which are drawn as torch-fidelity draws them."""
         own, other = self.sample_rows(samples), self.reference_rows(samples, reference)
         return kernel_distance(own, other, subsets=self.subsets, subset_size=self.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianDistance(Metric):
+    """KAD: the kernel distance to all of the reference's features; whose median distance the bandwidth is."""
+
+    bandwidth: Bandwidth
+    needs = "features"
+
+    def compute(self, samples: ExtractedFeatures, reference: ReferenceStatistics) -> Estimate:
+        """The distance, `eval.statistics.kernel.gaussian_distance`."""
+        own, other = self.sample_rows(samples), self.reference_rows(samples, reference)
+        return gaussian_distance(own, other, bandwidth=self.bandwidth)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a method costs: parameters, FLOPs and seconds of a step, and all it takes until a measure has a value."""
+"""What a method costs: parameters, FLOPs and seconds of a step, and all until a measure has a value k (EP@k)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class Cost:
     parameters        trained ones, heads among them
     flops_per_step    of all samples of a step, forward and backward, teachers and heads among them
     seconds_per_step  of training, without evaluations
-    steps             until the mean curve first has the value
+    steps             until the mean curve first has the value k
+    epochs            the same in passes of the data, the field's EP@k
     at_most           it has it at the first evaluation, perhaps before
     seconds, flops    of these steps
     """
@@ -27,6 +28,7 @@ class Cost:
     flops_per_step: float | None
     seconds_per_step: float | None
     steps: float | None
+    epochs: float | None
     at_most: bool
     seconds: float | None
     flops: float | None
@@ -37,13 +39,15 @@ def cost_of(summaries: Sequence[Mapping[str, Any]], reached: Reached | None) -> 
     flops = _mean(summaries, "flops_per_step")
     total, steps = _mean(summaries, "train_seconds"), _mean(summaries, "steps")
     seconds = None if total is None else total / steps
+    epochs = _mean(summaries, "epochs")
     taken = None if reached is None else reached.step
 
     def until(each: float | None) -> float | None:
         return None if each is None or taken is None else each * taken
 
     at_most = reached is not None and reached.at_most
-    return Cost(_mean(summaries, "parameters"), flops, seconds, taken, at_most, until(seconds), until(flops))
+    in_epochs = until(None if epochs is None else epochs / steps)
+    return Cost(_mean(summaries, "parameters"), flops, seconds, taken, in_epochs, at_most, until(seconds), until(flops))
 
 
 def _mean(summaries: Sequence[Mapping[str, Any]], name: str) -> float | None:

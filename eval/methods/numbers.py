@@ -19,22 +19,14 @@ from eval.statistics.estimate import Estimate, Interval
 
 Better = Literal["lower", "higher"]
 LEVEL = 0.95
-# Parts of the names of metrics that say which way is better.
+# Words of the names of metrics, behind the evaluator's, that say which way is better; a word may be of several parts.
 LOWER = (
-    *("distance", "fid", "fad", "fvd", "kid", "mmd", "loss", "divergence", "error", "nll"),
-    *("matching_score", "skate_ratio", "jerk", "penetration", "floating"),
+    *("distance", "fid", "sfid", "fd", "fad", "fvd", "kid", "kad", "kvd", "kl", "mmd", "loss", "divergence", "error"),
+    *("nll", "matching_score", "skate_ratio", "jerk", "penetration", "floating"),
 )
 HIGHER = (
-    "accuracy",
-    "precision",
-    "recall",
-    "inception_score",
-    "coverage",
-    "density",
-    "psnr",
-    "ssim",
-    "clap_score",
-    "clip_score",
+    *("accuracy", "precision", "recall", "is", "inception_score", "coverage", "density", "psnr", "ssim"),
+    *("clap_score", "clip_score"),
 )
 
 
@@ -42,7 +34,11 @@ def direction(metric: str, better: str = "auto") -> Better:
     """Say which way `metric` is better; with better "auto" by its name, ValueError where the name does not say."""
     if better != "auto":
         return better
-    found = {"lower": any(part in metric for part in LOWER), "higher": any(part in metric for part in HIGHER)}
+    words = f"_{metric.rpartition('/')[2]}_"  # i3d_cdfvd/precision is no FVD
+    found = {
+        "lower": any(f"_{part}_" in words for part in LOWER),
+        "higher": any(f"_{part}_" in words for part in HIGHER),
+    }
     if found["lower"] == found["higher"]:
         raise ValueError(f"better is 'auto', but the name of metric {metric!r} does not say it; allowed: lower, higher")
     return "lower" if found["lower"] else "higher"

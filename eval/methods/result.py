@@ -1,6 +1,6 @@
 """The result of a comparison as a JSON file: every value, and everything computed from them.
 
-comparison_<metric>.json
+comparison_<metric>.json, where "_" stands for "/" in a metric's name
   metric, better, methods, seeds, steps   the first method is the baseline
   values    method -> S lists of E values
   mean      method -> for each evaluation {value, low, high}, over seeds
@@ -123,7 +123,7 @@ def write_comparison(folder: Path, content: Mapping[str, Any]) -> Path:
         text = json.dumps(content, indent=1, allow_nan=False)
     except ValueError as error:
         raise ValueError(f"the comparison by {content['metric']} is not finite: {error}") from error
-    return write_atomic(folder / f"comparison_{content['metric']}.json", text + "\n")
+    return write_atomic(folder / f"comparison_{content['metric'].replace('/', '_')}.json", text + "\n")
 
 
 def read_comparison(file: Path) -> dict[str, Any]:

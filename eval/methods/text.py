@@ -95,14 +95,15 @@ def cost_rows(content: Content) -> list[list[str]]:
     if not costs:
         return []
     whose = "stated" if content["stated"] else f"{content['methods'][0]}'s end"
-    rows = [
-        ["cost", "parameters", "FLOPs/step", "s/step", f"steps to {number(content['target'])} ({whose})", "s", "FLOPs"]
-    ]
+    reached = f"EP@{number(content['target'])} ({whose})"
+    rows = [["cost", "parameters", "FLOPs/step", "s/step", f"{reached}: steps", "epochs", "s", "FLOPs"]]
     for method in content["methods"]:
         cost = costs[method]
         steps = "not reached" if cost["steps"] is None else f"{'at most ' * cost['at_most']}{cost['steps']:.0f}"
         parameters = "-" if cost["parameters"] is None else f"{cost['parameters']:,.0f}"
-        each = [_or_dash(cost[name]) for name in ("flops_per_step", "seconds_per_step", "seconds", "flops")]
+        each = [
+            _or_dash(cost.get(name)) for name in ("flops_per_step", "seconds_per_step", "epochs", "seconds", "flops")
+        ]
         rows.append([method, parameters, *each[:2], steps, *each[2:]])
     return rows
 

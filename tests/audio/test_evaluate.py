@@ -9,10 +9,14 @@ from transformers import ClapModel
 
 from audio.encoders.clap import HTSAT
 from audio.encoders.protocols import FADTK, ONE_WINDOW
+from audio.evaluate import ENTRY as EVALUATE
+from audio.evaluate import AudioEvaluation
 from audio.sounds.synthesis import TIMBRES
 from audio.train import ENTRY as TRAIN
 from core.storage.atomic import sha256_file
+from eval.measure.media import PlannedSamples
 from eval.measure.record import differences, table
+from eval.measure.reference import MediaReference
 from tests.audio.audio_files import music, write_sound
 from tests.audio.evaluations import TOY, clips, measured, sample, train
 from tests.audio.networks import clap_config, random_network, save_clap, save_laion, save_t5, save_vggish
@@ -50,8 +54,8 @@ def test_written_samples_are_measured_under_the_protocol_that_made_them(run, cla
     """FAD of WAV files equals FAD of the run's own samples, which are kept as a file would hold them."""
     made = sample(run, tmp_path / "samples", "num=6")
     words = [f"real={folders[0]}", f"clap={clap}", "metrics=[fad]"]
-    own = measured(f"run={run}", "num=6", "seed=0", *words, out=tmp_path / "own")["fad"]
-    written = measured(f"samples={made}", *words, out=tmp_path / "written")["fad"]
+    own = measured(f"run={run}", "num=6", "seed=0", *words, out=tmp_path / "own")["clap/fad"]
+    written = measured(f"samples={made}", *words, out=tmp_path / "written")["clap/fad"]
     assert written.value == pytest.approx(own.value, rel=1e-9)
     assert differences(own, written) == {}
     assert written.step == own.step == 3 and "unknown" not in str(written.protocol)
@@ -60,23 +64,23 @@ def test_written_samples_are_measured_under_the_protocol_that_made_them(run, cla
 def test_a_folder_against_a_folder_and_against_its_saved_statistics(clap, folders, tmp_path):
     real, made = folders
     words = [f"clap={clap}", f"samples={made}"]
-    direct = measured(*words, f"real={real}", out=tmp_path / "direct")["fad"]
+    direct = measured(*words, f"real={real}", out=tmp_path / "direct")["clap/fad"]
     assert direct.value > 0 and direct.num_samples == 5
     measured_file = tmp_path / "real.npz"
     from audio.evaluate import ENTRY
 
     ENTRY.main(ENTRY.config([f"real={real}", f"clap={clap}", f"save_reference={measured_file}", "device=cpu"]))
-    saved = measured(*words, f"real={measured_file}", out=tmp_path / "saved")["fad"]
+    saved = measured(*words, f"real={measured_file}", out=tmp_path / "saved")["clap/fad"]
     assert saved.value == pytest.approx(direct.value, rel=1e-6)
-    same = measured(f"clap={clap}", f"samples={real}", f"real={real}", out=tmp_path / "same")["fad"]
+    same = measured(f"clap={clap}", f"samples={real}", f"real={real}", out=tmp_path / "same")["clap/fad"]
     assert same.value == pytest.approx(0, abs=1e-9)
 
 
 def test_a_record_says_the_protocol_and_counts_clips(clap, folders, tmp_path):
     real, made = folders
     words = [f"clap={clap}", f"samples={made}", f"real={real}", "metrics=[fad]"]
-    one = measured(*words, out=tmp_path / "one")["fad"]
-    many = measured(*words, "protocol=fadtk", out=tmp_path / "many")["fad"]
+    one = measured(*words, out=tmp_path / "one")["clap/fad"]
+    many = measured(*words, "protocol=fadtk", out=tmp_path / "many")["clap/fad"]
     assert ONE_WINDOW.windows_text in one.features["preprocessing"]
     assert FADTK.windows_text in many.features["preprocessing"]
     assert one.features != many.features and one.num_samples == many.num_samples == 5
@@ -92,8 +96,40 @@ def test_the_registrys_names_take_laions_file(features, folders, tmp_path, monke
     file = save_laion(tmp_path / "laion.pt", random_network(ClapModel, clap_config()))
     words = [f"samples={folders[1]}", f"real={folders[0]}", f"features={features}", f"clap={file}"]
     found = measured(*words, out=tmp_path / "out")
-    assert set(found) == {"fad"} and found["fad"].features["name"] == name  # too few for FAD-infinity
-    assert found["fad"].features["weights_sha256"] == sha256_file(file)
+    assert (
+        set(found) == {f"{features}/fad"} and found[f"{features}/fad"].features["name"] == name
+    )  # too few for FAD-infinity
+    assert found[f"{features}/fad"].features["weights_sha256"] == sha256_file(file)
+
+
+def test_several_claps_are_measured_in_one_call_and_other_real_clips_beside(clap, folders, tmp_path, monkeypatch):
+    monkeypatch.setitem(HTSAT, "clap-audio", (16, [2, 2]))
+    other = tmp_path / "audio"
+    save_clap(other, seed=1)
+    words = [f"samples={folders[1]}", f"real={folders[0]}", f"clap={clap}", f"clap_audio={other}"]
+    floor = clips(tmp_path / "floor", 4, seed=2)
+    names = "metrics=[fad,clap_audio/fad,kad_bandwidth_reference,kad_bandwidth_evaluated]"
+    found = measured(*words, names, f"floor={floor}", out=tmp_path / "out")
+    kads = {f"clap/{real}kad_bandwidth_{whose}" for real in ("", "real_") for whose in ("reference", "evaluated")}
+    assert set(found) == kads | {f"{each}/{real}fad" for each in ("clap", "clap_audio") for real in ("", "real_")}
+    assert len({record.value for record in found.values()}) == 8
+    for each, name in (("clap", "clap"), ("clap_audio", "clap-audio")):
+        assert found[f"{each}/fad"].features["name"] == name
+    alone = measured(f"samples={floor}", f"real={folders[0]}", f"clap={clap}", "metrics=[fad]", out=tmp_path / "alone")
+    assert found["clap/real_fad"].value == pytest.approx(alone["clap/fad"].value, rel=1e-9)
+
+
+def test_a_papers_table_is_what_its_protocol_says(caplog):
+    words = ["table=self_flow", "run=some", "real=there"]
+    config = EVALUATE.config(words).completed()
+    assert (config.num, config.metrics) == (20_000, ["clap_music/fad", "clap_audio/fad"])
+    assert (config.sampler["num_steps"], config.sampler["guidance_scale"]) == (50, 1)
+    assert config.completed() == config and "ms_clap/fad is not measured" in caplog.text
+    none = MediaReference(PlannedSamples(1, "clip", None), None)
+    given = AudioEvaluation(EVALUATE.config(["table=self_flow", "samples=some", "real=there"]).completed())
+    given.check_size((440_320, 44_100), none)
+    with pytest.raises(ValueError, match="'self_flow', whose clips last 10 s; samples last 5 s"):
+        given.check_size((5, 1), none)
 
 
 def test_statistics_of_another_protocol_are_refused(clap, folders, tmp_path):
@@ -108,14 +144,14 @@ def test_statistics_of_another_protocol_are_refused(clap, folders, tmp_path):
 def test_vggish_takes_every_example_of_a_clip(folders, tmp_path):
     save_vggish(tmp_path / "vggish.pth")
     words = [f"samples={folders[1]}", f"real={folders[0]}", "features=vggish", f"vggish={tmp_path / 'vggish.pth'}"]
-    assert measured(*words, out=tmp_path / "out")["fad"].value > 0
+    assert measured(*words, out=tmp_path / "out")["vggish/fad"].value > 0
 
 
 def test_pairs_of_notes_have_a_divergence(run, tmp_path):
     made = sample(run, tmp_path / "samples", "num=12")
     words = [f"samples={made}", "real=notes_heldout", "features=notes"]
     found = measured(*words, "metrics=[kl,kl_mean,class_accuracy]", out=tmp_path / "out")
-    assert found["kl"].value > 0 and np.isfinite(found["kl_mean"].value)
+    assert found["notes/kl"].value > 0 and np.isfinite(found["notes/kl_mean"].value)
     assert 0 <= found["class_accuracy"].value <= 1
     few = sample(run, tmp_path / "few", "num=5")
     with pytest.raises(ValueError, match=r"kl pairs each sample with a clip .* 5 samples and 12 clips"):
@@ -223,10 +259,10 @@ def test_samples_of_texts_are_scored_against_what_they_were_asked_to_be(captione
     other = sample(run, tmp_path / "s2", "num=4", "prompts=[dog,cat]")
     again = measured(f"samples={other / 'wav'}", *words, out=tmp_path / "again")
     for made, read in ((own, written), (asked, again)):
-        for name in ("fad", "clap_score"):
+        for name in ("clap/fad", "clap/clap_score"):
             assert read[name].value == pytest.approx(made[name].value, rel=1e-9)
             assert differences(made[name], read[name]) == {}
-    assert own["clap_score"].value != asked["clap_score"].value
-    assert set(differences(own["fad"], asked["fad"])) == {"protocol.prompts"}
+    assert own["clap/clap_score"].value != asked["clap/clap_score"].value
+    assert set(differences(own["clap/fad"], asked["clap/fad"])) == {"protocol.prompts"}
     with pytest.raises(ValueError, match="real is null; needed: a folder of audio files"):
         measured(f"run={run}", out=tmp_path / "none")

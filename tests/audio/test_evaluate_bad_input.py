@@ -54,7 +54,7 @@ def refused(out, message, *words):
         ("real={0}/clap/config.json", r"real is .*config\.json', which is a file; allowed: a folder"),
         (
             "real={0}/stats.npz metrics=[precision]",
-            r"real .*stats\.npz holds statistics only; precision need the clips",
+            r"real .*stats\.npz holds statistics only; clap/precision need the clips",
         ),
         (
             "real={0}/stats.npz protocol=fadtk",
@@ -78,6 +78,12 @@ def refused(out, message, *words):
         ("metrics=[clap_score] prompts=[rain] clap={0}/laion/music.pt", r"texts need RoBERTa's tokenizer\.json .* in"),
         ("metrics=[kid]", "kid with features=clap needs at least 1000 samples, there are 3"),
         ("metrics=[fad,fid]", "'metrics' has 'fid'; allowed: fad, "),
+        ("metrics=[ms_clap/fad]", "'metrics' has 'ms_clap/fad': Microsoft's CLAP is no network of transformers"),
+        ("metrics=[fad,classifier/kl]", "features is 'classifier' and classifier is null"),
+        ("table=self_flow num=5", "table is 'self_flow', which decides num; allowed there: null"),
+        ("table=self_flow sampler.num_steps=250", "table is 'self_flow', which decides sampler.num_steps"),
+        ("table=self_flow metrics=[fad]", "table is 'self_flow', which decides metrics"),
+        ("floor={0}/empty", "empty holds no audio file"),
         ("labels=3", "labels is 3, which asks for samples of a run; none are made"),
         ("prompts=[]", r"prompts is \[\]; needed: one text or more"),
         ("prompts=[' ']", r"prompts is \[' '\]; needed: one text or more"),

@@ -42,18 +42,19 @@ def test_a_classifier_gives_one_row_of_logits_for_each_clip(classifier):
 def test_pairs_of_files_have_a_divergence(classifier, folders, tmp_path):
     words = [f"real={folders[0]}", "features=classifier", f"classifier={classifier}", "metrics=[kl,kl_mean]"]
     found = measured(f"samples={folders[1]}", *words, out=tmp_path / "out")
-    assert found["kl"].value > 0 and found["kl"].num_samples == 4
+    assert found["classifier/kl"].value > 0 and found["classifier/kl"].num_samples == 4
     same = measured(f"samples={folders[0]}", *words, out=tmp_path / "same")
-    assert same["kl"].value == pytest.approx(0, abs=1e-9) and same["kl_mean"].value == pytest.approx(0, abs=1e-9)
+    assert set(same) == {"classifier/kl", "classifier/kl_mean"}
+    assert [record.value for record in same.values()] == pytest.approx([0, 0], abs=1e-9)
 
 
 def test_clips_are_scored_against_their_texts(folders, tmp_path):
     clap = tmp_path / "clap"
     save_clap(clap)
     words = [f"real={folders[0]}", f"samples={folders[1]}", f"clap={clap}", "metrics=[clap_score]"]
-    found = measured(*words, 'prompts=["a slow piano","a loud drum"]', out=tmp_path / "out")["clap_score"]
+    found = measured(*words, 'prompts=["a slow piano","a loud drum"]', out=tmp_path / "out")["clap/clap_score"]
     assert -1 <= found.value <= 1 and found.num_samples == 4
-    other = measured(*words, 'prompts=["rain"]', out=tmp_path / "other")["clap_score"]
+    other = measured(*words, 'prompts=["rain"]', out=tmp_path / "other")["clap/clap_score"]
     assert other.value != found.value
 
 

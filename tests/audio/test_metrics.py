@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from audio.encoders.protocols import FADTK, ONE_WINDOW, WindowProtocol
+from audio.extractors import CLAPS
 from audio.metrics import TABLE
 from eval.measure.extractor import ExtractedFeatures
 from eval.measure.media import Media, PlannedSamples
@@ -50,7 +51,7 @@ def measured(name, ear, rows, reference, names=None):
 def divergence(own, theirs, own_names=None, their_names=None):
     """`kl` of logits through the table."""
     reference = ReferenceStatistics(features={"logits": theirs}, media=Clips(len(theirs), their_names))
-    return measured("kl", Ear("classifier", "logits"), own, reference, own_names)
+    return measured("classifier/kl", Ear("classifier", "logits"), own, reference, own_names)
 
 
 def test_every_default_is_defined_for_its_features():
@@ -70,7 +71,7 @@ def test_clips_are_paired_by_the_names_of_their_files_where_these_are_the_same()
 
 
 def test_names_of_which_only_some_are_the_same_are_refused():
-    with pytest.raises(ValueError, match="kl pairs files by name, but 2 have no partner, such as b"):
+    with pytest.raises(ValueError, match="classifier/kl pairs files by name, but 2 have no partner, such as b"):
         divergence(rows(2), rows(2), ["a", "b"], ["a", "c"])
 
 
@@ -80,13 +81,13 @@ def test_fad_infinity_draws_with_replacement_as_fadtk_does_and_without_otherwise
     expected = {each: frechet_infinity(own, reference, points=25, smallest=500, replace=each) for each in (False, True)}
     assert expected[False].value != expected[True].value
     found = measured(
-        "fad_infinity", Ear("clap", "embedding", protocol), own, ReferenceStatistics({"embedding": reference})
+        "clap/fad_infinity", Ear("clap", "embedding", protocol), own, ReferenceStatistics({"embedding": reference})
     )
     assert found.value == expected[replace].value
 
 
 def test_fad_infinity_asks_many_samples_and_no_large_reference():
-    fad, infinity, kid = TABLE.of(["fad", "fad_infinity", "kid"])
+    fad, infinity, kid = TABLE.of(["fad", "fad_infinity", "kid"], "clap")
     for metric in (fad, infinity):
         metric.check_count("clap", SMALLEST + 1, 3, "clip")
     with pytest.raises(ValueError, match="fad_infinity with features=clap needs at least 501 samples, there are 500"):
@@ -102,12 +103,13 @@ def test_what_samples_lack_is_said_before_they_are_made():
         planned = PlannedSamples(count, "clip", None, labelled, texts)
         return {metric.name: metric.missing(planned) for metric in TABLE.metrics if metric.missing(planned)}
 
-    assert set(lacking(SMALLEST)) == {"fad_infinity", "clap_score"}
-    assert set(lacking(SMALLEST + 1, labelled=False)) == {"clap_score", "class_accuracy"}
-    assert set(lacking(1, texts=["rain"])) == {"fad_infinity"}
+    claps, infinity = {f"{name}/clap_score" for name in CLAPS}, {f"{name}/fad_infinity" for name in (*CLAPS, "vggish")}
+    assert set(lacking(SMALLEST)) == claps | infinity
+    assert set(lacking(SMALLEST + 1, labelled=False)) == claps | {"class_accuracy"}
+    assert set(lacking(1, texts=["rain"])) == infinity
     told = lacking(9, labelled=False)
     assert told["class_accuracy"].startswith("needs to know which class each sample was asked to be: a run with")
-    assert "prompts=[...], a run with conditioning=text" in told["clap_score"]
+    assert "prompts=[...], a run with conditioning=text" in told["clap/clap_score"]
 
 
 @pytest.mark.parametrize(("metric", "features"), [("fad", "notes"), ("kl", "clap"), ("clap_score", "vggish")])
@@ -118,3 +120,14 @@ def test_a_metric_belongs_to_its_features(metric, features):
 
 def test_every_metric_is_of_extractors_that_there_are():
     assert {name for metric in TABLE.metrics for name in metric.extractors} <= set(TABLE.defaults)
+
+
+def test_several_evaluators_may_be_asked_for_at_once():
+    """A bare name is that of `features`; a whole one is taken with its own evaluator."""
+    found = TABLE.by_extractor(["fad", "clap_audio/fad", "vggish/kad_bandwidth_reference"], "clap_music")
+    names = {extractor: [metric.name for metric in metrics] for extractor, metrics in found.items()}
+    assert names == {
+        "clap_music": ["clap_music/fad"],
+        "clap_audio": ["clap_audio/fad"],
+        "vggish": ["vggish/kad_bandwidth_reference"],
+    }

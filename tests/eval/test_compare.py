@@ -158,8 +158,11 @@ def test_costs_are_counted_until_a_value(runs: Path, capsys: pytest.CaptureFixtu
         if baseline["steps"]:
             assert baseline["flops"] == pytest.approx(baseline["steps"] * baseline["flops_per_step"])
             assert baseline["seconds"] == pytest.approx(baseline["steps"] * baseline["seconds_per_step"])
+            assert baseline["epochs"] == pytest.approx(baseline["steps"] * 8 / 1438)  # batches of 8 of so many digits
         printed = capsys.readouterr().out
-        assert ("(stated)" in printed) == bool(words) and ("at most 4" in printed) == ("threshold=1e9" in words)
+        whose = "stated" if words else "baseline's end"
+        assert f"EP@{content['target']:.4g} ({whose}): steps" in printed
+        assert ("at most 4" in printed) == ("threshold=1e9" in words)
 
 
 def test_controls_are_methods_by_name_and_by_cases(tmp_path: Path):

@@ -236,7 +236,7 @@ def test_saved_statistics_give_the_numbers_of_the_images(tmp_path, dinov2):
     ]
     assert found[1].value == pytest.approx(found[0].value, rel=1e-6)
     assert found[1].reference == found[0].reference
-    with pytest.raises(ValueError, match=r"holds statistics only; precision need the images"):
+    with pytest.raises(ValueError, match=r"holds statistics only; dinov2/precision need the images"):
         measured(f"samples={samples}", f"reference={stats}", *common, "metrics=[precision]", out=tmp_path / "x")
     other = save_dinov2(tmp_path / "other", seed=1)
     with pytest.raises(ValueError, match="a reference of another protocol: features' weights_sha256"):
@@ -246,6 +246,22 @@ def test_saved_statistics_give_the_numbers_of_the_images(tmp_path, dinov2):
 @pytest.fixture(scope="module")
 def inception(tmp_path_factory):
     return save_inception(tmp_path_factory.mktemp("inception") / "weights.pth")
+
+
+def test_fd_dinov2_stands_beside_fid_where_it_can(tmp_path, dinov2, monkeypatch):
+    """By default, where its weights are there and the reference is images; nothing else asks for it."""
+    monkeypatch.setenv("LAYERSYNC_WEIGHTS", str(tmp_path))
+    images_, _ = save_npz(tmp_path / "a.npz", pictures(4)), adm_reference(tmp_path / "adm.npz", pictures(4))
+    common = ["samples=some.npz", "features=inception_torch_fidelity"]
+
+    def requested(*words, reference=images_):
+        config = image.evaluate.ENTRY.config([*common, f"reference={reference}", *words])
+        return list(image.evaluate.ImageEvaluation(config).requested_metrics())
+
+    there = f"dinov2={dinov2}"
+    assert requested(there) == ["inception_torch_fidelity", "dinov2"]
+    assert requested() == requested(there, "metrics=[fid]") == ["inception_torch_fidelity"]
+    assert requested(there, "features=inception_adm", reference=tmp_path / "adm.npz") == ["inception_adm"]
 
 
 def frechet_to_diagonal(features, mean, covariance):

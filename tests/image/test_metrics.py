@@ -4,13 +4,18 @@ import numpy as np
 import pytest
 import torch
 
+from eval.measure.efficientnet import SHA256
 from eval.measure.extractor import ExtractedFeatures, Extractor
 from eval.measure.media import ArrayMedia
 from eval.measure.metrics import ReferenceStatistics
 from eval.measure.table import compute_metrics
 from eval.statistics.inception_score import Splits, inception_score
 from eval.statistics.kernel import kernel_distance
-from image.metrics import TABLE
+from image.metrics import TABLE, ImagesEvaluationConfig
+from tests.image.evaluations import measured as by_command
+from tests.image.evaluations import pictures, save_folder
+
+CPU = torch.device("cpu")
 
 
 class Inception(Extractor):
@@ -67,3 +72,25 @@ def test_the_reference_must_have_enough_images_too():
     score.check_count("inception_adm", 5000, 3, "image")
     with pytest.raises(ValueError, match=r"kid .* at least 1000 images of the reference, there are 999"):
         kid.check_count("dinov2", 1000, 999, "image")
+
+
+def test_a_run_is_measured_while_it_trains_as_the_command_measures_its_samples(tmp_path):
+    """The numbers are those of the images' files; what does not fit is refused before the first step."""
+    ours, theirs = (save_folder(tmp_path / name, pictures(5, seed=seed)) for seed, name in enumerate(("a", "b")))
+    evaluator = ImagesEvaluationConfig(str(theirs), ("fd_efficientnet_lite0", "precision"), 5).build(tmp_path, CPU)
+    media = torch.stack([torch.from_numpy(row).permute(2, 0, 1) for row in pictures(5, seed=0)]) / 127.5 - 1
+    found = evaluator.evaluate(media, torch.zeros(5))
+    assert set(found) == {"fd_efficientnet_lite0", "efficientnet_lite0/precision", "num_samples"}
+    words = [f"samples={ours}", f"reference={theirs}", "features=efficientnet_lite0"]
+    recorded = by_command(*words, out=tmp_path / "out")["fd_efficientnet_lite0"]
+    assert found["fd_efficientnet_lite0"] == pytest.approx(recorded.value, rel=1e-6)
+    assert recorded.features["weights_sha256"] == SHA256
+    for reference, metrics, num, message in (
+        ("", ("fid",), 5, "evaluation.reference is ''"),
+        (str(theirs), ("fid",), 1, "evaluation.num_samples is 1"),
+        (str(theirs), ("class_accuracy",), 5, r"evaluation.metrics is \['class_accuracy'\]"),
+        (str(theirs), ("precision",), 3, "precision with features=efficientnet_lite0 needs at least 4 samples"),
+        (str(tmp_path / "no"), ("precision",), 5, "which is not there"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ImagesEvaluationConfig(reference, metrics, num).build(tmp_path, CPU)

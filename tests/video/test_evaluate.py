@@ -51,7 +51,7 @@ def fvd(user, tmp_path):
         keys = {"samples": user / "fakes" / "fakes.npz", "real": user / "frames", "i3d": user / "i3d.pt"} | changed
         out = tmp_path / str(len(list(tmp_path.iterdir())))
         given = [f"{key}={value}" for key, value in keys.items() if value is not None]
-        return measured("features=i3d", *given, *words, out=out)["fvd"]
+        return measured("features=i3d", *given, *words, out=out)["i3d/fvd"]
 
     return of
 
@@ -78,13 +78,13 @@ def test_the_numbers_are_those_that_training_printed(user, tmp_path):
 def test_samples_that_are_made_and_those_that_were_written_give_the_same_fvd(user, fvd, tmp_path):
     run = user / "runs" / "video" / "digits"
     words = ["real=digits", f"i3d={user / 'i3d.pt'}", "features=i3d"]
-    made = measured(f"run={run}", "num=9", "seed=3", *words, out=tmp_path / "made")["fvd"]
-    given = measured(f"samples={user / 'samples'}", *words, out=tmp_path / "given")["fvd"]
+    made = measured(f"run={run}", "num=9", "seed=3", *words, out=tmp_path / "made")["i3d/fvd"]
+    given = measured(f"samples={user / 'samples'}", *words, out=tmp_path / "given")["i3d/fvd"]
     assert made.value == pytest.approx(given.value, rel=1e-5)
     assert differences(made, given) == {}
     assert made.protocol["clip"] == {"frames": 16, "stride": 1, "model_fps": None, "model_stride": 1}
     assert made.protocol["pixels"].startswith("uint8")
-    coded = measured(f"samples={user / 'samples' / 'mp4'}", *words, out=tmp_path / "coded")["fvd"]
+    coded = measured(f"samples={user / 'samples' / 'mp4'}", *words, out=tmp_path / "coded")["i3d/fvd"]
     assert coded.protocol["pixels"] == "video files (.mp4), as a codec left them"
     assert "protocol.pixels" in differences(made, coded)
 
@@ -93,11 +93,11 @@ def test_a_run_on_files_is_compared_with_its_own_data_as_it_was_trained(user, tm
     data = [f"data.root={user / 'frames'}", "data.size=8", "data.clip={frames: 12, stride: 2}", "data.cache_dir=null"]
     run = train(tmp_path, *data, files=True)
     words = [f"run={run}", "features=i3d", f"i3d={user / 'i3d.pt'}", "num=5"]
-    found = measured(*words, out=tmp_path / "out")["fvd"]  # real=data
+    found = measured(*words, out=tmp_path / "out")["i3d/fvd"]  # real=data
     assert [found.reference[key] for key in ("frames", "stride", "size", "fit")] == [12, 2, [8, 8], "crop"]
     assert found.protocol["clip"] == {"frames": 12, "stride": 1, "model_fps": None, "model_stride": 2}
     assert "frames has 8 clips of the 2048 that num_real asks for" in caplog.text
-    folder = measured(*words, f"real={user / 'frames'}", f"cache_dir={tmp_path}", out=tmp_path / "folder")["fvd"]
+    folder = measured(*words, f"real={user / 'frames'}", f"cache_dir={tmp_path}", out=tmp_path / "folder")["i3d/fvd"]
     assert differences(found, folder) == {} and folder.value == found.value
 
 
@@ -186,9 +186,12 @@ def test_videomae_and_other_metrics_of_it(user, tmp_path):
     words = ["features=videomae", f"videomae={tmp_path / 'videomae'}", f"samples={user / 'fakes' / 'fakes.npz'}"]
     names = "metrics=[fvd,precision,recall]"
     found = measured(*words, f"real={user / 'frames'}", names, out=tmp_path / "out")
-    assert set(found) == {"fvd", "precision", "recall"} and found["fvd"].value > 0
-    assert found["fvd"].features["name"] == "videomae"
-    seeds = {differences(found["fvd"], record).get("features.name") for record in found.values()}
+    assert (
+        set(found) == {f"videomae/{name}" for name in ("fvd", "precision", "recall")}
+        and found["videomae/fvd"].value > 0
+    )
+    assert found["videomae/fvd"].features["name"] == "videomae"
+    seeds = {differences(found["videomae/fvd"], record).get("features.name") for record in found.values()}
     assert seeds == {None}
 
 
@@ -259,7 +262,7 @@ def test_each_protocol_has_its_own_seed_and_number(features, seed, num_real):
         (["samples=nowhere"], "^samples is 'nowhere', which is not there; allowed: an .npz, or a folder of videos"),
         (["samples=empty", "size=8"], "^samples is .*empty': no video file there"),
         (["features=i3d2"], "^features is 'i3d2'; allowed: i3d, i3d_cdfvd, videomae, inception, digits"),
-        (["metrics=[fid]"], "'metrics' has 'fid'; allowed: fvd, frame_fid"),
+        (["metrics=[fid]"], "'metrics' has 'fid'; allowed: fvd, precision"),
         (["num_real=0"], "^num_real is 0; it must be at least 1"),
         (["sample_stride=0"], "^sample_stride is 0; it must be at least 1"),
         (["features=digits", "sample_stride=2"], "^features is 'digits', which takes whole clips"),

@@ -30,7 +30,7 @@ def computed(name, ours, theirs, clips=None):
 @pytest.mark.parametrize("case", ["full", "rank_deficient", "few_samples"])
 def test_fvd_divides_by_n_and_the_fid_of_frames_by_one_less(case):
     ours, theirs = (TENSORS[f"frechet.{case}.{name}"].numpy() for name in "xy")
-    fvd, fid = computed("fvd", ours, theirs), computed("frame_fid", ours, theirs)
+    fvd, fid = computed("i3d/fvd", ours, theirs), computed("frame_fid", ours, theirs)
     assert fvd.value == pytest.approx(fvd_by_hand(ours, theirs), rel=1e-4)
     assert fid.value == pytest.approx(TENSORS[f"frechet.{case}.value"].item(), rel=1e-4)
     assert fvd.value != pytest.approx(fid.value, rel=1e-4)
@@ -45,7 +45,7 @@ def test_the_fid_of_frames_counts_clips_and_tells_its_rows():
 
 
 def test_fvd_of_one_clip_is_refused():
-    (fvd,) = TABLE.of(["fvd"])
+    (fvd,) = TABLE.of(["fvd"], "i3d")
     for samples, reference, told in ((1, 9, "samples, there are 1"), (9, 1, "clips of the reference, there are 1")):
         with pytest.raises(ValueError, match=f"fvd with features=i3d needs at least 2 {told}"):
             fvd.check_count("i3d", samples, reference, "clip")

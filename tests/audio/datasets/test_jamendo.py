@@ -1,5 +1,6 @@
 """MTG-Jamendo's TSV files: tracks, tags, vocabularies, and tracks that are not there."""
 
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import torch
 
 from audio.datasets.jamendo import JamendoConfig, JamendoDataset, near_matches, read_tracks, read_vocabulary, tag_set
 from audio.sounds.sound import ClipFormat
+from core.data import duplicates
 from core.schema import plain, strict
+from core.storage.atomic import sha256_file
 from tests.audio.audio_files import music, write_sound
 
 RATE, CLIP = 8000, ClipFormat.of(8000, 1, 0.5, 500)
@@ -78,7 +81,7 @@ def test_tracks_and_their_tags(root):
 
 
 def test_the_path_of_the_tsv_comes_before_the_low_one(root):
-    write_sound(root / "15" / "215.mp3", music(1, RATE, 1), RATE)
+    write_sound(root / "15" / "215.mp3", music(1, RATE, 1, 5), RATE)
     assert dataset(root).name(1) == str(root / "15" / "215.mp3")
 
 
@@ -151,7 +154,7 @@ def test_a_split_never_parts_an_artist(root):
     lines = [f"t\ta{n // 4}\tb\t{n}.mp3\t1\tgenre---rock" for n in range(24)]
     tsv = write_tsv(root.parent / "many.tsv", lines)
     for n in range(24):
-        write_sound(root / f"{n}.mp3", music(0.6, RATE, 1), RATE)
+        write_sound(root / f"{n}.mp3", music(0.6, RATE, 1, n), RATE)
     artists = {}
     for split in ("train", "heldout"):
         data = dataset(root, tsv=tsv, split=split, heldout_share=0.4)
@@ -180,7 +183,7 @@ def test_a_tsv_of_another_kind_is_refused_by_its_line(tmp_path, lines, header, m
 
 def test_names_and_tags_are_the_same_in_every_unicode_form_and_with_spaces_around(root, tmp_path):
     composed, apart = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
-    write_sound(root / f"{apart}.mp3", music(1, RATE, 1), RATE)
+    write_sound(root / f"{apart}.mp3", music(1, RATE, 1, 5), RATE)
     lines = [LINES[0], f"t\ta\tb\t{composed}.mp3\t1\tgenre---caf{apart}\tgenre---rock "]
     (tmp_path / "tags.txt").write_text("\n".join([*ALL, f"genre---caf{composed}"]))
     tsv = write_tsv(tmp_path / "x.tsv", lines)
@@ -229,3 +232,48 @@ def test_config_keys_are_named(root):
         dataset(root / "gone")
     config = config_of(root)
     assert strict(JamendoConfig, plain(config)) == config
+
+
+# --- tracks that are bit for bit the same
+
+
+def copies(root):
+    """A copy of the first track under a later path, and of the last under an earlier one that no TSV lists."""
+    shutil.copy(root / "14" / "214.mp3", root / "15" / "215.low.mp3")
+    (root / "01").mkdir()
+    shutil.copy(root / "82" / "382.mp3", root / "01" / "1.low.mp3")
+    shutil.copy(root / "14" / "214.mp3", root / "copy.mp3")  # no track
+    shutil.copy(root / "14" / "214.mp3", root / "14" / "214.low.mp3")  # the same track
+
+
+def test_tracks_that_are_bit_for_bit_the_same_are_taken_once_over_all_tsvs(root, caplog):
+    copies(root)
+    with caplog.at_level("WARNING"):
+        data = dataset(root, cache_dir=str(root.parent / "cache"))
+    assert [data.name(index) for index in range(len(data))] == [str(root / "14" / "214.mp3")]
+    assert tags_of(data, 0) == ["genre---punkrock", "instrument---guitar"] and data.tag_names == ALL
+    assert "2 of 3 tracks are left out" in caplog.text and "(2 files" in caplog.text
+    assert len(dataset(root, duplicates="keep")) == 3
+    only = write_tsv(root.parent / "only.tsv", LINES[2:])
+    with pytest.raises(ValueError, match=r"data.duplicates is 'remove': every track of data.tsv equals one"):
+        dataset(root, tsv=only)
+    with pytest.raises(ValueError, match=r"data.duplicates is 'some'; allowed: \['remove', 'keep'\]"):
+        config_of(root, duplicates="some")
+
+
+def test_files_of_equal_size_alone_are_read_and_once(root, monkeypatch):
+    copies(root)
+    read, cache = [], str(root.parent / "cache")
+    monkeypatch.setattr(duplicates, "sha256_file", lambda path: read.append(path.name) or sha256_file(path))
+    paths = sorted(str(path.relative_to(root)) for path in root.rglob("*.mp3"))
+    (root / "14" / "9.mp3").write_bytes(b"other")
+    first = duplicates.equal_files(root, [*paths, "14/9.mp3"], cache)
+    same = dict.fromkeys(("14/214.mp3", "15/215.low.mp3", "copy.mp3"), "14/214.low.mp3")
+    assert first == same | {"82/382.mp3": "01/1.low.mp3"}
+    assert sorted(read) == ["1.low.mp3", "214.low.mp3", "214.mp3", "215.low.mp3", "382.mp3", "copy.mp3"]
+    read.clear()
+    assert duplicates.equal_files(root, [*paths, "14/9.mp3"], cache) == first and read == []
+    content = bytearray((root / "82" / "382.mp3").read_bytes())
+    content[-1] ^= 1
+    (root / "82" / "382.mp3").write_bytes(content)
+    assert "82/382.mp3" not in duplicates.equal_files(root, paths, cache) and read == ["382.mp3"]

@@ -152,8 +152,8 @@ def test_a_token_has_the_mean_of_the_places_that_it_covers():
 
 
 def test_what_cannot_be_is_refused_when_the_config_is_read():
-    with pytest.raises(ValueError, match=r"alignment.encoder is 'dinov2'; needed"):
-        ExternalConfig(2, "dinov2")
+    with pytest.raises(ValueError, match=r"alignment.encoder is 'dinov2:'; needed"):
+        ExternalConfig(2, "dinov2:")
     with pytest.raises(ValueError, match=r"alignment.head is 'both'"):
         ExternalConfig(2, "dinov2:x", head="both")
     with pytest.raises(ValueError, match=r"alignment.width is 0"):

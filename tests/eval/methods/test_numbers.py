@@ -101,6 +101,10 @@ def test_direction_by_name():
     """Known names say which way is better; an unknown one is asked about."""
     assert direction("frechet_distance") == "lower" and direction("class_accuracy") == "higher"
     assert direction("class_accuracy", "lower") == "lower"
+    lower = ("clap_music/kad_bandwidth_reference", "vggish/fad_infinity", "i3d/fvd", "i3d_cdfvd/kvd", "notes/kl_mean")
+    lower += ("fd_efficientnet_lite0", "fd_dinov2", "sfid", "inception_torch_fidelity/fid", "clap_audio/real_fad")
+    higher = ("is", "inception_torch_fidelity/is", "i3d_cdfvd/precision", "clap/clap_score", "digits/recall")
+    assert {direction(name) for name in lower} == {"lower"} and {direction(name) for name in higher} == {"higher"}
     motion = {"moves/fid": "lower", "moves/r_precision_3": "higher", "t2m263/matching_score": "lower"}
     motion |= {"skate_ratio": "lower", "physics/jerk": "lower", "mardm67/clip_score": "higher"}
     assert {name: direction(name) for name in motion} == motion
