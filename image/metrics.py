@@ -5,7 +5,7 @@ Letters: n images, K classes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from eval.measure.extractor import ExtractedFeatures
 from eval.measure.metrics import (
@@ -20,9 +20,10 @@ from eval.measure.stand_in import stand_in_metrics
 from eval.measure.table import Table
 from eval.statistics.estimate import Estimate
 from eval.statistics.inception_score import ADM, TORCH_FIDELITY, Splits, inception_score
+from image.scenes.classes import ATTRIBUTES
 
 INCEPTION = ("inception_adm", "inception_torch_fidelity")
-ANY = (*INCEPTION, "dinov2", "digits")
+ANY = (*INCEPTION, "dinov2", "digits", "scenes")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class InceptionScore(Metric):
         return inception_score(self.sample_rows(samples), self.splits(samples.extractor.name))
 
 
+LABELS_FROM = "run=..., or arr_1"
+BOTH = ("digits", "scenes")
+DISTANCE, ACCURACY, *OF_ATTRIBUTES = stand_in_metrics("scenes", LABELS_FROM, ATTRIBUTES)
+STAND_INS = (*(replace(metric, extractors=BOTH) for metric in (DISTANCE, ACCURACY)), *OF_ATTRIBUTES)
+
 TABLE = Table(
     metrics=(
         FrechetDistance("fid", INCEPTION),
@@ -54,13 +60,14 @@ TABLE = Table(
         NeighbourRecall("recall", ANY),
         KernelDistance("kid", ANY),  # 100 subsets of 1000, as torch-fidelity
         FrechetDistance("fd_dinov2", ("dinov2",), beside=True),
-        *stand_in_metrics("digits", labels_from="run=..., or arr_1"),
+        *STAND_INS,
     ),
     defaults={
         "inception_adm": ("fid", "sfid", "is", "precision", "recall"),
         "inception_torch_fidelity": ("fid", "is", "kid", "precision", "recall"),
         "dinov2": ("fd_dinov2",),
         "digits": ("frechet_distance", "class_accuracy"),
+        "scenes": tuple(metric.name for metric in STAND_INS),
     },
     unit="image",
 )

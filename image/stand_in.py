@@ -25,6 +25,7 @@ from eval.measure.stand_in import (
     StandInExtractor,
 )
 from image.datasets.digits import DigitsConfig
+from image.scenes.features import ScenesEvaluationConfig
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,12 @@ class DigitsEvaluationConfig(ClassifierOptions):
 
     classifier_steps: int = 600
 
-    def build(self, cache: Path, device: torch.device) -> StandInEvaluator:
+    def build(self, cache: Path, device: torch.device, *of_the_run: object) -> StandInEvaluator:
         """The evaluator with its classifier, from the cache or trained now (seconds)."""
         return StandInEvaluator(DigitFeatures(self, cache, device))
 
 
-EVALUATIONS = {"digits": DigitsEvaluationConfig, "none": NoEvaluationConfig}
+EVALUATIONS = {"digits": DigitsEvaluationConfig, "scenes": ScenesEvaluationConfig, "none": NoEvaluationConfig}
 
 
 class DigitClassifier(Classifier):

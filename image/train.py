@@ -20,7 +20,9 @@ from image.backbone import BACKBONES, SiTConfig
 from image.conditioning import LabelConditioning, LabelConfig
 from image.data import DATASETS, LatentsConfig
 from image.datasets.digits import DigitsConfig
+from image.datasets.scenes import ScenesConfig
 from image.preview import ImagePreview
+from image.scenes.features import ScenesEvaluationConfig
 from image.stand_in import EVALUATIONS, DigitsEvaluationConfig, NoEvaluationConfig
 from image.tokenizer import TOKENIZERS, PixelsConfig
 
@@ -34,7 +36,7 @@ class ImageConfig(RunConfig):
     tokenizer: object = choice(TOKENIZERS)
     backbone: SiTConfig = choice(BACKBONES)
     conditioning: LabelConfig
-    evaluation: DigitsEvaluationConfig | NoEvaluationConfig = choice(EVALUATIONS, free=True)
+    evaluation: DigitsEvaluationConfig | ScenesEvaluationConfig | NoEvaluationConfig = choice(EVALUATIONS, free=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,6 +47,8 @@ class ImageConfig(RunConfig):
         self.check_model(self.backbone, self.conditioning.drop)
         if isinstance(self.evaluation, DigitsEvaluationConfig):
             self.check_stand_in("digits", DigitsConfig, DATASETS)
+        if isinstance(self.evaluation, ScenesEvaluationConfig):
+            self.check_stand_in("scenes", ScenesConfig, DATASETS)
 
 
 def make_encoder(name: str, device: torch.device) -> FeatureEncoder:
@@ -71,7 +75,7 @@ def build_domain(config: ImageConfig, device: torch.device, *, evaluate: bool) -
         backbone=backbone,
         conditioning=LabelConditioning(config.conditioning, num_classes, dataset.class_names),
         preview=ImagePreview(),
-        evaluator=config.evaluation.build(config.cache, device) if evaluate else None,
+        evaluator=config.evaluation.build(config.cache, device, config.data) if evaluate else None,
         encoders=partial(make_encoder, device=device),
     )
 
@@ -88,15 +92,15 @@ def main(config: ImageConfig) -> None:
 
 def report(run: RunDirectory, summary: dict) -> str:
     """What a run prints at its end: numbers, places, next commands."""
-    lines = []
+    lines, data = [], run.config()["data"]["name"]
+    unit, asked = ("digit", "labels=3 num=64") if data == "digits" else ("class", "num=64")
     if "frechet_distance" in summary:
         lines += [
-            f"Fréchet distance  {summary['frechet_distance']:.2f}   (held-out real digits: "
+            f"Fréchet distance  {summary['frechet_distance']:.2f}   (held-out real {data}: "
             f"{summary['frechet_floor']:.2f}; {summary['num_samples']} samples, EMA weights)",
             f"class accuracy    {100 * summary['class_accuracy']:.1f} %   (samples that the classifier takes for the "
-            f"digit asked for; of real held-out digits it gets {100 * summary['classifier_accuracy']:.1f} % right)",
+            f"{unit} asked for; of real held-out {data} it gets {100 * summary['classifier_accuracy']:.1f} % right)",
         ]
-    asked = "labels=3 num=64" if run.config()["data"]["name"] == "digits" else "num=64"  # a class that is there
     return "\n".join([*lines, *closing_lines(run, summary, "image", ".png", asked)])
 
 

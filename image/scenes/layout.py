@@ -186,9 +186,9 @@ def _stage(lighting: np.ndarray, chances: Chances) -> Stage:
     away = chances.between(7.9, 9.3)
     aim = np.stack([chances.between(-0.25, 0.25), chances.between(-0.2, 0.2), chances.between(0.75, 1.15)], -1)
     eye = aim + away[:, None] * np.stack([np.zeros_like(down), -np.cos(down), np.sin(down)], -1)
-    sun_height = np.choose(
-        lighting, [chances.between(32, 48)] * 2 + [chances.between(72, 84), chances.between(13, 20)]
-    ) * DEGREE
+    sun_height = (
+        np.choose(lighting, [chances.between(32, 48)] * 2 + [chances.between(72, 84), chances.between(13, 20)]) * DEGREE
+    )
     swing, side = chances.between(-25, 25) * DEGREE, chances.sign()
     sides = np.choose(lighting, [np.full_like(side, -1.0), np.full_like(side, 1.0), side, side])
     across, along = np.cos(swing) * sides, np.sin(swing)
@@ -197,8 +197,11 @@ def _stage(lighting: np.ndarray, chances: Chances) -> Stage:
     grey, hue, deep, tone = chances.between(0, 1, 4).T
     sky = np.where(sunset[:, 0], 0.62 + 0.15 * hue, 0.53 + 0.1 * hue)
     zenith = from_hsv(sky, 0.45 + 0.35 * deep, np.where(sunset[:, 0], 0.25 + 0.2 * tone, 0.6 + 0.3 * tone))
-    horizon = np.where(sunset, from_hsv(0.03 + 0.07 * hue, 0.6 + 0.3 * deep, np.full_like(hue, 1.0)),
-                       from_hsv(sky, 0.1 + 0.2 * deep, 0.85 + 0.1 * tone))
+    horizon = np.where(
+        sunset,
+        from_hsv(0.03 + 0.07 * hue, 0.6 + 0.3 * deep, np.full_like(hue, 1.0)),
+        from_hsv(sky, 0.1 + 0.2 * deep, 0.85 + 0.1 * tone),
+    )
     ground_hue, ground_value = chances.between(0, 1, 2).T
     parts = {
         "eye": eye,

@@ -1,8 +1,8 @@
 """The solids of scenes: where a ray is inside them, and their normals.
 
-Each stands on z = 0 around the axis x = y = 0, about 2 units wide and up to 2 high. Rays and points are flat lists of N.
-Only sums, products, quotients, square roots and comparisons are used, which IEEE 754 fixes to the last bit, and each ray
-is computed by itself: a picture does not depend on the machine, nor on what is rendered beside it.
+Each stands on z = 0 around the axis x = y = 0, about 2 units wide and up to 2 high. Rays and points are flat lists
+of N. Only sums, products, quotients, square roots and comparisons are used, which IEEE 754 fixes to the last bit, and
+each ray is computed by itself: a picture does not depend on the machine, nor on what is rendered beside it.
 
 Letters: N rays or points; x, y, z arrays (N,) float32.
 """
@@ -194,9 +194,7 @@ class Ring(Solid):
         return self.middle + self.thickness
 
     def inside(self, origin: Vector, towards: Vector) -> Interval:
-        hull = _both(
-            _tube(origin, towards, self.radius), _slab(origin[2], towards[2], 0, 2 * self.thickness)
-        )
+        hull = _both(_tube(origin, towards, self.radius), _slab(origin[2], towards[2], 0, 2 * self.thickness))
         at, close = np.maximum(hull[0], np.float32(0)), np.float32(0.02)
         away = np.full_like(at, FAR)
         for _ in range(self.steps):

@@ -138,7 +138,9 @@ class Tracer:
         """Centres (n, 3) and radii (n,) of the balls around things."""
         things = self.scenes.things
         solid, size = things.solid[rows, number], things.size[rows, number]
-        heights, radii = (np.array([getattr(each, name) for each in SOLIDS], np.float32) for name in ("centre", "radius"))
+        heights, radii = (
+            np.array([getattr(each, name) for each in SOLIDS], np.float32) for name in ("centre", "radius")
+        )
         centre = things.base[rows, number].copy()
         centre[:, 2] += heights[solid] * size
         return centre, radii[solid] * size
@@ -152,9 +154,9 @@ class Tracer:
         light = self.scenes.stage.light[rows]
         path = np.minimum((centre[:, 2] + radius) / light[:, 2], np.float32(LONGEST_SHADOW))
         ends = [self._project(at, radius, rows) for at in (centre, centre - path[:, None] * light)]
-        return np.concatenate(
-            [np.minimum(ends[0], ends[1])[:, ::2], np.maximum(ends[0], ends[1])[:, 1::2]], 1
-        )[:, [0, 2, 1, 3]]
+        return np.concatenate([np.minimum(ends[0], ends[1])[:, ::2], np.maximum(ends[0], ends[1])[:, 1::2]], 1)[
+            :, [0, 2, 1, 3]
+        ]
 
     def _project(self, centre: np.ndarray, radius: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The rectangle (n, 4) of a ball in the picture, of -1 to 1: left, right, low, high; a little too large."""
@@ -178,4 +180,3 @@ def points_seen(seen: Seen, scenes: Scenes, count: int) -> Vector:
     return [
         (scenes.stage.eye[:, axis, None] + reach * seen.towards[axis].reshape(-1, count)).ravel() for axis in range(3)
     ]
-
