@@ -1,4 +1,4 @@
-"""Labelled images: handwritten digits and rendered scenes that need no download, class folders, parquet shards, and cached latents.
+"""Labelled images: digits and rendered scenes that need no download, class folders, parquet shards, cached latents.
 
 Every data set gives square images in [-1, 1] and takes its one augmentation, the horizontal flip, from the generator
 that is handed in. A file that cannot be decoded is an error, or is counted and left out if `data.max_broken` allows it;

@@ -1,8 +1,8 @@
 """The 120 classes of rendered scenes: shape, relation, texture, material and lighting, and their names.
 
-All combinations of shape, relation and texture are there; material and lighting follow from them by sums modulo 3 and 4,
-so that each value of an attribute meets each of every other one (as often as can be), and any two classes differ in two
-attributes at least. A class says nothing of colour, place, size, camera or background: these change within it.
+All combinations of shape, relation and texture are there; material and lighting follow from them by sums modulo 3 and
+4, so that each value of an attribute meets each of every other one, and any two classes differ in two attributes at
+least. A class says nothing of colour, place, size, camera or background: these change within it.
 """
 
 from __future__ import annotations

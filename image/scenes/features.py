@@ -35,7 +35,7 @@ SHIFT = 2  # pixels that pictures are moved by at most in its training
 class ScenesEvaluationConfig(ClassifierOptions):
     """The evaluation of runs on scenes, with as many steps as its classifier needs."""
 
-    classifier_steps: int = 1000
+    classifier_steps: int = 300
 
     def build(self, cache: Path, device: torch.device, data: ScenesConfig) -> StandInEvaluator:
         """The evaluator for scenes as those of `data`, with its classifier from the cache or trained now (minutes)."""
