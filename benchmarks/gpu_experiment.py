@@ -28,7 +28,7 @@ from image.train import ENTRY, ImageConfig, build_domain
 DESCRIPTION = """\
 Matched runs of SiT-S/2 and B/2 on rendered scenes, baseline and LayerSync, same weights at the start, data order,
 noise and times. They take turns of --turn steps until --minutes are over; the same command goes on with them, to the
-bit. After each turn a run is sampled and measured. The JSON holds all curves so far, and is written after every turn."""
+bit. After each turn a run is sampled and measured. The JSON holds all curves so far; each turn writes it anew."""
 
 METHODS = {"baseline": ["alignment=none"], "layersync": ["alignment=layersync_depth12"]}
 TOY = ["backbone.size=null", "backbone.depth=8", "backbone.hidden_size=16", "backbone.num_heads=2"]
