@@ -23,6 +23,7 @@ from core.schema import plain
 from core.storage.atomic import write_atomic
 from core.storage.run_folder import RunDirectory
 from core.train.trainer import Trainer
+from image.backbone import SIZES
 from image.train import ENTRY, ImageConfig, build_domain
 
 DESCRIPTION = """\
@@ -175,6 +176,10 @@ def make_setting(options: argparse.Namespace) -> Setting:
     """The options as a setting; ValueError for what cannot run here."""
     if not options.minutes > 0:
         raise ValueError(f"--minutes is {options.minutes:g}; it must be above 0")
+    for size in options.sizes:
+        letter, _, patch = size.partition("/")
+        if letter not in SIZES or not patch.isdigit() or int(patch) < 1 or options.side % int(patch):
+            raise ValueError(f"--sizes has {size!r}; allowed: {'|'.join(SIZES)}/<patch>, which divides {options.side}")
     device = measure.pick_device(options.device)
     if device.type != "cuda" and not options.tiny:
         raise ValueError(f"--device {device} needs --tiny: SiT-S/2 takes hours without a GPU")

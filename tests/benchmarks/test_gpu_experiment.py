@@ -48,7 +48,7 @@ def test_bad_options_are_one_line(capsys):
     for options, said in (
         (["--device", "cpu"], "needs --tiny"),
         (["--device", "cpu", "--tiny", "--minutes", "0"], "--minutes is 0"),
-        (["--device", "cpu", "--tiny", "--sizes", "Q/2"], "backbone.size"),
+        (["--device", "cpu", "--tiny", "--sizes", "Q/2"], "--sizes has 'Q/2'"),
     ):
         with pytest.raises(SystemExit):
             gpu.main(["experiment", *options])
