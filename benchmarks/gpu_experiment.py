@@ -33,8 +33,14 @@ bit. After each turn a run is sampled and measured. The JSON holds all curves so
 
 METHODS = {"baseline": ["alignment=none"], "layersync": ["alignment=layersync_depth12"]}
 TOY = ["backbone.size=null", "backbone.depth=8", "backbone.hidden_size=16", "backbone.num_heads=2"]
-TOY += ["data.num_images=240", "evaluation.classifier_steps=2", "evaluation.num_samples=8", "sampler.num_steps=2"]
-TOY += ["trainer.precision=fp32", "trainer.compile=none", "trainer.num_workers=0", "ema.decays=[0.5]"]
+TOY += ["data.num_images=50", "evaluation.classifier_steps=2", "evaluation.num_samples=4", "sampler.num_steps=2"]
+TOY += [
+    "trainer.precision=fp32",
+    "trainer.compile=none",
+    "trainer.num_workers=0",
+    "ema.decays=[0.5]",
+    "trainer.num_previews=2",
+]
 MOST_POINTS = 200  # of a curve of losses
 
 
