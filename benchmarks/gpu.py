@@ -32,7 +32,8 @@ skipped, with the reason. The JSON is written after every part. The exit code is
 EXAMPLES = """\
 examples:
   python -m benchmarks.gpu --minutes 8                  on one GPU
-  python -m benchmarks.gpu --device cpu --tiny          to try the command where there is none"""
+  python -m benchmarks.gpu --device cpu --tiny          to try the command where there is none
+  python -m benchmarks.gpu experiment --help            runs with and without LayerSync on rendered scenes"""
 
 
 @dataclass(frozen=True)
@@ -266,6 +267,10 @@ def make_journal(argv: Sequence[str], setting: Setting, out: str | None) -> Jour
 def main(argv: Sequence[str] | None = None) -> int:
     """Check, measure, print the table; returns the exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    if argv[:1] == ["experiment"]:
+        from benchmarks import gpu_experiment  # which needs what training needs
+
+        return gpu_experiment.main(argv[1:])
     parser = make_parser()
     options = parser.parse_args(argv)
     budget = Budget(60 * options.minutes)

@@ -1,4 +1,4 @@
-"""Labelled images: handwritten digits that need no download, class folders, parquet shards, and cached latents.
+"""Labelled images: digits and rendered scenes that need no download, class folders, parquet shards, cached latents.
 
 Every data set gives square images in [-1, 1] and takes its one augmentation, the horizontal flip, from the generator
 that is handed in. A file that cannot be decoded is an error, or is counted and left out if `data.max_broken` allows it;
@@ -16,6 +16,7 @@ from core.latents.cache import LatentShards
 from core.schema import FREE
 from image.datasets.digits import DigitsConfig
 from image.datasets.files import FolderConfig, ParquetConfig
+from image.datasets.scenes import ScenesConfig
 
 CACHE_KIND = "image"
 CACHE_COMMAND = "python -m image.cache"
@@ -61,6 +62,11 @@ class LatentsConfig:
         return cache
 
 
-PIXEL_DATASETS: dict[str, type] = {"digits": DigitsConfig, "folder": FolderConfig, "parquet": ParquetConfig}
+PIXEL_DATASETS: dict[str, type] = {
+    "digits": DigitsConfig,
+    "scenes": ScenesConfig,
+    "folder": FolderConfig,
+    "parquet": ParquetConfig,
+}
 DATASETS: dict[str, type] = {**PIXEL_DATASETS, "latents": LatentsConfig}
-PixelsDataConfig = DigitsConfig | FolderConfig | ParquetConfig
+PixelsDataConfig = DigitsConfig | ScenesConfig | FolderConfig | ParquetConfig

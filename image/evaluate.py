@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,15 +22,18 @@ from eval.measure.metrics import Metric
 from eval.measure.reference import MediaReference, Reference, Size
 from eval.weights import locate, weights_root
 from image.datasets.digits import DigitsConfig
+from image.datasets.scenes import ScenesConfig
 from image.extractors import WeightsSource, published_extractor
-from image.media import DIGITS, open_images, open_reference, size_of
+from image.media import DIGITS, SCENES, open_images, open_reference, scenes_reference, size_of
 from image.metrics import INCEPTION, TABLE
 from image.sample import ImageSampleConfig, ImageSampling
+from image.scenes.features import SceneFeatures, ScenesEvaluationConfig
 from image.stand_in import DigitFeatures, DigitsEvaluationConfig
 from image.train import ImageConfig
 
 log = logging.getLogger(__name__)
 NUM_SAMPLES = 50_000  # of a run, as ImageNet's protocol has it
+STAND_INS = {"digits": DigitsConfig, "scenes": ScenesConfig}
 REFERENCES = "ADM's .npz, a folder or .npz of images, or saved statistics"
 
 
@@ -69,7 +72,7 @@ class PixelBytes(Form):
 
 
 class ImageEvaluation(Evaluation):
-    """Images by Inception-v3, DINOv2, EfficientNet-Lite0 or, for digits, a small classifier of them."""
+    """Images by Inception-v3, DINOv2, EfficientNet-Lite0 or, for digits and scenes, a small classifier of them."""
 
     table = TABLE
     form_key, file_form = "pixels", PixelBytes()
@@ -78,32 +81,51 @@ class ImageEvaluation(Evaluation):
 
     @cached_property
     def reference_name(self) -> str:
-        """The reference: as the config says, or digits for a run on them."""
-        of_digits = self.model is not None and isinstance(self.model.data, DigitsConfig)
-        name = self.config.reference or ("digits" if of_digits or self.config.features == "digits" else None)
+        """The reference: as the config says, or digits or scenes for a run on them."""
+        data = None if self.model is None else self.model.data
+        own = [name for name, schema in STAND_INS.items() if isinstance(data, schema) or self.config.features == name]
+        name = self.config.reference or (own[0] if own else None)
         self.config.check_target("reference", name, REFERENCES)
         return name
 
     @property
     def extractor_name(self) -> str:
-        """The extractor: as the config says, or that of digits for digits, else ADM's Inception."""
-        return self.config.features or ("digits" if self.reference_name in DIGITS else "inception_adm")
+        """The extractor: as the config says, or that of digits or scenes for them, else ADM's Inception."""
+        by_reference = {**dict.fromkeys(DIGITS, "digits"), **dict.fromkeys(SCENES, "scenes")}
+        return self.config.features or by_reference.get(self.reference_name, "inception_adm")
 
     @cached_property
     def digits(self) -> tuple[DigitsEvaluationConfig, Path]:
         """The options of the digit classifier and its cache: those of the run that made the samples, if known."""
-        default, run = DigitsEvaluationConfig(), run_behind(self.config)
+        model, cache = self.run_model
+        own = None if model is None else model.evaluation
+        return own if isinstance(own, DigitsEvaluationConfig) else DigitsEvaluationConfig(), cache
+
+    @cached_property
+    def scenes(self) -> tuple[ScenesEvaluationConfig, ScenesConfig, Path]:
+        """The options of the classifier of scenes, the scenes, and its cache: those of the run, if known."""
+        model, cache = self.run_model
+        own, data = (None, None) if model is None else (model.evaluation, model.data)
+        options = own if isinstance(own, ScenesEvaluationConfig) else ScenesEvaluationConfig()
+        return options, data if isinstance(data, ScenesConfig) else ScenesConfig(), cache
+
+    @cached_property
+    def run_model(self) -> tuple[ImageConfig | None, Path]:
+        """The config of the run that made the samples, if known, and the cache of the stand-ins' classifiers."""
+        run = run_behind(self.config)
         if run is None:
-            return default, Path(self.config.cache_dir)
+            return None, Path(self.config.cache_dir)
         model = self.model or ImageSampling(ImageSampleConfig(run=str(run), overrides={}, sampler={})).model_config
-        own = model.evaluation if isinstance(model.evaluation, DigitsEvaluationConfig) else default
-        return own, run.resolve().parents[1] / "cache"
+        return model, run.resolve().parents[1] / "cache"
 
     @property
     def num(self) -> int:
-        """The number of samples: as the config says, or as many as the training on digits measures, or 50,000."""
-        if self.config.num is not None or self.extractor_name != "digits":
+        """The number of samples: as the config says, or as many as the training on a stand-in measures, or 50,000."""
+        if self.config.num is not None or self.extractor_name not in STAND_INS:
             return self.config.num or NUM_SAMPLES
+        if self.extractor_name == "scenes":
+            options, data, _ = self.scenes
+            return options.num_samples or len(replace(data, split="heldout").build())
         return self.digits[0].num_samples or len(open_reference("digits_heldout").media)
 
     def sampling(self, num: int, model: ImageConfig | None = None) -> ImageSampling:
@@ -148,11 +170,15 @@ class ImageEvaluation(Evaluation):
         """The extractor of that name, with weights from the config's places, the registry's or a package's."""
         if name == "digits":
             return DigitFeatures(*self.digits, device)
+        if name == "scenes":
+            return SceneFeatures(*self.scenes, device)
         return published_extractor(name, self.weights, device)
 
     @cached_property
     def reference(self) -> Reference:
-        """What the config key `reference` names, or digits."""
+        """What the config key `reference` names, or digits, or scenes."""
+        if self.reference_name in SCENES and not Path(self.reference_name).exists():
+            return scenes_reference(replace(self.scenes[1], split=SCENES[self.reference_name]))
         return open_reference(self.reference_name)
 
     def open_reference(self) -> Reference:

@@ -39,6 +39,7 @@ from eval.measure.reference import (
 from image.datasets.decode import decode_image, image_size, naming, read_bytes
 from image.datasets.digits import DigitsConfig
 from image.datasets.files import IMAGE_SUFFIXES, OTHER_SUFFIXES
+from image.datasets.scenes import ScenesConfig
 
 MAX_THREADS = 8
 MAX_PIXELS = 2**26  # of an image: 8192x8192; larger ones take gigabytes, and extractors see 299 pixels of a side
@@ -152,6 +153,8 @@ def open_images(path: Path, key: str) -> Images:
 
 
 DIGITS = {"digits": "train", "digits_heldout": "heldout"}  # reference=NAME -> the split
+SCENES = {"scenes": "train", "scenes_heldout": "heldout"}
+REFERENCE_SCENES = 6_000  # at most, of the train split
 
 
 class AdmReference(Reference):
@@ -201,6 +204,14 @@ class DigitsReference(MediaReference):
         return self.media if extractor.takes_floats else self.as_bytes
 
 
+def scenes_reference(data: ScenesConfig) -> MediaReference:
+    """Rendered scenes of a split, of the train split the first ones only."""
+    scenes = data.build()
+    count = min(len(scenes), REFERENCE_SCENES) if data.split == "train" else len(scenes)
+    name = f"rendered scenes of {data.size} pixels, seed {data.seed}, {data.split}"
+    return of_images(ArrayMedia(name, "image", scenes.bytes_at(range(count)), scenes.labels[:count]))
+
+
 def size_of(images: Media) -> Size:
     """(H, W)."""
     return tuple(images.rows(0, 1).shape[-2:])
@@ -220,7 +231,7 @@ def open_reference(value: str) -> Reference:
     except ValueError as error:
         if path.exists():
             raise
-        raise ValueError(f"{error}, or {', '.join(DIGITS)}") from None
+        raise ValueError(f"{error}, or {', '.join([*DIGITS, *SCENES])}") from None
 
 
 def of_images(images: Media) -> MediaReference:

@@ -7,7 +7,7 @@ Letters: n images, K classes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -31,9 +31,10 @@ from eval.statistics.inception_score import ADM, TORCH_FIDELITY, Splits, incepti
 from eval.weights import weights_root
 from image.extractors import WeightsSource, published_extractor
 from image.media import open_reference
+from image.scenes.classes import ATTRIBUTES
 
 INCEPTION = ("inception_adm", "inception_torch_fidelity")
-ANY = (*INCEPTION, "dinov2", EFFICIENTNET, "digits")
+ANY = (*INCEPTION, "dinov2", EFFICIENTNET, "digits", "scenes")
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,17 @@ SEVERAL = of_each(
     KernelDistance("kid", ANY),  # 100 subsets of 1000, as torch-fidelity
     plain=INCEPTION[0],
 )
+LABELS_FROM = "run=..., or arr_1"
+BOTH = ("digits", "scenes")
+DISTANCE, ACCURACY, *OF_ATTRIBUTES = stand_in_metrics("scenes", LABELS_FROM, ATTRIBUTES)
+STAND_INS = (*(replace(metric, extractors=BOTH) for metric in (DISTANCE, ACCURACY)), *OF_ATTRIBUTES)
+
 TABLE = Table(
     metrics=(
         *SEVERAL,
         FrechetDistance("fd_dinov2", ("dinov2",), beside=True),
         FrechetDistance(f"fd_{EFFICIENTNET}", (EFFICIENTNET,), beside=True),
-        *stand_in_metrics("digits", labels_from="run=..., or arr_1"),
+        *STAND_INS,
     ),
     defaults={
         INCEPTION[0]: ("fid", "sfid", "is", "precision", "recall"),
@@ -78,6 +84,7 @@ TABLE = Table(
         "dinov2": ("fd_dinov2",),
         EFFICIENTNET: (f"fd_{EFFICIENTNET}",),
         "digits": ("frechet_distance", "class_accuracy"),
+        "scenes": tuple(metric.name for metric in STAND_INS),
     },
     unit="image",
 )
@@ -114,7 +121,7 @@ class ImagesEvaluationConfig:
             found.setdefault(metric.extractors[0], []).append(metric)
         return found
 
-    def build(self, cache: Path, device: torch.device) -> InTrainingEvaluator:
+    def build(self, cache: Path, device: torch.device, *of_the_run: object) -> InTrainingEvaluator:
         """The evaluator; ValueError where weights or the reference are absent, or do not fit."""
         weights = WeightsSource(weights_root(self.weights_dir))
         extractors = {name: published_extractor(name, weights, device) for name in self.by_extractor}

@@ -26,6 +26,7 @@ from eval.measure.stand_in import (
 )
 from image.datasets.digits import DigitsConfig
 from image.metrics import ImagesEvaluationConfig
+from image.scenes.features import ScenesEvaluationConfig
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,17 @@ class DigitsEvaluationConfig(ClassifierOptions):
 
     classifier_steps: int = 600
 
-    def build(self, cache: Path, device: torch.device) -> StandInEvaluator:
+    def build(self, cache: Path, device: torch.device, *of_the_run: object) -> StandInEvaluator:
         """The evaluator with its classifier, from the cache or trained now (seconds)."""
         return StandInEvaluator(DigitFeatures(self, cache, device))
 
 
-EVALUATIONS = {"digits": DigitsEvaluationConfig, "images": ImagesEvaluationConfig, "none": NoEvaluationConfig}
+EVALUATIONS = {
+    "digits": DigitsEvaluationConfig,
+    "scenes": ScenesEvaluationConfig,
+    "images": ImagesEvaluationConfig,
+    "none": NoEvaluationConfig,
+}
 
 
 class DigitClassifier(Classifier):

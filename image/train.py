@@ -19,9 +19,11 @@ from image.backbone import BACKBONES, SiTConfig
 from image.conditioning import LabelConditioning, LabelConfig
 from image.data import DATASETS, LatentsConfig
 from image.datasets.digits import DigitsConfig
+from image.datasets.scenes import ScenesConfig
 from image.encoder import ENCODERS, encoders_of
 from image.metrics import TABLE, ImagesEvaluationConfig
 from image.preview import ImagePreview
+from image.scenes.features import ScenesEvaluationConfig
 from image.stand_in import EVALUATIONS, DigitsEvaluationConfig, NoEvaluationConfig
 from image.tokenizer import TOKENIZERS, PixelsConfig
 
@@ -35,7 +37,9 @@ class ImageConfig(RunConfig):
     tokenizer: object = choice(TOKENIZERS)
     backbone: SiTConfig = choice(BACKBONES)
     conditioning: LabelConfig
-    evaluation: DigitsEvaluationConfig | ImagesEvaluationConfig | NoEvaluationConfig = choice(EVALUATIONS, free=True)
+    evaluation: DigitsEvaluationConfig | ScenesEvaluationConfig | ImagesEvaluationConfig | NoEvaluationConfig = choice(
+        EVALUATIONS, free=True
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,6 +50,8 @@ class ImageConfig(RunConfig):
         self.check_model(self.backbone, self.conditioning.drop)
         if isinstance(self.evaluation, DigitsEvaluationConfig):
             self.check_stand_in("digits", DigitsConfig, DATASETS)
+        if isinstance(self.evaluation, ScenesEvaluationConfig):
+            self.check_stand_in("scenes", ScenesConfig, DATASETS)
 
 
 def build_domain(config: ImageConfig, device: torch.device, *, evaluate: bool) -> Domain:
@@ -65,7 +71,7 @@ def build_domain(config: ImageConfig, device: torch.device, *, evaluate: bool) -
         backbone=backbone,
         conditioning=LabelConditioning(config.conditioning, num_classes, dataset.class_names),
         preview=ImagePreview(),
-        evaluator=config.evaluation.build(config.cache, device) if evaluate else None,
+        evaluator=config.evaluation.build(config.cache, device, config.data) if evaluate else None,
         encoders=encoders_of(dataset, device),
     )
 
@@ -85,14 +91,15 @@ def report(run: RunDirectory, summary: dict) -> str:
     names = [metric.name for metric in TABLE.metrics if metric.name in summary]
     told = [name for name in names if name not in ("frechet_distance", "class_accuracy")]
     lines = [f"{name:<17} {summary[name]:.4g}   ({summary['num_samples']} samples, EMA weights)" for name in told]
+    data = run.config()["data"]["name"]
+    unit, asked = ("digit", "labels=3 num=64") if data == "digits" else ("class", "num=64")
     if "frechet_distance" in summary:
         lines += [
-            f"Fréchet distance  {summary['frechet_distance']:.2f}   (held-out real digits: "
+            f"Fréchet distance  {summary['frechet_distance']:.2f}   (held-out real {data}: "
             f"{summary['frechet_floor']:.2f}; {summary['num_samples']} samples, EMA weights)",
             f"class accuracy    {100 * summary['class_accuracy']:.1f} %   (samples that the classifier takes for the "
-            f"digit asked for; of real held-out digits it gets {100 * summary['classifier_accuracy']:.1f} % right)",
+            f"{unit} asked for; of real held-out {data} it gets {100 * summary['classifier_accuracy']:.1f} % right)",
         ]
-    asked = "labels=3 num=64" if run.config()["data"]["name"] == "digits" else "num=64"  # a class that is there
     return "\n".join([*lines, *closing_lines(run, summary, "image", ".png", asked)])
 
 
