@@ -1,1 +1,1 @@
-"""The study: methods beside each other in matched runs, under a budget of time, and the page that says what was found."""
+"""The study: methods in matched runs under a budget of time, and the page that says what was found."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.study image|audio|video|motion minutes=...` makes a study, `... page` the page of all of them."""
+"""`python -m benchmarks.study image|audio|video|motion minutes=...` makes a study, `... page` the page of all."""
 
 from __future__ import annotations
 

@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.measure import shown, write
-from benchmarks.study.networks import METHODS, Network, find_networks, shown_folder
+from benchmarks.study.networks import Network, find_networks
 from benchmarks.study.plan import Study, StudyConfig
-from benchmarks.study.record import record_file, study_record
+from benchmarks.study.record import THREADS, record_file, study_record
 from eval.methods.plan import sweep_content, write_sweep
 from eval.methods.queue import RunQueue
-
-THREADS = "OMP_NUM_THREADS"
 
 
 def say(text: str) -> None:
@@ -81,8 +79,3 @@ def write_study_sweep(study: Study) -> None:
     place = Path(study.config.runs_dir) / "sweeps" / study.label
     own = study.network.name.partition("-")[2]
     say(f"then       python -m benchmarks.study {study.network.domain} networks=[{own}] runs={place}")
-
-
-def describe() -> str:
-    """Where networks and methods stand."""
-    return f"networks and methods: {shown_folder()}/*.yaml, {METHODS}.yaml"

@@ -11,7 +11,6 @@ from typing import Any
 
 from core.commands.overrides import override
 from core.schema import strict
-from core.storage.provenance import ROOT
 from core.storage.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent / "networks"
@@ -88,8 +87,3 @@ def find_networks(domain: str, names: Sequence[str] | None) -> list[Network]:
     if missing:
         raise ValueError(f"networks holds {', '.join(missing)}; allowed of {domain}: {', '.join(known)}")
     return [known[name] for name in names or known]
-
-
-def shown_folder() -> str:
-    """Where the networks stand, as a person would type it."""
-    return str(FOLDER.relative_to(ROOT))

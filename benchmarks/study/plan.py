@@ -1,4 +1,4 @@
-"""From a network and the keys of the command to the runs of a study: a comparison's plan, and what it must leave out."""
+"""From a network and the keys of the command to the runs of a study, a comparison's, and what is left out."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ class Study:
     # The runs
 
     def left_out(self) -> dict[str, str]:
-        """Methods that make no run here, and why: the network refuses them, or their pair is not known or is another's."""
+        """Methods that make no run, and why: the network refuses them, their pair is not known or another's."""
         found: dict[str, str] = {}
         pair = self.pair()
         for name in self.methods:

@@ -5,8 +5,9 @@ Every method is compared with the baseline over the seeds that both have finishe
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from eval.methods.result import as_numbers, make_comparison
 PLACES = re.compile(r"(runs_dir|runs|results|sweep)=.*")  # words that belong to a machine, not to a measurement
 MEASURED, NOT_RUN, REFUSED, FAILED = "measured", "not run", "refused", "failed"
 REPLICATES = 2000
+THREADS = "OMP_NUM_THREADS"  # of each run
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def study_record(study: Study, plan: RunPlan, reasons: Mapping[str, str], argv: 
         every=value_at(first, "trainer.evaluate_every"),
         seeds=plan.seeds,
         parallel=study.config.parallel,
-        threads=torch.get_num_threads(),
+        threads=int(os.environ[THREADS]),
     )
     results = {"methods": methods, "pair": pair_facts(study)}
     words = [word for word in argv if not PLACES.fullmatch(word)]
@@ -143,14 +145,14 @@ def loss_by_time(runs: MatchedRuns, baseline: str, name: str) -> dict[str, dict[
 
 
 def similarity(runs: MatchedRuns, name: str, steps: Sequence[int]) -> dict[str, list[float]]:
-    """Mean similarity of each pair between two evaluations, up to each of `steps`, over the seeds that have the pair."""
+    """Mean similarity of each pair from one of `steps` to the next, over the seeds that have the pair."""
     found: dict[str, list[list[float]]] = {}
     for run in runs.runs(name):
         lines = read_lines(run.path / METRICS)
         for key in dict.fromkeys(key for line in lines for key in line if key.startswith("similarity/")):
             at, values = (np.array(each) for each in curve(lines, key))
             ends = [0, *steps]
-            parts = [values[(at > begin) & (at <= end)] for begin, end in zip(ends, ends[1:], strict=False)]
+            parts = [values[(at > begin) & (at <= end)] for begin, end in itertools.pairwise(ends)]
             if all(len(part) for part in parts):
                 found.setdefault(key.partition("/")[2], []).append([float(part.mean()) for part in parts])
     return {pair: np.mean(rows, axis=0).tolist() for pair, rows in found.items()}
