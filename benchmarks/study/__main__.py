@@ -6,7 +6,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
+from benchmarks.measure import shown
 from benchmarks.study.command import make_studies
+from benchmarks.study.page import PageConfig, write_page
 from benchmarks.study.plan import StudyConfig
 from core.commands.entry import Entry
 from core.commands.overrides import override
@@ -42,5 +44,16 @@ def arguments(words: Sequence[str]) -> list[str]:
 
 ENTRY = Entry(main, "benchmarks.study.conf", "study", StudyConfig, rewrite=arguments)
 
+
+def make_page(config: PageConfig) -> None:
+    """Write docs/results.md, and the pictures of its curves, from the records of the studies."""
+    print(f"page       {shown(write_page(config).absolute())}")
+
+
+PAGE = Entry(make_page, "benchmarks.study.conf", "page", PageConfig)
+
 if __name__ == "__main__":
-    ENTRY.run()
+    if sys.argv[1:2] == ["page"]:
+        PAGE.run(sys.argv[2:])
+    else:
+        ENTRY.run()
