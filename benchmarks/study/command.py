@@ -41,18 +41,18 @@ def make_study(study: Study, argv: Sequence[str], deadline: float | None) -> boo
     """Make what is left of a study, and its record; False when the time was over before all was done."""
     reading = study.config.runs is not None
     queue = RunQueue(study.folder / "logs", study.config.parallel, say, deadline, forgiving=True)
-    left_out = study.left_out()
-    study.plan(left_out).check(study.folder)  # what does not fit is told before anything is made
+    left_out = study.left_out()  # what does not fit is told before anything is made
     done = reading or all(queue.make(jobs) for jobs in study.pilot_jobs())
-    left_out = study.left_out()
+    left_out = study.left_out() if study.needs_pair else left_out
     plan = study.plan(left_out)
+    configs = plan.check(study.folder)
     for name, reason in left_out.items():
         say(f"{study.network.name}: no run of {name}, {reason}")
     try:
-        done = done and (reading or queue.make(study.jobs(plan)))
+        done = done and (reading or queue.make(study.jobs(plan, configs)))
     finally:
         failed = {name.rpartition("-seed")[0]: f"failed: {words}" for name, words in queue.failed.items()}
-        content = study_record(study, plan, {**failed, **left_out}, argv)
+        content = study_record(study, plan, configs, {**failed, **left_out}, argv)
         file = record_file(Path(study.config.results), study.network, content)
         write(content, "study", str(file))
         say(progress(study.network, content["results"]["methods"]))

@@ -20,16 +20,16 @@ PUBLISHED = Path(__file__).parent / "published.yaml"
 TITLE = "# Results: methods beside each other"
 INTRODUCTION = """\
 Made by `python -m benchmarks.study page` from the records in [benchmarks/results](../benchmarks/results), whose runs
-[benchmarks/README.md](../benchmarks/README.md#the-study) explains. Small stand-ins on deep and narrow networks: they say
-what a method does there, and nothing of ImageNet. Runs of a seed share weights, order of data, noise and times. Gain: mean
-over seeds of (baseline - method) over the baseline's mean, turned so that positive is better, with Student's 95 % interval.
-Of ten intervals without any effect at least one leaves out 0 in four tables of ten. Samples are made by the averaged
-weights, without guidance, and as those of the baseline: with one output layer, also of internal_guidance."""
+[benchmarks/README.md](../benchmarks/README.md#the-study) explains. Small stand-ins on deep and narrow networks:
+they say what a method does there, and nothing of ImageNet. Runs of a seed share weights, data, noise and times.
+Gain: mean over seeds of (baseline - method) over the baseline's mean, turned so that positive is better, with Student's
+95 % interval. Of ten intervals without any effect at least one leaves out 0 in four tables of ten. Samples are made by
+the averaged weights, without guidance, and by the last output layer alone, also of internal_guidance."""
 HEAD = ("method", "seeds", "final", "gain", "steps", "s", "TFLOP", "MiB", "parameters", "alike", "its paper")
-LEGEND = (
-    "steps, s, TFLOP: until the mean curve has the baseline's final value, s of the main process's processor; MiB, parameters: more than the baseline's, memory at its peak in training; alike: similarity of "
-    "the pair in the first and the last part of training."
-)
+LEGEND = """\
+In the tables: steps, s, TFLOP until the mean curve has the baseline's final value, s of the main process; MiB,
+parameters: more than the baseline's, memory at its peak in training; alike: similarity of the pair in the first and the
+last part of training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ def page(studies: Sequence[Found], out: Path) -> str:
         for found in studies:
             if found.network.domain == domain:
                 parts += section(found, picture(found, out))
-    parts.append(f"In the tables: {LEGEND}")
+    parts.append(LEGEND)
     return "\n\n".join(parts) + "\n"
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.study.networks import MEASURED, PAIRS, Network
 from core.commands.overrides import override
@@ -16,6 +17,7 @@ from eval.methods.plan import RunPlan, is_complete, key_of
 from eval.methods.queue import QueuedRun
 from layersync.pairs import rule_pair
 
+RunConfigs = Mapping[tuple[str, int], Any]  # by method and seed
 PILOT = "pilot"
 LOSS_BINS, LOSS_ROWS = 5, 64
 
@@ -186,14 +188,11 @@ class Study:
         """The runs of all methods but these; ValueError for keys that do not fit."""
         return plan_runs(self.compared([name for name in self.methods if name not in left_out]))
 
-    def jobs(self, plan: RunPlan) -> list[QueuedRun]:
+    def jobs(self, plan: RunPlan, configs: RunConfigs) -> list[QueuedRun]:
         """The runs that are not complete, seed by seed over all methods."""
-        configs = plan.check(self.folder)
         runs = MatchedRuns(self.folder, plan.domain, list(plan.methods), plan.seeds)
         left = [key for key, each in configs.items() if not is_complete(each, runs.path(*key))]
-        return [
-            self._job(plan, method, seed) for method, seed in sorted(left, key=lambda key: plan.seeds.index(key[1]))
-        ]
+        return [self._job(plan, *key) for key in sorted(left, key=lambda key: plan.seeds.index(key[1]))]
 
     def _job(self, plan: RunPlan, method: str, seed: int) -> QueuedRun:
         path = MatchedRuns(self.folder, plan.domain, [method], [seed]).path(method, seed)

@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.measure import record, versions
 from benchmarks.study.networks import Network
-from benchmarks.study.plan import LOSS_ROWS, Study
+from benchmarks.study.plan import LOSS_ROWS, RunConfigs, Study
 from core.schema import plain
 from core.storage.json_files import read_mapping
 from core.storage.lines import curve, read_lines
@@ -55,9 +55,10 @@ class StudySetting:
     loss_rows: int = LOSS_ROWS
 
 
-def study_record(study: Study, plan: RunPlan, reasons: Mapping[str, str], argv: Sequence[str]) -> dict[str, Any]:
+def study_record(
+    study: Study, plan: RunPlan, configs: RunConfigs, reasons: Mapping[str, str], argv: Sequence[str]
+) -> dict[str, Any]:
     """The record of all runs that are complete; `reasons` of the methods that made none."""
-    configs = plan.check(study.folder)
     complete = find_complete(study, plan, configs)
     baseline = study.methods[0]
     first = plain(configs[baseline, plan.seeds[0]])
@@ -93,7 +94,7 @@ def study_record(study: Study, plan: RunPlan, reasons: Mapping[str, str], argv: 
     return {**record("study", words, setting, results), "versions": versions(torch.device(device))}
 
 
-def find_complete(study: Study, plan: RunPlan, configs: Mapping[tuple[str, int], Any]) -> dict[str, list[int]]:
+def find_complete(study: Study, plan: RunPlan, configs: RunConfigs) -> dict[str, list[int]]:
     """The seeds of each method whose runs are complete."""
     runs = MatchedRuns(study.folder, plan.domain, list(plan.methods), plan.seeds)
     found: dict[str, list[int]] = {method: [] for method in plan.methods}

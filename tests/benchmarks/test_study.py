@@ -1,0 +1,162 @@
+"""The study: runs seed by seed, stopped and resumed, and a page whose numbers are those of the records."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from benchmarks.measure import RESULTS
+from benchmarks.study import command
+from benchmarks.study.__main__ import ENTRY, PAGE
+from benchmarks.study.networks import find_networks, known_methods, known_networks
+from benchmarks.study.page import page
+from benchmarks.study.records import read_studies
+from core.storage.lines import read_lines
+from core.storage.provenance import ROOT
+from eval.methods.queue import QueuedRun
+from tests.end_to_end.commands import told_to_stop
+from tests.end_to_end.zygote import SPARED
+
+STEPS = 8
+TOY = [
+    *("image", "networks=[digits]", "methods=[baseline,layersync]", "seeds=2", f"steps={STEPS}", "every=4"),
+    *("device=cpu", "trainer.batch_size=8", "trainer.num_previews=2", "backbone.depth=5", "backbone.hidden_size=16"),
+    *("backbone.num_heads=2", "optimizer.warmup_steps=2", "optimizer.lr=0.01", "sampler.num_steps=2"),
+    *("evaluation.classifier_steps=5", "evaluation.num_samples=24", "pilot_steps=4"),
+]
+
+
+class HereQueue:
+    """The queue's runs in this process, one after the other, without the seconds of a start."""
+
+    made: ClassVar[list[str]] = []
+
+    def __init__(self, *options: object, forgiving: bool):
+        self.failed: dict[str, str] = {}
+
+    def make(self, jobs: Sequence[QueuedRun]) -> bool:
+        for job in jobs:
+            HereQueue.made.append(job.name)
+            importlib.import_module(job.arguments[1]).ENTRY.run(job.arguments[2:])
+        return True
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder for the toy study, whose runs are made in this process."""
+    name = "core.train.trainer.matmul_peak"
+    monkeypatch.setattr(name, SPARED[name])
+    monkeypatch.setattr(command, "RunQueue", HereQueue)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(HereQueue, "made", [])
+    return tmp_path
+
+
+def study(folder: Path, *words: str) -> dict:
+    """Make the toy study, and read its record."""
+    keys = {word.partition("=")[0] for word in words}
+    kept = [word for word in TOY if word.partition("=")[0] not in keys]
+    try:
+        ENTRY.run([*kept, f"runs_dir={folder}", f"results={folder}", *words])
+    finally:
+        (file,) = folder.glob("*-study-image-digits-cpu.json")
+    return json.loads(file.read_text())
+
+
+def test_stopped_and_resumed_it_ends_as_if_it_had_not_been(here: Path, capsys: pytest.CaptureFixture):
+    """Seed by seed; a stop leaves a record of what is complete, and the same command goes on to the bit."""
+    whole = study(here / "whole")["results"]["methods"]
+    assert HereQueue.made == ["baseline-seed0", "layersync-seed0", "baseline-seed1", "layersync-seed1"]
+    runs = here / "stopped"
+    stopping = HereQueue.make
+
+    def until_the_last(self, jobs):
+        stopping(self, jobs[:3])
+        with told_to_stop(6):
+            return stopping(self, jobs[3:])
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit_:
+        patch.setattr(HereQueue, "make", until_the_last)
+        study(runs)
+    assert exit_.value.code == 143
+    first = json.loads(next(runs.glob("*.json")).read_text())["results"]["methods"]
+    assert first["baseline"]["seeds"] == [0, 1] and first["layersync"]["seeds"] == [0]
+    HereQueue.made.clear()
+    record = study(runs)
+    again = record["results"]["methods"]
+    assert HereQueue.made == ["layersync-seed1"]
+    for name, each in again.items():
+        for key in ("values", "gain", "mean"):
+            assert each["comparison"][key] == whole[name]["comparison"][key], (name, key)
+        for key in ("loss_by_time", "similarity", "seeds", "keys"):
+            assert each[key] == whole[name][key], (name, key)
+    own = again["layersync"]
+    lines = [
+        read_lines(runs / "compare/study-image-digits/image" / f"layersync-seed{s}" / "metrics.jsonl") for s in (0, 1)
+    ]
+    ends = [[line["similarity/2->3"] for line in each[4:]] for each in lines]
+    assert own["similarity"]["2->3"][-1] == pytest.approx(sum(map(sum, ends)) / 8)
+    assert own["comparison"]["costs"]["layersync"]["cpu_seconds_per_step"] > 0
+    assert str(here) not in json.dumps(record)  # no path of a machine
+    the_page_is_that_of_the_record(runs, record)
+
+
+def the_page_is_that_of_the_record(folder: Path, record: dict) -> None:
+    """Numbers of the tables are the record's, what was not run says so, and the page is made again to the byte."""
+    out = folder / "page" / "results.md"
+    PAGE.run([f"results={folder}", f"out={out}"])
+    text = out.read_text()
+    comparison = record["results"]["methods"]["layersync"]["comparison"]
+    assert f"| layersync | 2 | {comparison['mean']['layersync'][-1]['value']:.4g} ± " in text
+    assert f"{100 * comparison['gain']['layersync'][-1]['value']:+.1f} %" in text
+    assert "Not run: baseline, layersync" in text  # the networks of other data
+    assert (out.parent / "results-image-digits.png").read_bytes().startswith(b"\x89PNG")
+    assert page(read_studies(folder), out) == text
+
+
+def test_the_measured_pair_comes_of_a_short_run_of_its_own(here: Path):
+    """The pilot is made first, asked by eval.choose_pair, and the pair it names is trained, or the reason is told."""
+    record = study(here, "methods=[baseline,measured_pair]", "seeds=1", "steps=4", "every=2", "pilot_steps=6")
+    assert HereQueue.made[:2] == ["pilot-seed0", "choose_pair"]
+    facts, own = record["results"]["pair"], record["results"]["methods"]["measured_pair"]
+    assert facts["step"] == 6 and (facts["rule"]["weak"], facts["rule"]["strong"]) == (2, 3)
+    if own["state"] == "measured":
+        best = [facts["pairs"][0]["weak"], facts["pairs"][0]["strong"]]
+        assert own["comparison"]["changes"]["measured_pair"]["alignment.pairs"] == [best]
+    else:
+        assert own["reason"] in ("no pair gains", "the measured pair is the rule's, 2 -> 3")
+
+
+def test_what_a_network_refuses_is_told_and_the_rest_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """A block that the network has not: the sweep file has the other methods."""
+    file = tmp_path / "sweep.yaml"
+    words = [
+        "backbone.depth=7",
+        "methods=[baseline,layersync,sra2]",
+        "seeds=1",
+        f"sweep={file}",
+        f"runs_dir={tmp_path}",
+    ]
+    ENTRY.run(["image", "networks=[digits]", *words])
+    assert "no run of sra2, refused: " in capsys.readouterr().out
+    assert "case: layersync" in file.read_text() and "sra2" not in file.read_text()
+
+
+def test_every_network_has_methods_that_are_known():
+    for network in known_networks():
+        assert network.methods[0] == "baseline" and {*network.methods, *network.changes} <= {*known_methods()}
+        assert find_networks(network.domain, [network.name.partition("-")[2]]) == [network]
+    with pytest.raises(ValueError, match="domain is 'pictures'; allowed: audio, image, motion, video"):
+        find_networks("pictures", None)
+    with pytest.raises(ValueError, match="networks holds x; allowed of image: digits"):
+        find_networks("image", ["x"])
+
+
+def test_the_published_page_is_made_of_the_published_records():
+    out = ROOT / "docs" / "results.md"
+    assert out.read_text() == page(read_studies(RESULTS), out)
