@@ -99,10 +99,7 @@ def section(found: Found, image: str) -> list[str]:
     """The table of a network and the picture of its curves."""
     title = f"### {found.network.title[0].upper()}{found.network.title[1:]}"
     if found.content is None:
-        why = (
-            "not run" if found.network.is_there else f"not run: experiment={found.network.experiment} is not there yet"
-        )
-        return [title, f"{why} ({', '.join(found.network.methods)})."]
+        return [title, f"Not run: {', '.join(found.network.methods)}."]
     setting = found.content["settings"]
     place = f"{headline(found.content)}; {setting['threads']} threads a run; `{found.file}`"
     if not found.has_numbers:
