@@ -51,7 +51,7 @@ class RunQueue:
     @property
     def is_over(self) -> bool:
         """Whether the time is over."""
-        return self.deadline is not None and time.monotonic() >= self.deadline
+        return self.deadline is not None and self.deadline <= time.monotonic()
 
     def make(self, jobs: Sequence[QueuedRun]) -> bool:
         """Make all runs; False when the time was over before. Exits as a run does when told to stop.

@@ -15,6 +15,8 @@ from benchmarks.study import command
 from benchmarks.study.__main__ import ENTRY, PAGE
 from benchmarks.study.networks import find_networks, known_methods, known_networks
 from benchmarks.study.page import page
+from benchmarks.study.plan import Study
+from benchmarks.study.record import pair_facts
 from benchmarks.study.records import read_studies
 from core.commands.entry import compose_config
 from core.storage.lines import read_lines
@@ -61,6 +63,7 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         monkeypatch.setattr(name, instead)
     monkeypatch.setattr("core.commands.entry.compose_config", compose_config)  # as it was, afterwards
     remember_configs()
+    monkeypatch.setattr("benchmarks.study.record.REPLICATES", 20)
     monkeypatch.setattr(command, "RunQueue", HereQueue)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(HereQueue, "made", [])
@@ -127,16 +130,23 @@ def the_page_is_that_of_the_record(folder: Path, record: dict) -> None:
 
 
 def test_the_measured_pair_comes_of_a_short_run_of_its_own(here: Path):
-    """The pilot is made first, asked by eval.choose_pair, and the pair it names is trained, or the reason is told."""
-    record = study(here, "methods=[baseline,measured_pair]", "seeds=1", "steps=4", "every=2", "pilot_steps=6")
-    assert HereQueue.made[:2] == ["pilot-seed0", "choose_pair"]
-    facts, own = record["results"]["pair"], record["results"]["methods"]["measured_pair"]
-    assert facts["step"] == 6 and (facts["rule"]["weak"], facts["rule"]["strong"]) == (2, 3)
-    if own["state"] == "measured":
-        best = [facts["pairs"][0]["weak"], facts["pairs"][0]["strong"]]
-        assert own["comparison"]["changes"]["measured_pair"]["alignment.pairs"] == [best]
-    else:
-        assert own["reason"] in ("no pair gains", "the measured pair is the rule's, 2 -> 3")
+    """The pilot comes first, and eval.choose_pair asks it; its pair is a method, or the reason is told."""
+    words = [word for word in TOY if not word.startswith("methods=")]
+    config = ENTRY.config([*words, "methods=[baseline,measured_pair]", f"runs_dir={here}"])
+    study = Study(config, find_networks("image", ["digits"])[0])
+    assert study.left_out() == {"measured_pair": "the short baseline run is not done"}
+    assert all(HereQueue(forgiving=True).make(jobs) for jobs in study.pilot_jobs())
+    assert HereQueue.made == ["pilot-seed0", "choose_pair"] and study.pilot_jobs() == []
+    facts, pair = pair_facts(study), study.pair()
+    assert facts["step"] == 4 and (facts["rule"]["weak"], facts["rule"]["strong"]) == (2, 3)
+    assert [pair] == [(each["weak"], each["strong"]) for each in facts["pairs"][:1]] or (
+        pair is None and not facts["pairs"]
+    )
+    named = "the measured pair is the rule's, 2 -> 3" if pair == (2, 3) else None if pair else "no pair gains"
+    assert study.left_out().get("measured_pair") == named
+    study.pair_file.write_text(json.dumps({"results": {"pairs": [{"weak": 1, "strong": 3}]}}))
+    assert study.left_out() == {}
+    assert "alignment.pairs=[[1, 3]]" in study.compared(study.methods).cases["measured_pair"]
 
 
 def test_what_a_network_refuses_is_told_and_the_rest_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture):
