@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.measure import shown, write
 from benchmarks.study.networks import Network, find_networks
-from benchmarks.study.plan import Study, StudyConfig
+from benchmarks.study.plan import CHOICE, PILOT, Study, StudyConfig
 from benchmarks.study.record import THREADS, record_file, study_record
 from eval.methods.plan import sweep_content, write_sweep
 from eval.methods.queue import RunQueue
@@ -51,13 +51,23 @@ def make_study(study: Study, argv: Sequence[str], deadline: float | None) -> boo
     try:
         done = done and (reading or queue.make(study.jobs(plan, configs)))
     finally:
-        failed = {name.rpartition("-seed")[0]: f"failed: {words}" for name, words in queue.failed.items()}
-        content = study_record(study, plan, configs, {**failed, **left_out}, argv)
+        reasons = {**left_out, **failures(study, queue.failed)}
+        content = study_record(study, plan, configs, reasons, argv)
         file = record_file(Path(study.config.results), study.network, content)
         write(content, "study", str(file))
         say(progress(study.network, content["results"]["methods"]))
         say(f"record     {shown(file.absolute())}")
     return done
+
+
+def failures(study: Study, failed: Mapping[str, str]) -> dict[str, str]:
+    """The last words of runs that failed, by method; without the pilot the methods of the measured pair have none."""
+    found = {}
+    for name, words in failed.items():
+        own = [name.rpartition("-seed")[0]] if name != CHOICE else []
+        methods = own if own != [PILOT] and own else [each for each in study.methods if study.takes_measured(each)]
+        found |= {method: f"failed: {words}" for method in methods}
+    return found
 
 
 def progress(network: Network, methods: dict) -> str:

@@ -12,13 +12,13 @@ from core.commands.overrides import override
 from core.schema import plain
 from core.storage.json_files import read_mapping
 from eval.compare import CompareConfig, plan_runs
-from eval.methods.matched import MatchedRuns, find_command, value_at
+from eval.methods.matched import MatchedRuns, find_command, is_below, value_at
 from eval.methods.plan import RunPlan, is_complete, key_of
 from eval.methods.queue import QueuedRun
 from layersync.pairs import rule_pair
 
 RunConfigs = Mapping[tuple[str, int], Any]  # by method and seed
-PILOT = "pilot"
+PILOT, CHOICE = "pilot", "choose_pair"  # the short baseline run, and what asks it
 LOSS_BINS, LOSS_ROWS = 5, 64
 
 
@@ -65,10 +65,13 @@ def common_words(config: StudyConfig, network: Network) -> list[str]:
         "trainer.checkpoint_every": every,
         "trainer.keep_checkpoints": 1,
         "tracking.tensorboard": "off",
-        "tracking.loss_by_time": {"bins": LOSS_BINS, "every": every, "samples": LOSS_ROWS},
+        "+tracking.loss_by_time.bins": LOSS_BINS,  # single keys, as a sweep takes them
+        "+tracking.loss_by_time.every": every,
+        "+tracking.loss_by_time.samples": LOSS_ROWS,
     }
-    given = {key_of(word) for word in config.overrides}
-    return [*(override(key, value) for key, value in own.items() if key not in given), *config.overrides]
+    given = [key_of(word) for word in config.overrides]
+    kept = {key: value for key, value in own.items() if not is_below(key.lstrip("+"), given)}
+    return [*(override(key, value) for key, value in kept.items()), *config.overrides]
 
 
 @dataclass(frozen=True)
@@ -121,13 +124,17 @@ class Study:
 
     @property
     def needs_pair(self) -> bool:
+        """Whether one of the methods has the measured pair."""
+        return any(map(self.takes_measured, self.methods))
+
+    def takes_measured(self, name: str) -> bool:
         """Whether a method has the measured pair."""
-        return any(self.network.method(name).get(PAIRS) == MEASURED for name in self.methods)
+        return self.network.method(name).get(PAIRS) == MEASURED
 
     @property
     def pair_file(self) -> Path:
         """What `eval.choose_pair` found in the short run."""
-        return self.pilot_path / "inside" / "choose_pair.json"
+        return self.pilot_path / "inside" / f"{CHOICE}.json"
 
     @property
     def pilot_path(self) -> Path:
@@ -156,7 +163,7 @@ class Study:
         (config,) = plan.check(self.folder).values()
         jobs = [] if is_complete(config, self.pilot_path) else [self._job(plan, PILOT, self._first_seed)]
         chosen = ("-m", "eval.choose_pair", override("run", str(self.pilot_path)))
-        return [jobs, [QueuedRun("choose_pair", self.pilot_path, chosen)]]
+        return [jobs, [QueuedRun(CHOICE, self.pilot_path, chosen)]]
 
     # The runs
 
@@ -165,8 +172,7 @@ class Study:
         found: dict[str, str] = {}
         pair = self.pair()
         for name in self.methods:
-            keys = self.network.method(name)
-            if keys.get(PAIRS) == MEASURED and pair is None:
+            if self.takes_measured(name) and pair is None:
                 found[name] = "no pair gains" if self.pair_file.is_file() else "the short baseline run is not done"
         entry, base = find_command(self.network.domain), [name for name in self.methods if name not in found]
         plan = RunPlan(self.network.domain, common_words(self.config, self.network), {}, [0])
@@ -180,7 +186,7 @@ class Study:
                 found[name] = f"refused: {error}"
                 continue
             depth = value_at(plain(config), "backbone.depth")
-            if self.network.method(name).get(PAIRS) == MEASURED and depth and rule_pair(depth).pair == pair:
+            if self.takes_measured(name) and depth and rule_pair(depth).pair == pair:
                 found[name] = f"the measured pair is the rule's, {pair[0]} -> {pair[1]}"
         return found
 

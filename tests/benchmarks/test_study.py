@@ -23,6 +23,8 @@ from core.storage.lines import read_lines
 from core.storage.provenance import ROOT
 from eval.methods.queue import QueuedRun
 from eval.methods.text import gain_text
+from image.train import ENTRY as TRAIN
+from slurm.sweep import load_sweep
 from tests.end_to_end.commands import told_to_stop
 from tests.end_to_end.zygote import SPARED, remember_configs
 
@@ -161,7 +163,10 @@ def test_what_a_network_refuses_is_told_and_the_rest_is_planned(tmp_path: Path, 
     ]
     ENTRY.run(["image", "networks=[digits]", *words])
     assert "no run of sra2, refused: " in capsys.readouterr().out
-    assert "case: layersync" in file.read_text() and "sra2" not in file.read_text()
+    sweep = load_sweep(file)
+    assert [case.name for case in sweep.runs()] == ["baseline-seed0", "layersync-seed0"]
+    config = TRAIN.config(sweep.runs()[1].arguments(sweep.folder))
+    assert config.tracking.loss_by_time.every == config.trainer.evaluate_every == 200
 
 
 def test_every_network_has_methods_that_are_known():
