@@ -26,7 +26,16 @@ from slurm.sweep import Sweep
 DONE, MISSING, STOPPED = "done", "missing", "stopped"
 # SLURM's words for a job that will run or runs; every other word is an end.
 ACTIVE = ("PENDING", "RUNNING", "REQUEUED", "CONFIGURING", "COMPLETING", "SUSPENDED", "RESIZING", "REQUEUE_HOLD")
-HOUSEKEEPING = ("steps", "epochs", "parameters", "train_seconds", "wall_seconds", "device", "processes")
+HOUSEKEEPING = (
+    "steps",
+    "epochs",
+    "parameters",
+    "train_seconds",
+    "train_cpu_seconds",
+    "wall_seconds",
+    "device",
+    "processes",
+)
 UNKNOWN = "-"
 ACCOUNTED = datetime.timedelta(minutes=10)  # a job that was submitted a moment ago is not in the accounts yet
 

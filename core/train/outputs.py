@@ -43,6 +43,7 @@ class RunOutputs:
     by_time: LossByTime
     step: int
     seconds: float
+    cpu_seconds: float | None
     flops: int
 
     def generator(self) -> Generator:
@@ -94,6 +95,7 @@ class RunOutputs:
             "device": str(self.world.device),
             "processes": self.world.size,
         }
+        summary |= {} if self.cpu_seconds is None else {"train_cpu_seconds": self.cpu_seconds}
         summary |= self.evaluate(stop)
         self.preview()
         summary["wall_seconds"] = self.wall_seconds

@@ -103,6 +103,7 @@ class Trainer(RunOutputs):
         # Over all sessions of the run: seconds in training steps and waiting for their data, and wall time of sessions
         # before this one.
         self.seconds, self.wall_before = 0.0, 0.0
+        self.cpu_seconds: float | None = 0.0  # of this process, in the same time; None where a session did not count
 
     def count_flops(self, token_times: bool = False, routing: Routing | None = None) -> int:
         """FLOPs of one sample in a training step, without the alignment's; token_times: each token has its own time."""
@@ -185,6 +186,7 @@ class Trainer(RunOutputs):
         """What the checkpoint remembers beside tensors, once the records of its steps are on the disk."""
         counters = {
             "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
             "wall_seconds": self.wall_seconds,
             "loss_scale": self.scaler.state_dict(),
             "skipped_steps": self.skipped,
@@ -203,6 +205,7 @@ class Trainer(RunOutputs):
                 self.scaler.load_state_dict(notes["loss_scale"])
             self.step, self.skipped = saved.step, notes["skipped_steps"]
             self.seconds, self.wall_before = notes["seconds"], notes["wall_seconds"]
+            self.cpu_seconds = notes.get("cpu_seconds")  # None: begun by code that did not count them
             self.records.before = notes.get("records", {})
 
     def _check(self, path: Path, saved: Checkpoint) -> None:
@@ -243,17 +246,23 @@ class Trainer(RunOutputs):
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches; the time to get one is a wait, the time between two a step."""
         while True:
-            asked = time.perf_counter()
+            asked, used = time.perf_counter(), time.process_time()
             batch = next(batches, None)
             if batch is None:
                 return
             waited = time.perf_counter() - asked
             self.speed.waited(waited)
-            self.seconds += waited
+            self._count_time(waited, used)
             yield batch
 
+    def _count_time(self, seconds: float, used: float) -> None:
+        """Add what went by; used: the processor time of this process, of all its threads, at the beginning of it."""
+        self.seconds += seconds
+        if self.cpu_seconds is not None:
+            self.cpu_seconds += time.process_time() - used
+
     def _one_step(self, batch: Batch) -> None:
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         try:
             losses, norm = self.update(batch.to(self.world.device))
         except (RuntimeError, MemoryError) as error:
@@ -262,7 +271,7 @@ class Trainer(RunOutputs):
             raise
         self.records.bind()
         config, seconds = self.config.trainer, time.perf_counter() - begun
-        self.seconds += seconds
+        self._count_time(seconds, used)
         self.speed.stepped(config.batch_size, seconds)
         self.progress.advance(config.batch_size)
         by_time = self.loss_by_time()

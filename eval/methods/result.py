@@ -92,7 +92,7 @@ def make_comparison(
         "seeds": list(runs.seeds),
         "steps": list(steps),
         "values": {method: each.tolist() for method, each in values.items()},
-        "mean": {m: [_numbers(mean_over_seeds(column)) for column in each.T] for m, each in values.items()},
+        "mean": {m: [as_numbers(mean_over_seeds(column)) for column in each.T] for m, each in values.items()},
         "gain": {method: _gains(values[baseline], values[method], better) for method in others},
         "speed_up": factors,
         "replicates": replicates,
@@ -109,10 +109,11 @@ def make_comparison(
 
 def _gains(baseline: np.ndarray, method: np.ndarray, better: Better) -> list[dict[str, Any] | None]:
     gains = [relative_gain(one, other, better) for one, other in zip(baseline.T, method.T, strict=True)]
-    return [None if gain is None else _numbers(gain) for gain in gains]
+    return [None if gain is None else as_numbers(gain) for gain in gains]
 
 
-def _numbers(estimate: Estimate) -> dict[str, float | None]:
+def as_numbers(estimate: Estimate) -> dict[str, float | None]:
+    """An estimate as values of JSON: its value and the ends of its interval."""
     low, high = (None, None) if estimate.interval is None else (estimate.interval.low, estimate.interval.high)
     return {"value": estimate.value, "low": low, "high": high}
 

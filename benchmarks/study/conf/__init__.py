@@ -1,0 +1,1 @@
+"""Keys of the study and of its page."""
