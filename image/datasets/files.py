@@ -17,8 +17,9 @@ from torch import Tensor
 
 from core.data.files import class_folders, existing_folder, files_under, packed_paths
 from core.data.index import NUM_LISTED, in_threads, leave_out, refuse_lost_classes
+from core.data.pixels import from_uint8
 from core.schema import FREE
-from image.datasets.decode import center_crop, decode_image, naming, read_bytes, to_media
+from image.datasets.decode import center_crop, decode_image, naming, read_bytes, to_bytes
 from image.datasets.images import ImageDataset
 from image.datasets.parquet import ParquetSource
 
@@ -118,11 +119,18 @@ class FileDataset(ImageDataset):
 
     def pixels(self, index: int, mirror: bool = False) -> Tensor:
         """Image `index`, decoded and cropped."""
+        return from_uint8(self._bytes(index, mirror))
+
+    def stored(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """What `item` gives, `media` as bytes (C, H, W) uint8."""
+        return {"media": self._bytes(index, self.draw(rng)), "condition": int(self.labels[index])}
+
+    def _bytes(self, index: int, mirror: bool = False) -> Tensor:
         row = int(self._rows[index])
         with naming(f"{self._source.where(row)} (index {index})"):
             image = decode_image(self._source.read(row), self.media_shape[0])
-            media = to_media(center_crop(image, self._size))
-        return media.flip(-1) if mirror else media
+            pixels = to_bytes(center_crop(image, self._size))
+        return pixels.flip(-1) if mirror else pixels
 
     def name(self, index: int) -> str:
         """The file, or the shard and the row in it."""
@@ -135,7 +143,7 @@ class FileDataset(ImageDataset):
 
     def _defect(self, index: int) -> str | None:
         try:
-            self.pixels(index)
+            self._bytes(index)
         except ValueError as error:
             return str(error)
         return None
