@@ -30,8 +30,8 @@ eigenvalues of that product (torch-fidelity). They take turns. The features are 
 decay, mixed by a rotation, other ones on each side. On a busy machine several threads measure how BLAS's threads wait
 for each other.
 
-The aim is a thirtieth of sqrtm's time at a relative difference below 1e-6, with more samples than features. The second case
-has fewer: there sqrtm has no true value, and the difference says how far it is off."""
+The aim is a thirtieth of sqrtm's time at a relative difference below 1e-6, with more samples than features. The second
+case has fewer: there sqrtm has no true value, and the difference says how far it is off."""
 
 EXAMPLES = """\
 examples:
