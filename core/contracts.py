@@ -128,6 +128,7 @@ class Dataset(Protocol):
 
     labels                (n,) integers, the class of each row, known without reading any media
     heldout()             the rows that are kept out of training, as a data set, or None; for measurements
+    stored(index, rng)    what `item` gives, with media as they are stored: bytes x (uint8) that stand for x / 127.5 - 1
     items(indices, rngs)  what `item` gives for each index (B,) and its generator, stacked: (B, ...); for data that is
                           read faster a batch at a time
     """

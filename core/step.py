@@ -77,6 +77,8 @@ class TrainingLoss:
 
     def __call__(self, batch: Batch, random: Random, step: int) -> Losses:
         """The loss of `batch` at optimizer step `step`, with the noise, times and drops that `random` gives."""
+        if batch.media.dtype == torch.uint8:  # which would be taken for values of 0 to 255
+            raise ValueError("media are uint8; needed: floats, as core.data.stream.on_device makes of them")
         latents = self.tokenizer.encode(batch.media, random)
         condition = self.conditioning.drop(batch.condition, random)
         noise = random.normal("noise", tuple(latents.shape))

@@ -44,5 +44,7 @@ class FolderDataset(WindowDataset):
     """
 
     def __init__(self, config: FolderConfig, clip: ClipFormat):
-        collection = collect_folder(existing_folder(config.root), AUDIO, config.classes, config.captions)
+        collection = collect_folder(
+            existing_folder(config.root), AUDIO, config.classes, config.captions, config.cache_dir
+        )
         super().__init__(collection, config, clip)

@@ -74,15 +74,18 @@ def split_rows(collection: Collection, split: str, heldout_share: float, stream:
     return rows
 
 
-def collect_folder(root: Path, kind: MediaKind, classes: str, captions: str | None) -> Collection:
+def collect_folder(
+    root: Path, kind: MediaKind, classes: str, captions: str | None, cache_dir: str | None = None
+) -> Collection:
     """The files of a folder with their classes and captions; none is opened.
 
     classes   "folders": the folders in the root are classes, and files beside them are passed over; "none"
     captions  "txt", the name of a table below the root, or None; see `core.data.captions`
+    cache_dir keeps the list of the files; see `core.data.listing`
 
     Raises ValueError, naming data.root, data.classes or data.captions, for a folder that lacks what is asked for.
     """
-    paths, names, labels = find_media(root, kind), [], None
+    paths, names, labels = find_media(root, kind, cache_dir), [], None
     if classes == "folders":
         names = class_folders(root)
         paths = [path for path in paths if len(Path(path).parts) > 1]

@@ -9,10 +9,15 @@ import logging
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 log = logging.getLogger(__name__)
+
+MOST_THREADS = 16  # that wait for a network disk; on a local one the walk is Python's
 
 
 def existing_folder(root: str, key: str = "data.root") -> Path:
@@ -21,6 +26,35 @@ def existing_folder(root: str, key: str = "data.root") -> Path:
     if not path.is_dir():
         raise ValueError(f"{key} is {root!r}, which is {'not a folder' if path.exists() else 'not there'}")
     return path
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a walk below a folder finds.
+
+    paths    of the files below it, sorted by their parts
+    folders  each folder that was looked into, by its path, as it was just before
+    lost     links that led nowhere, to a folder around them, or to one that was walked already
+    told     lines for the log
+    """
+
+    paths: list[str]
+    folders: dict[str, os.stat_result]
+    lost: list[str]
+    told: list[str]
+
+
+@dataclass
+class _Folder:
+    """What one folder holds: paths of media files, of folders, and of links to folders; see `Found` for the rest."""
+
+    status: os.stat_result
+    files: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
 
 
 def files_under(folder: Path, suffixes: tuple[str, ...], others: tuple[str, ...] = ()) -> list[Path]:
@@ -33,52 +67,90 @@ def files_under(folder: Path, suffixes: tuple[str, ...], others: tuple[str, ...]
 
     Raises OSError for a folder that cannot be read.
     """
-    found, passed_over = [], Counter()
-    for entry in _entries(folder):
-        name = entry.name.lower()
-        if name.endswith(suffixes):
-            if _leads_nowhere(entry) or entry.is_file():
-                found.append(Path(entry.path))
-            else:
-                log.warning("left out: %s is a pipe, a socket or a device, not a file", entry.path)
-        elif name.endswith(others):
-            passed_over[os.path.splitext(name)[1]] += 1
-        elif _leads_nowhere(entry):
-            log.warning("left out: the link %s leads nowhere", entry.path)
-    if passed_over:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(passed_over.items()))
-        log.warning("left out in %s: %s; read are %s", folder, kinds, ", ".join(suffixes))
-    return sorted(found)
+    found = walk(folder, suffixes, others)
+    tell(found.told)
+    return [folder / path for path in found.paths]
 
 
-def _entries(root: Path) -> Iterator[os.DirEntry]:
-    """What lies at any depth below a folder, folders themselves and hidden entries left out.
+def tell(lines: Iterable[str]) -> None:
+    """Say in the log what a walk left out."""
+    for line in lines:
+        log.warning("%s", line)
+
+
+def walk(root: Path, suffixes: tuple[str, ...], others: tuple[str, ...] = ()) -> Found:
+    """What `files_under` gives and tells, and the folders it was found in, which several threads look into.
 
     Links to folders are followed last, sorted, those at the top before those below: what is there twice goes by its own
     place, or by that of the class that it is.
     """
+    look = partial(_look_into, suffixes=suffixes, others=others)
     walked: dict[tuple[int, int], str] = {}
-    links = [os.fspath(root)]
-    while links:
-        following, links = sorted(links, key=lambda link: (link.count(os.sep), link)), []
-        for link in following:
-            folders = [link]
-            while folders:
-                folder = folders.pop()
-                status = os.stat(folder)
-                first = walked.setdefault((status.st_dev, status.st_ino), folder)
-                if first != folder:
-                    log.warning("left out: %s is the folder %s once more", folder, first)
-                    continue
-                for entry in _visible(folder):
-                    if not _is_folder(entry):
-                        yield entry
-                    elif not entry.is_symlink():
-                        folders.append(entry.path)
-                    elif _holds_itself(entry.path):
-                        log.warning("left out: the link %s leads to a folder that holds it", entry.path)
-                    else:
-                        links.append(entry.path)
+    found, passed_over, links = Found([], {}, [], []), Counter(), [os.fspath(root)]
+    with ThreadPoolExecutor(MOST_THREADS) as pool:
+        while links:
+            following, links = sorted(links, key=lambda link: (link.count(os.sep), link)), []
+            for link in following:
+                level = [link]
+                while level:
+                    seen = zip(level, map(look, level) if len(level) == 1 else pool.map(look, level), strict=True)
+                    folders = [folder for place, folder in seen if _is_new(place, folder, walked, found)]
+                    level = [path for folder in folders for path in folder.folders]
+                    links += [path for folder in folders for path in folder.links]
+                    for folder in folders:
+                        passed_over += folder.passed_over
+    if passed_over:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(passed_over.items()))
+        found.told.append(f"left out in {root}: {kinds}; read are {', '.join(suffixes)}")
+    start = len(os.path.join(root, ""))
+    found.paths[:] = sorted((path[start:] for path in found.paths), key=lambda path: path.replace(os.sep, "\0"))
+    return found
+
+
+def _is_new(place: str, folder: _Folder, walked: dict[tuple[int, int], str], found: Found) -> bool:
+    """Whether a folder was not walked by another path; what it holds is then added to what was found."""
+    first = walked.setdefault((folder.status.st_dev, folder.status.st_ino), place)
+    if first != place:
+        found.told.append(f"left out: {place} is the folder {first} once more")
+        found.lost.append(place)
+        return False
+    found.folders[place] = folder.status
+    found.paths.extend(folder.files)
+    found.lost.extend(folder.lost)
+    found.told.extend(folder.told)
+    return True
+
+
+def _look_into(folder: str, suffixes: tuple[str, ...], others: tuple[str, ...]) -> _Folder:
+    seen = _Folder(os.stat(folder))  # before it is read: a change meanwhile shows
+    for entry in _visible(folder):
+        if _is_folder(entry):
+            _sort_in(entry, seen)
+            continue
+        name = entry.name.lower()
+        if name.endswith(suffixes):
+            if entry.is_symlink() and _leads_nowhere(entry):
+                seen.lost.append(entry.path)
+            elif not entry.is_file():
+                seen.told.append(f"left out: {entry.path} is a pipe, a socket or a device, not a file")
+                continue
+            seen.files.append(entry.path)
+        elif name.endswith(others):
+            seen.passed_over[os.path.splitext(name)[1]] += 1
+        elif _leads_nowhere(entry):
+            seen.told.append(f"left out: the link {entry.path} leads nowhere")
+            seen.lost.append(entry.path)
+    return seen
+
+
+def _sort_in(entry: os.DirEntry, seen: _Folder) -> None:
+    if not entry.is_symlink():
+        seen.folders.append(entry.path)
+    elif _holds_itself(entry.path):
+        seen.told.append(f"left out: the link {entry.path} leads to a folder that holds it")
+        seen.lost.append(entry.path)
+    else:
+        seen.links.append(entry.path)
 
 
 def _visible(folder: str) -> list[os.DirEntry]:

@@ -9,13 +9,14 @@ import errno
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from core.data.files import files_under
+from core.data.listing import listed
 from core.storage.atomic import write_atomic
 from core.storage.json_files import parse_json
 
@@ -39,7 +40,8 @@ class MediaKind:
     facts     dataclass of integers: what is known of a file; ValueError for numbers that no file has
     probe     path -> its facts, without decoding it; ValueError, naming the file, for a broken one
     others    endings of other files of this medium, which are not read: how many there are is told
-    find      root -> sorted paths of what is an item there, where that is more than the files of these endings
+    find      root and what `core.data.files.files_under` gives for suffixes and others there -> sorted paths of what is
+              an item, where that is more than the files of these endings
     index     the name of the index, where it is not `name`: of files that are probed in another way
     """
 
@@ -48,7 +50,7 @@ class MediaKind:
     facts: type
     probe: Callable[[Path], Any]
     others: tuple[str, ...] = ()
-    find: Callable[[Path], list[Path]] | None = None
+    find: Callable[[Path, Callable[..., list[Path]]], list[Path]] | None = None
     index: str | None = None
 
 
@@ -60,10 +62,19 @@ class Index:
     broken: dict[str, str]
 
 
-def find_media(root: Path, kind: MediaKind) -> list[str]:
-    """Sorted paths below `root` of the files of a kind, links followed, hidden ones left out; ValueError for none."""
-    paths = kind.find(root) if kind.find else files_under(root, kind.suffixes, kind.others)
-    found = [str(path.relative_to(root)) for path in paths]
+def find_media(root: Path, kind: MediaKind, cache_dir: str | None = None) -> list[str]:
+    """Sorted paths below `root` of the files of a kind, links followed, hidden ones left out; ValueError for none.
+
+    cache_dir: keeps the list of a large folder, see `core.data.listing`; None: the folder is walked.
+    """
+    if kind.find:
+
+        def files(suffixes: tuple[str, ...], others: tuple[str, ...]) -> list[Path]:
+            return [root / os.fsdecode(path) for path in listed(root, suffixes, others, cache_dir).split()]
+
+        found = [str(path.relative_to(root)) for path in kind.find(root, files)]
+    else:
+        found = [os.fsdecode(path) for path in listed(root, kind.suffixes, kind.others, cache_dir).split()]
     if not found:
         raise ValueError(f"data.root is {str(root)!r}: no {kind.name} file there ({', '.join(kind.suffixes)})")
     return found
@@ -142,7 +153,7 @@ def refuse_lost_classes(before: Sequence[int], after: Sequence[int], names: Sequ
 def _look(root: Path, path: str, kind: MediaKind, old: Entry | None) -> Entry | str:
     """The entry of a file, or what is wrong with it."""
     try:
-        status = (root / path).stat()
+        status = os.stat(os.path.join(root, path))
         seen = [status.st_size, status.st_mtime_ns]
         return old if old and old[:2] == seen else [*seen, *astuple(kind.probe(root / path))]
     except ValueError as error:

@@ -31,8 +31,12 @@ def to_uint8(media: Tensor) -> Tensor:
 
 
 def from_uint8(pixels: np.ndarray | Tensor) -> Tensor:
-    """Bytes as float32 in [-1, 1], x / 127.5 - 1; `to_uint8` gives the same bytes back."""
-    return torch.as_tensor(pixels).float() / 127.5 - 1
+    """Bytes as float32 in [-1, 1], x / 127.5 - 1; `to_uint8` gives the same bytes back.
+
+    The divisor is a tensor: by a number a GPU multiplies with the reciprocal, whose last bit is another.
+    """
+    values = torch.as_tensor(pixels).float()
+    return values / torch.full((), 127.5, device=values.device) - 1
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from core.contracts import Batch, Dataset, stack
+from core.data.pixels import from_uint8
 from core.draws import numpy_rng
 from core.processes.signals import WorkerShield
 from core.processes.workers import LoaderWorkers
@@ -51,8 +52,8 @@ class SampleStream(TorchDataset):
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         index = self.index(position)
-        item = self.dataset.item(index, numpy_rng(self.seed, "augment", position))
-        return {**item, "index": index}
+        read = getattr(self.dataset, "stored", self.dataset.item)
+        return {**read(index, numpy_rng(self.seed, "augment", position)), "index": index}
 
     def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Any]] | Batch:
         """The samples at `positions` as `collate` takes them; at once where the data set has `items`."""
@@ -106,6 +107,12 @@ def _stack(items: list[dict[str, Any]]) -> Batch:
     )
 
 
+def on_device(batch: Batch, device: torch.device | str) -> Batch:
+    """The batch on another device, where media that came as bytes, a quarter of the size, become floats in [-1, 1]."""
+    moved = batch.to(device)
+    return replace(moved, media=from_uint8(moved.media)) if moved.media.dtype == torch.uint8 else moved
+
+
 def fingerprint(dataset: Dataset) -> dict[str, Any]:
     """What tells a data set from another, as JSON: a cache and a checkpoint keep it, a mismatch can be named.
 
@@ -141,6 +148,8 @@ def step_batches(
     workers: LoaderWorkers | None = None,
 ) -> Iterator[Batch]:
     """Batches of the steps in `positions`, in order; an error of the data set comes as it was, from a worker too.
+
+    Media may be bytes, of a data set that has `stored`: `on_device` makes them floats.
 
     workers  watches the processes that read, for who wants to tell that one of them was killed
     """

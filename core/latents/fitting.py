@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from core.contracts import Batch, Dataset
-from core.data.stream import StepPositions, check_workers, step_batches
+from core.data.stream import StepPositions, check_workers, on_device, step_batches
 from core.draws import Random, StepRandom, numpy_rng
 from core.latents.tokenizer import kl_divergence
 from core.processes.failures import LoaderError, NonFiniteError
@@ -74,6 +74,10 @@ class Rows:
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """What the data set gives for the row at `index`."""
         return self.dataset.item(int(self.rows[index]), rng)
+
+    def stored(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """The same with media as the data set stores them."""
+        return getattr(self.dataset, "stored", self.dataset.item)(int(self.rows[index]), rng)
 
     def name(self, index: int) -> str:
         """What the data set calls the row at `index`."""
@@ -173,7 +177,7 @@ def _fit(network: nn.Module, batches: Iterator[Batch], config: TokenizerTraining
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_lr_factor, steps=config.steps))
     for step, batch in enumerate(bar := tqdm(batches, unit="step", disable=None)):
-        loss = network.loss(batch.media.to(device, non_blocking=True), StepRandom(config.seed, step, device))
+        loss = network.loss(on_device(batch, device).media, StepRandom(config.seed, step, device))
         optimizer.zero_grad()
         loss.total.backward()
         norm = nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT_NORM)

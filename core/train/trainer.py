@@ -20,7 +20,7 @@ import torch
 from core.alignment.contract import Needs, NoAlignment, build_alignment, reasons, settle
 from core.alignment.teacher import Teacher
 from core.contracts import Batch, Domain, Requests
-from core.data.stream import StepPositions, step_batches
+from core.data.stream import StepPositions, on_device, step_batches
 from core.draws import StepRandom, seeded_weights
 from core.latents.tokenizer import MediaError
 from core.nets.layers import TRAINING_FACTOR
@@ -264,7 +264,7 @@ class Trainer(RunOutputs):
     def _one_step(self, batch: Batch) -> None:
         begun, used = time.perf_counter(), time.process_time()
         try:
-            losses, norm = self.update(batch.to(self.world.device))
+            losses, norm = self.update(on_device(batch, self.world.device))
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise out_of_memory(self.config, self.domain, self.world, self.step) from error

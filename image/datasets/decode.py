@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
 from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from core.data.pixels import from_uint8, opened_image
+from core.data.pixels import opened_image
 
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 LONG = 16  # an image so many times as long as wide is not enlarged as a whole
@@ -114,9 +115,22 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
     width, height = round(image.width * scale), round(image.height * scale)
-    left, top = (width - size) // 2, (height - size) // 2
     if scale > 1 and max(width, height) > LONG * size:
         return _crop_of_long(image, width, height, size)
+    return _crop_of_resized(image, width, height, size)
+
+
+def _crop_of_resized(image: Image.Image, width: int, height: int, size: int) -> Image.Image:
+    """The central square of the image resized to (width, height), the columns beside it made by one pass only.
+
+    Of an image that is not taller than wide Pillow's horizontal pass comes first and rounds to bytes, so the passes can
+    be asked for one by one and columns cut between them. Its own `box` would begin the kernels at float32 numbers, and
+    give other bytes.
+    """
+    left, top = (width - size) // 2, (height - size) // 2
+    if width > height:
+        image = image.resize((width, image.height), Image.Resampling.BICUBIC).crop((left, 0, left + size, image.height))
+        return image.resize((size, size), Image.Resampling.BICUBIC)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     return image.crop((left, top, left + size, top + size))
 
@@ -163,7 +177,6 @@ def _weighted(pixels: np.ndarray, places: np.ndarray, weights: np.ndarray) -> np
     return (total >> WEIGHT_BITS).clip(0, 255).astype(np.uint8)
 
 
-def to_media(image: Image.Image) -> Tensor:
-    """An image of mode "L" or "RGB" -> (C, H, W) float32 in [-1, 1]."""
-    pixels = rearrange(np.atleast_3d(np.asarray(image)), "h w c -> c h w")
-    return from_uint8(np.ascontiguousarray(pixels))
+def to_bytes(image: Image.Image) -> Tensor:
+    """An image of mode "L" or "RGB" -> (C, H, W) uint8."""
+    return torch.from_numpy(np.array(rearrange(np.atleast_3d(np.asarray(image)), "h w c -> c h w"), order="C"))

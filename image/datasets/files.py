@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.data.files import class_folders, existing_folder, files_under, packed_paths
+from core.data.files import class_folders, existing_folder
 from core.data.index import NUM_LISTED, in_threads, leave_out, refuse_lost_classes
+from core.data.listing import listed
+from core.data.pixels import from_uint8
 from core.schema import FREE
-from image.datasets.decode import center_crop, decode_image, naming, read_bytes, to_media
+from image.datasets.decode import center_crop, decode_image, naming, read_bytes, to_bytes
 from image.datasets.images import ImageDataset
 from image.datasets.parquet import ParquetSource
 
@@ -74,11 +76,15 @@ class FolderConfig(_FilesConfig):
     """One folder per class, as in ImageNet: `root/<class>/**/<image>.{jpeg,jpg,png,webp}`, in either case.
 
     Hidden files, other kinds of files and files beside the class folders are passed over.
+
+    cache_dir  keeps the list of the files of a large folder; null: every run walks the folder
     """
+
+    cache_dir: str | None = field(default="runs/cache", metadata=FREE)
 
     def build(self) -> FileDataset:
         """The images; ValueError, naming the config key, for a root that does not hold any."""
-        return FileDataset(FolderSource(existing_folder(self.root)), self)
+        return FileDataset(FolderSource(existing_folder(self.root), self.cache_dir), self)
 
 
 @dataclass(frozen=True)
@@ -118,11 +124,18 @@ class FileDataset(ImageDataset):
 
     def pixels(self, index: int, mirror: bool = False) -> Tensor:
         """Image `index`, decoded and cropped."""
+        return from_uint8(self._bytes(index, mirror))
+
+    def stored(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """What `item` gives, `media` as bytes (C, H, W) uint8."""
+        return {"media": self._bytes(index, self.draw(rng)), "condition": int(self.labels[index])}
+
+    def _bytes(self, index: int, mirror: bool = False) -> Tensor:
         row = int(self._rows[index])
         with naming(f"{self._source.where(row)} (index {index})"):
             image = decode_image(self._source.read(row), self.media_shape[0])
-            media = to_media(center_crop(image, self._size))
-        return media.flip(-1) if mirror else media
+            pixels = to_bytes(center_crop(image, self._size))
+        return pixels.flip(-1) if mirror else pixels
 
     def name(self, index: int) -> str:
         """The file, or the shard and the row in it."""
@@ -135,7 +148,7 @@ class FileDataset(ImageDataset):
 
     def _defect(self, index: int) -> str | None:
         try:
-            self.pixels(index)
+            self._bytes(index)
         except ValueError as error:
             return str(error)
         return None
@@ -155,12 +168,12 @@ class FolderSource:
     Raises ValueError for a root without class folders and for a class without an image.
     """
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, cache_dir: str | None = None):
         self._root = root
         self.class_names = class_folders(root)
         if not self.class_names:
             raise ValueError(f"data.root is {str(root)!r}, which holds no folders; needed: one folder per class")
-        packed = packed_paths(files_under(root, IMAGE_SUFFIXES, OTHER_SUFFIXES), root)
+        packed = listed(root, IMAGE_SUFFIXES, OTHER_SUFFIXES, cache_dir).split()
         places = {os.fsencode(name): place for place, name in enumerate(self.class_names)}
         labels = [places.get(path.partition(b"/")[0], BESIDE) for path in packed]
         held = set(labels)

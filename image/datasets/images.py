@@ -40,5 +40,8 @@ class ImageDataset:
 
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """`media` (C, H, W) float32 in [-1, 1] and `condition`, the int label; `rng` decides the flip."""
-        mirror = self.flip and bool(rng.random() < 0.5)
-        return {"media": self.pixels(index, mirror), "condition": int(self.labels[index])}
+        return {"media": self.pixels(index, self.draw(rng)), "condition": int(self.labels[index])}
+
+    def draw(self, rng: np.random.Generator) -> bool:
+        """Whether an item is mirrored, as its generator decides."""
+        return self.flip and bool(rng.random() < 0.5)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from core.commands.cache import workers
 from core.commands.entry import compose_config, run_entry
-from core.data.stream import StepPositions, fingerprint, step_batches
+from core.data.stream import StepPositions, fingerprint, on_device, step_batches
 from core.draws import SampleRandom, StepRandom, numpy_rng
 from core.flow.objective import FlowMatching
 from core.latents.cache import read_spec
@@ -178,7 +178,8 @@ def losses(config, steps=2, batch=6):
     )
     found = []
     for step, batch_ in enumerate(
-        step_batches(domain.dataset, 0, StepPositions(0, steps, batch, (0, batch)), 0, False)
+        on_device(each, CPU)
+        for each in step_batches(domain.dataset, 0, StepPositions(0, steps, batch, (0, batch)), 0, False)
     ):
         total = loss(batch_, StepRandom(0, step), step).total
         backbone.zero_grad()

@@ -12,10 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from core.data.pixels import from_uint8
 from core.draws import fold_seed, numpy_rng
 from core.schema import choice, plain, strict
 from image.data import DATASETS, LatentsConfig
-from image.datasets.decode import center_crop, decode_image, to_media
+from image.datasets.decode import center_crop, decode_image, to_bytes
 from image.datasets.digits import DigitsConfig
 from image.datasets.files import FolderConfig, ParquetConfig
 
@@ -190,6 +191,8 @@ def test_without_flip_nothing_is_drawn(two_classes):
     rng, untouched = numpy_rng(3), numpy_rng(3)
     data = folder(two_classes)
     assert torch.equal(data.item(1, rng)["media"], data.pixels(1))
+    stored = data.stored(1, rng)
+    assert stored["media"].dtype == torch.uint8 and torch.equal(from_uint8(stored["media"]), data.pixels(1))
     assert rng.random() == untouched.random()
 
 
@@ -231,7 +234,7 @@ def test_crop_is_bicubic_below_twice_the_size():
 
 def test_pixels_keep_every_grey_level():
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    media = to_media(Image.fromarray(levels))
+    media = from_uint8(to_bytes(Image.fromarray(levels)))
     assert media.shape == (1, 16, 16) and media.min() == -1 and media.max() == 1
     assert np.array_equal(bytes_of(media)[..., 0], levels)
 

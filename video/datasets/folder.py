@@ -58,6 +58,8 @@ class FolderDataset(WindowDataset):
     """
 
     def __init__(self, config: FolderConfig, frame_masks: FrameMasks | None):
-        collection = collect_folder(existing_folder(config.root), VIDEO, config.classes, config.captions)
+        collection = collect_folder(
+            existing_folder(config.root), VIDEO, config.classes, config.captions, config.cache_dir
+        )
         rows = split_rows(collection, config.split, config.heldout_share, SPLIT_STREAM)
         super().__init__(collection.rows(rows), config, frame_masks)

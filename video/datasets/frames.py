@@ -9,6 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,13 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 
 
-def find_clips(root: Path) -> list[Path]:
+def find_clips(root: Path, files_of: Callable[..., list[Path]] | None = None) -> list[Path]:
     """Sorted paths of the video files below `root` and of the folders that hold frames.
 
+    files_of: what gives the files there for suffixes and others; None: `core.data.files.files_under`.
     Images beside video files, or in the root itself, are no frames: how many there are is told.
     """
-    files = files_under(root, VIDEO_SUFFIXES + IMAGE_SUFFIXES, OTHER_SUFFIXES)
+    files = (files_of or partial(files_under, root))(VIDEO_SUFFIXES + IMAGE_SUFFIXES, OTHER_SUFFIXES)
     videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
     images = [path.parent for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     beside = {path.parent for path in videos} | {root}

@@ -228,7 +228,12 @@ class WindowDataset:
 
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """`media` (C, F, H, W) float32, `condition`, and `mask` (N,) bool if the data set has padded tokens."""
-        item = {"media": self.read(index, self.draw(index, rng)), "condition": self.conditions[index]}
+        stored = self.stored(index, rng)
+        return {**stored, "media": from_uint8(stored["media"])}
+
+    def stored(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """What `item` gives, `media` as bytes (C, F, H, W) uint8."""
+        item = {"media": self._bytes(index, self.draw(index, rng)), "condition": self.conditions[index]}
         return item | {"mask": self.mask(index)} if self._masked and self._masks is not None else item
 
     def clip_at(self, index: int) -> Tensor:
@@ -256,12 +261,14 @@ class WindowDataset:
 
     def read(self, index: int, window: Window) -> Tensor:
         """Media (C, F, H, W) in [-1, 1] of a window of the file of an item; ValueError, naming the file, for damage."""
+        return from_uint8(self._bytes(index, window))
+
+    def _bytes(self, index: int, window: Window) -> Tensor:
         config, (height, width) = self._config, sides(self._config.size)
         fit = Fit(height, width, config.channels, config.fit == "squeeze", window.place, window.mirror)
         numbers = self._numbers(index, window)
         found = map_clip(self._path(index), self._file_facts(index), numbers.tolist(), fit, config.threads)
-        frames = torch.from_numpy(np.stack([found[number] for number in numbers.tolist()], axis=1))
-        return from_uint8(frames)
+        return torch.from_numpy(np.stack([found[number] for number in numbers.tolist()], axis=1))
 
     def times(self, index: int, window: Window) -> np.ndarray | None:
         """Seconds (F,) after the first frame of the file at which the frames of a window are taken; None: not known."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.data.stream import StepPositions, step_batches
+from core.data.stream import StepPositions, on_device, step_batches
 from core.processes.failures import is_out_of_memory
 from core.processes.signals import StopRequest
 from core.train.diagnoses import attempt, out_of_memory
@@ -72,7 +72,7 @@ class FinetuneTrainer(Trainer):
             torch.cuda.reset_peak_memory_stats(device)  # encoding clips and texts had its own
         try:
             self.model.train()
-            losses = self._passes(batch.to(device))
+            losses = self._passes(on_device(batch, device))
             norm = float(self.optimizer.gradient_norm())
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):

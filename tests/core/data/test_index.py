@@ -53,7 +53,7 @@ def test_files_are_found_at_any_depth_in_order(root, tmp_path):
 
 
 def test_a_kind_may_find_more_than_files(root):
-    folders = replace(AUDIO, find=lambda root: sorted(path for path in root.iterdir() if path.is_dir()))
+    folders = replace(AUDIO, find=lambda root, files: sorted(path for path in root.iterdir() if path.is_dir()))
     assert find_media(root, folders) == [".hidden", "a"]
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from core.contracts import Batch
-from core.data.stream import SampleStream, StepPositions, collate, step_batches
+from core.data.pixels import from_uint8
+from core.data.stream import SampleStream, StepPositions, collate, on_device, step_batches
 from tests.rows import every_row
 
 ROWS, BATCH = 10, 4
@@ -61,6 +62,29 @@ def test_a_sample_does_not_depend_on_what_was_read_before():
         sample = jumping[position]
         assert sample["index"] == in_order[position]["index"]
         assert torch.equal(sample["media"], in_order[position]["media"])
+
+
+class Bytes(Numbers):
+    """Numbers whose media are bytes; `item` gives them as floats."""
+
+    def stored(self, index, rng):
+        return {"media": torch.tensor([index, rng.integers(256)], dtype=torch.uint8), "condition": index % 2}
+
+    def item(self, index, rng):
+        stored = self.stored(index, rng)
+        return {**stored, "media": from_uint8(stored["media"])}
+
+
+def test_media_that_are_bytes_become_floats_on_the_device_alone():
+    class Floats(Numbers):
+        def item(self, index, rng):
+            return Bytes().item(index, rng)
+
+    stored = batches(0, 6, dataset=Bytes())
+    assert {batch.media.dtype for batch in stored} == {torch.uint8}
+    assert same([on_device(batch, "cpu") for batch in stored], batches(0, 6, dataset=Floats()))
+    plain = batches(0, 6)
+    assert same([on_device(batch, "cpu") for batch in plain], plain)
 
 
 @every_row("start", [1, 2, 3, 7])

@@ -7,10 +7,12 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from core.data.pixels import from_uint8
 from image.datasets import decode
-from image.datasets.decode import center_crop, decode_image, image_size, naming
+from image.datasets.decode import center_crop, decode_image, image_size, naming, to_bytes
 from tests.rows import every_row
 
 BICUBIC, BOX = Image.Resampling.BICUBIC, Image.Resampling.BOX
@@ -50,6 +52,43 @@ def test_a_crop_of_a_long_image_has_the_bytes_of_the_image_resized_as_a_whole(mo
         assert np.array_equal(np.asarray(cropped), np.asarray(whole)), (image.size, image.mode, size)
         enlarged += short < size
     assert enlarged > 100
+
+
+def test_the_kept_box_has_the_bytes_of_the_image_resized_as_a_whole():
+    rng, cut = np.random.default_rng(1), 0
+    sides = [(500, 375, 256), (375, 500, 256), (1024, 769, 256), (333, 1000, 128), (40, 40, 64), (64, 64, 64)]
+    sides += [(*rng.integers(8, 220, 2).tolist(), int(rng.integers(4, 130))) for _ in range(300)]
+    for trial, (width, height, size) in enumerate(sides):
+        image = Image.fromarray(noise(height, width, *[3] * (trial % 3 > 0), seed=trial))
+        cropped, whole = center_crop(image, size), resized_as_a_whole(image, size)
+        assert cropped.mode == whole.mode
+        assert np.array_equal(np.asarray(cropped), np.asarray(whole)), (image.size, image.mode, size)
+        cut += width > height
+    assert cut > 100
+
+
+MODES = {
+    **{mode: "PNG" for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")},
+    **{"CMYK": "JPEG", "YCbCr": "JPEG", "grey JPEG": "JPEG"},
+}
+
+
+def test_a_file_of_any_mode_has_the_floats_of_the_old_way():
+    """Decoded, resized as a whole, divided by 127.5 on the way: what training saw before bytes were handed on."""
+    rng = np.random.default_rng(2)
+    for trial, (mode, kind) in enumerate(MODES.items()):
+        for side in ((90, 60), (60, 90), (131, 70)):
+            if mode == "I;16":
+                image = Image.fromarray(rng.integers(0, 2**16, side, dtype=np.uint16))
+            else:
+                image = Image.fromarray(noise(*side, 3, seed=trial)).convert("L" if mode == "grey JPEG" else mode)
+            buffer = io.BytesIO()
+            image.save(buffer, kind)
+            for channels in (1, 3):
+                whole = np.atleast_3d(resized_as_a_whole(decode_image(buffer.getvalue(), channels), 32))
+                wanted = torch.as_tensor(whole.transpose(2, 0, 1).copy()).float() / 127.5 - 1
+                found = to_bytes(center_crop(decode_image(buffer.getvalue(), channels), 32))
+                assert found.dtype == torch.uint8 and torch.equal(from_uint8(found), wanted), (mode, side, channels)
 
 
 @every_row("sides", [(60_000, 1), (1, 60_000), (20_000, 2), (2, 20_000), (3, 1_000_000), (255, 30_000)])
