@@ -9,10 +9,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = ("layersync", "core", "eval", "image", "audio", "video", "motion", "slurm", "benchmarks")
 DOMAINS = ("image", "audio", "video", "motion")
-RUN = {"data", "tokenizer", "conditioning", "backbone", "preview"}
+RUN = {"data", "tokenizer", "conditioning", "backbone", "preview", "encoder"}
 MEASURE = {"metrics", "stand_in", "extractors", "media"}
 COMMANDS = {"train", "sample", "cache", "evaluate", "train_tokenizer"}
-SMALL = {"extractors", "media", "train_tokenizer"}  # of which a domain as small as that of the page has none
+SMALL = {"encoder", "extractors", "media", "train_tokenizer"}  # of which a domain as small as that of the page has none
 MAX_FILES, MAX_LINES = 20, 400
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from core.alignment.contract import Alignment, AlignmentTerms, Forward, Needs, check_weight, listen
 from core.alignment.gather import gather_rows
 from core.alignment.teacher import Teacher
-from core.flow.path import check_used
+from core.flow.options import check_used
 from layersync.blocks import Layer
 from layersync.schedule import WeightSchedule
 from layersync.tokens import hide_padding

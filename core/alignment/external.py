@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from core.alignment.contract import Alignment, AlignmentTerms, Forward, Needs, check_weight, config_keys, listen
 from core.alignment.teacher import Teacher
 from core.contracts import FeatureEncoder
-from core.flow.path import check_choice, check_used
+from core.flow.options import check_choice, check_used
 from core.nets.layers import TRAINING_FACTOR
 from layersync.blocks import Layer
 from layersync.schedule import WeightSchedule

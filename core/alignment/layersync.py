@@ -23,7 +23,7 @@ from core.alignment.contract import (
 )
 from core.alignment.sra import later_tokens
 from core.alignment.teacher import Teacher
-from core.flow.path import check_used
+from core.flow.options import check_used
 from core.nets.routing import take_tokens
 from layersync.blocks import Layer, find_blocks, resolve_layer
 from layersync.pairs import allowed_pairs, check_depth, last_strong

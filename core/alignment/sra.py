@@ -27,7 +27,8 @@ from core.alignment.contract import (
     listen,
 )
 from core.alignment.teacher import Teacher
-from core.flow.path import Path, check_used
+from core.flow.options import check_used
+from core.flow.path import Path
 from core.nets.layers import TRAINING_FACTOR
 from layersync.blocks import Layer
 from layersync.pairs import check_depth

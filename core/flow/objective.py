@@ -15,17 +15,8 @@ import torch
 from torch import Tensor
 
 from core.draws import Random
-from core.flow.path import (
-    Coefficients,
-    Interpolant,
-    PathName,
-    Prediction,
-    TableConfig,
-    broadcast_time,
-    build_path,
-    check_choice,
-    check_used,
-)
+from core.flow.options import check_choice, check_used
+from core.flow.path import Coefficients, Interpolant, PathName, Prediction, TableConfig, broadcast_time, build_path
 
 if TYPE_CHECKING:
     from core.contracts import Backbone

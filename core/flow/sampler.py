@@ -14,7 +14,8 @@ from torch import Tensor
 
 from core.contracts import AnyRows, concatenate
 from core.draws import Random
-from core.flow.path import DiffusionForm, Interpolant, Path, Prediction, check_choice, check_prediction
+from core.flow.options import check_choice
+from core.flow.path import DiffusionForm, Interpolant, Path, Prediction, check_prediction
 from core.flow.solvers import (
     SDE,
     AncestralConfig,

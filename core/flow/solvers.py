@@ -18,7 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from core.flow.path import DiffusionForm, Interpolant, Path, broadcast_time, check_choice
+from core.flow.options import check_choice
+from core.flow.path import DiffusionForm, Interpolant, Path, broadcast_time
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 Callback = Callable[[int, Tensor], None]

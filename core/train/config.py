@@ -11,7 +11,8 @@ from core.alignment.contract import check_layers, config_keys, settle
 from core.alignment.methods import ALIGNMENTS, AnyAlignmentConfig
 from core.data.stream import check_workers
 from core.flow.objective import ObjectiveConfig
-from core.flow.path import build_path, check_used
+from core.flow.options import check_used
+from core.flow.path import build_path
 from core.flow.sampler import SamplerConfig, check_solver
 from core.latents.features import check_cached, check_encoder
 from core.nets.routing import Routing

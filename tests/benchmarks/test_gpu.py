@@ -12,8 +12,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import budget, checks, gpu, gpu_report, measure, throughput
-from benchmarks.budget import Budget, Skip, Stage, run_stages
+from benchmarks import measure
+from benchmarks.gpu import budget, checks, throughput
+from benchmarks.gpu import report as gpu_report
+from benchmarks.gpu import suite as gpu
+from benchmarks.gpu.budget import Budget, Skip, Stage, run_stages
 from benchmarks.models import PRESETS, Work
 from benchmarks.steps import OurStep
 from tests.rows import every_row
@@ -39,7 +42,8 @@ def narrow_checks(monkeypatch):
 def process(*options):
     """The command in a process where nothing but its few requirements can be imported."""
     code = f"import sys\nfor name in {HEAVY}: sys.modules[name] = None\n"
-    code += f"from dataclasses import replace\nfrom benchmarks import checks, gpu\n{inspect.getsource(narrow)}\n"
+    code += "from dataclasses import replace\nfrom benchmarks.gpu import checks, suite as gpu\n"
+    code += f"{inspect.getsource(narrow)}\n"
     code += f"checks.PRESET = narrow(checks.PRESET)\nsys.exit(gpu.main({list(options)}))\n"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=measure.ROOT, check=False)
 

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from benchmarks import gpu, gpu_experiment
-from benchmarks.budget import Budget
+from benchmarks.gpu import experiment as gpu_experiment
+from benchmarks.gpu import suite as gpu
+from benchmarks.gpu.budget import Budget
 
 TINY = ["experiment", "--device", "cpu", "--tiny", "--sizes", "S/8", "--seeds", "0"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmarks import measure
-from benchmarks.budget import DONE, FAILED, Journal
+from benchmarks.gpu.budget import DONE, FAILED, Journal
 
 MFU_AIM, MFU_SIZE = 0.5, "XL/2"
 OVERHEAD_AIM = 0.01  # of a step

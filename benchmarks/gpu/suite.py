@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
-from benchmarks import checks, measure, throughput
-from benchmarks.budget import Budget, Journal, Keep, Skip, Stage, run_stages, stop_at_the_end
-from benchmarks.gpu_report import aims, exit_code, report
+from benchmarks import measure
+from benchmarks.gpu import checks, throughput
+from benchmarks.gpu.budget import Budget, Journal, Keep, Skip, Stage, run_stages, stop_at_the_end
+from benchmarks.gpu.report import aims, exit_code, report
+from benchmarks.gpu.throughput import Rig
 from benchmarks.models import PRESETS
-from benchmarks.throughput import Rig
 from core.processes.spread import Compile
 from core.train.flops import matmul_rates
 
@@ -268,9 +269,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Check, measure, print the table; returns the exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv[:1] == ["experiment"]:
-        from benchmarks import gpu_experiment  # which needs what training needs
+        from benchmarks.gpu import experiment  # which needs what training needs
 
-        return gpu_experiment.main(argv[1:])
+        return experiment.main(argv[1:])
     parser = make_parser()
     options = parser.parse_args(argv)
     budget = Budget(60 * options.minutes)
@@ -295,7 +296,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         run_stages(stages, budget, journal, say)
     done.set()
     return finish(over)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

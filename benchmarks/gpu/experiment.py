@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks import measure
-from benchmarks.budget import Budget
+from benchmarks.gpu.budget import Budget
 from core.processes.signals import StopRequest
 from core.processes.world import joined
 from core.schema import plain
@@ -225,7 +225,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{row['size']} step {row['step']}: Fréchet distance, gain of LayerSync by seed: {values}")
     print(f"written to {measure.shown(path)}; the same command goes on")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
