@@ -36,6 +36,11 @@ class Background:
         work = self._work
         return work is not None and work.done() and work.exception() is not None
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is under way."""
+        return self._work is not None and not self._work.done()
+
     def wait(self) -> None:
         """Return when nothing is under way; raises what the last piece has failed with, each time."""
         if self._work is not None:

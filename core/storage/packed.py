@@ -1,6 +1,6 @@
 """Tensors in host memory as the bytes of a safetensors file, and their way to the disk in one pass.
 
-A file is a number of 8 bytes, a header in JSON of that length, and the tensors' bytes one after the other, large numbers
+A file is a number of 8 bytes, a JSON header of that length, and the tensors' bytes one after the other, large numbers
 before small ones and then by name: what safetensors itself writes, to the last byte. Laid out so in memory, a group of
 tensors is written, hashed and compared with plain calls that let go of Python's lock, so a thread can do it.
 """

@@ -2,8 +2,8 @@
 
 A checkpoint holds whole tensors, whatever shared them, so that N processes go on where M stopped. The main process
 gathers them in its memory (16 bytes a parameter and 4 for each further average) and writes: beside the loop, from a
-copy, or while the loop waits. Gathering is the loop's own part, so all of a checkpoint is in one process's memory before
-any of it is written, and the thread that writes takes part in no exchange between processes.
+copy, or while the loop waits. Gathering is the loop's own part, so all of a checkpoint is in that process's memory
+before any of it is written, and the thread that writes takes part in no exchange between processes.
 """
 
 from __future__ import annotations
