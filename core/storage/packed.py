@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ TYPES = {
 }
 RANK = {dtype: number for number, dtype in enumerate(TYPES)}
 BLOCK = 1 << 28  # bytes of memory taken at once: PyTorch takes pinned memory in powers of two
+AHEAD = 1 << 26  # bytes that are written before the disk is made to take them
 CHUNK = 1 << 22  # bytes hashed, written or compared at once
 Piece = memoryview | bytes
 
@@ -106,14 +108,19 @@ def save_file(tensors: Mapping[str, Tensor] | Packed, file: Path, check: Callabl
     Raises OSError where the disk does not take it or gives back something else.
     """
     packed = tensors if isinstance(tensors, Packed) else Packed.of(tensors)
-    digest, size = hashlib.sha256(), 0
-    with file.open("wb", buffering=0) as opened, ThreadPoolExecutor(1) as beside:
+    digest, size, synced = hashlib.sha256(), 0, 0
+    with file.open("wb", buffering=0) as opened, ThreadPoolExecutor(2) as beside:
+        syncing = beside.submit(lambda: None)
         for piece in packed.pieces():
             check()
             hashed = beside.submit(digest.update, piece)
             _write(opened, piece)
             hashed.result()
             size += len(piece)
+            if size - synced >= AHEAD and syncing.done():  # else the disk rests until all is written
+                syncing.result()
+                syncing, synced = beside.submit(os.fsync, opened.fileno()), size
+        syncing.result()
     _compare(packed, file, check)
     return {"bytes": size, "sha256": digest.hexdigest()}
 
