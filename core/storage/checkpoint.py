@@ -18,13 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import load_file
 
 from core.storage.atomic import atomic_dir, remove, sha256_file, write_atomic
 from core.storage.json_files import read_mapping
+from core.storage.packed import Packed, State, save_file
 from core.storage.provenance import json_sha256
 
 log = logging.getLogger(__name__)
@@ -35,7 +33,6 @@ LATEST = "latest"
 NAME = re.compile(r"step_\d{8,}")
 FILE = re.compile(r"[\w.-]+\.safetensors")
 KEYS = ("schema_version", "step", "files", "notes")
-State = dict[str, Tensor]
 CheckNotes = Callable[[Mapping[str, Any]], None]
 
 
@@ -98,20 +95,32 @@ class CheckpointStore:
             raise ValueError(f"every checkpoint in {self.root} is damaged; choose another name=... to start over")
         return None
 
-    def save(self, step: int, groups: Mapping[str, State], notes: Mapping[str, Any]) -> Path:
+    def save(
+        self,
+        step: int,
+        groups: Mapping[str, State | Packed],
+        notes: Mapping[str, Any],
+        check: Callable[[], None] = lambda: None,
+    ) -> Path:
         """Write the checkpoint of `step`; the one before it stays until this one is complete.
+
+        check  called between pieces and before the folder gets its name; what it raises leaves nothing
 
         Raises OSError when it cannot be written: no space, no permission, or a disk that gives back something else.
         """
         path = self.root / f"step_{step:08d}"
         try:
             with atomic_dir(path) as temporary:
-                files = {f"{name}.safetensors": _write_group(temporary, name, state) for name, state in groups.items()}
+                files = {}
+                for name, tensors in groups.items():
+                    files[f"{name}.safetensors"] = save_file(tensors, temporary / f"{name}.safetensors", check)
                 manifest = {"schema_version": SCHEMA_VERSION, "step": step, "files": files, "notes": dict(notes)}
                 manifest["sha256"] = _own_sha256(manifest)
                 (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
+                check()
             self._point_to(path)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
+            check()
             latest = self.latest()
             kept = f"{latest} is intact" if latest is not None else "there is none before it"
             raise OSError(f"the checkpoint {path} could not be written ({error}); {kept}") from error
@@ -153,23 +162,6 @@ def _set_aside(path: Path) -> Path:
     if aside.exists():
         aside = path.with_name(f"{path.name}.damaged.{uuid.uuid4().hex[:8]}")
     return path.rename(aside)
-
-
-def _write_group(folder: Path, name: str, state: State) -> dict[str, Any]:
-    """Write one group of tensors and read it back; its size and SHA-256 for the manifest."""
-    file = folder / f"{name}.safetensors"
-    copies = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in state.items()}
-    save_file(copies, file)  # copies, since it refuses tied weights
-    file.chmod(folder.stat().st_mode & 0o666)  # safetensors lets only the owner read
-    with safe_open(file, framework="pt") as written:
-        for key, value in copies.items():
-            if not torch.equal(_bytes(written.get_tensor(key)), _bytes(value)):
-                raise OSError(f"'{key}' in {file.name} is not what was written")
-    return {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
-
-
-def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.reshape(-1).view(torch.uint8)
 
 
 def _own_sha256(manifest: Mapping[str, Any]) -> str:

@@ -33,6 +33,8 @@ class TrainerConfig:
     keep_checkpoints   the newest so many stay
     evaluate_every     samples are measured, as at the end, for evaluations.jsonl
     keep_every         checkpoints whose step is a multiple of it stay for good
+    async_checkpoint   checkpoints are written beside the loop, from a copy of all that they hold in the main process's
+                       memory (page-locked for a GPU); false: the loop waits, and the memory is not taken
     compile            torch.compile: none, the model as a whole, or its blocks, each for itself (compiles faster)
     checkpoint_blocks  recompute each block in backward, for memory
     precision          bf16 and fp16 run the backbone under autocast, fp16 with a loss scale; weights, losses and
@@ -51,6 +53,7 @@ class TrainerConfig:
     checkpoint_every: int = field(default=1000, metadata=FREE)
     keep_checkpoints: int = field(default=2, metadata=FREE)
     keep_every: int = field(default=0, metadata=FREE)
+    async_checkpoint: bool = field(default=True, metadata=FREE)
     num_workers: int = field(default=0, metadata=FREE)
     compile: Compile = field(default="none", metadata=FREE)
     checkpoint_blocks: bool = field(default=False, metadata=FREE)

@@ -94,11 +94,11 @@ class Trainer(RunOutputs):
         parts = [ModelPart("model", self.model), self.ema, StatePart("optimizer", self.optimizer)]
         parts += [ModelPart(HEADS, self.alignment.heads)]
         parts += [] if self.head_ema is None else [HeadAverages(self.head_ema)]
-        self.saved = Saved(store, world, parts)
+        self.saved = Saved(store, world, parts, config.trainer.async_checkpoint, run.check_held)
         self.notes, self.records = RunNotes(config, domain, world), RunRecords(run, config, world)
         self.step, self.skipped = 0, 0
         self.stop: StopRequest | None = None
-        self.stopping = False  # once `stop` was asked for in any process
+        self.stopping = False  # once `stop` was asked for in any process, or a checkpoint could not be written
         self.whole = True  # False while a step is half done: not yet applied, or not yet recorded
         # Over all sessions of the run: seconds in training steps and waiting for their data, and wall time of sessions
         # before this one.
@@ -153,22 +153,23 @@ class Trainer(RunOutputs):
         self.records.write(self.saved.settle)
         unit, shown = f"{self.domain.unit}s", self.world.is_main
         self.progress = Progress(config.trainer.steps, self.step, config.name, unit, shown, self.speed)
-        try:
-            self.begin()
-            self._steps()
-        except Exception as error:
-            # The last good step is saved, unless other processes, who know of no error, would have to help.
-            known_to_all = isinstance(error, NonFiniteError)
-            if self.whole and (self.world.size == 1 or known_to_all):
-                self.save()
-            if known_to_all and not self.world.is_main:
-                raise PeerError(str(error)) from error  # it is told once
-            raise
-        finally:
-            self.progress.close()
-            self.records.close()
-        self.records.bind()
-        self.save()
+        with self.saved:
+            try:
+                self.begin()
+                self._steps()
+            except Exception as error:
+                # The last good step is saved, unless other processes, who know of no error, would have to help.
+                known_to_all = isinstance(error, NonFiniteError)
+                if self.whole and (self.world.size == 1 or known_to_all):
+                    self.save()
+                if known_to_all and not self.world.is_main:
+                    raise PeerError(str(error)) from error  # it is told once
+                raise
+            finally:
+                self.progress.close()
+                self.records.close()
+            self.records.bind()
+            self.save()
         return self.step == config.trainer.steps
 
     def begin(self) -> None:
@@ -270,6 +271,7 @@ class Trainer(RunOutputs):
                 raise out_of_memory(self.config, self.domain, self.world, self.step) from error
             raise
         self.records.bind()
+        self.saved.reserve()
         config, seconds = self.config.trainer, time.perf_counter() - begun
         self._count_time(seconds, used)
         self.speed.stepped(config.batch_size, seconds)
@@ -287,7 +289,7 @@ class Trainer(RunOutputs):
             self.progress.pause()
         self.whole = True
         if self.step % config.checkpoint_every == 0:
-            self.save()
+            self.saved.begin(self.step, self._notes)
             self.progress.pause()
 
     def update(self, batch: Batch) -> tuple[Losses, float]:
@@ -304,7 +306,7 @@ class Trainer(RunOutputs):
         norm = float(self.optimizer.gradient_norm())
         dropped = self.scaler.is_enabled() and not math.isfinite(norm) and self.scaler.get_scale() > SMALLEST_SCALE
         broken = not math.isfinite(float(losses.total)) or not (math.isfinite(norm) or dropped)
-        broken, self.stopping = self.world.any(broken, bool(self.stop))
+        broken, self.stopping = self.world.any(broken, bool(self.stop) or self.saved.failed)
         if broken:
             raise self._not_finite(batch, losses, norm)
         self.whole = False

@@ -153,6 +153,14 @@ def fill_the_disk(rank):
         image.preview.write_atomic = lambda path, content: (_ for _ in ()).throw(OSError(28, "No space left on device"))
 
 
+def fill_the_disk_of_checkpoints(rank):
+    """The main process cannot write a file of tensors."""
+    import core.storage.checkpoint
+
+    if rank == 0:
+        core.storage.checkpoint.save_file = lambda *args: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_a_data_set_that_fails_in_one_process_ends_all(tmp_path, strategy):
     args = [*LONG, f"parallel.strategy={strategy}"]
@@ -181,6 +189,14 @@ def test_what_the_main_process_cannot_write_it_says_and_the_others_end(tmp_path)
     assert (main.code, other.code) == (2, 1), (main, other)
     assert [line.startswith("error in process 0: ") and "No space left" in line for line in errors(main)] == [True]
     assert errors(other) == []
+
+
+def test_a_checkpoint_that_cannot_be_written_beside_the_loop_ends_all(tmp_path):
+    args = [*LONG, "trainer.checkpoint_every=2", "parallel.strategy=fsdp2"]
+    main, other = Launched(2, "image.train", *args, cwd=tmp_path, before=fill_the_disk_of_checkpoints).wait()
+    assert (main.code, other.code) == (2, 1), (main, other)
+    assert ["step_00000002 could not be written" in line for line in errors(main)] == [True]
+    assert (errors(other), steps_of(tmp_path)) == ([], [])
 
 
 @pytest.mark.parametrize(

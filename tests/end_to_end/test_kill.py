@@ -109,3 +109,17 @@ def test_a_kill_in_a_run_that_begins_changes_nothing(zygote, short, tmp_path):
         uninterrupted(zygote, tmp_path / str(number), *SHORT)
         same_run(tmp_path / str(number) / RUN, short)
     assert number > 60
+
+
+def test_a_kill_while_a_checkpoint_is_written_beside_the_loop_changes_nothing(zygote, short, tmp_path):
+    """Files of tensors come late, so that the loop has recorded steps after the one whose checkpoint is cut off."""
+    ahead, metrics = 0, tmp_path / RUN / "metrics.jsonl"
+    for number in itertools.count(20, step=9):
+        session = zygote.train(*MINUTE, *SHORT, cwd=tmp_path, die_at=number, slow=0.05)
+        if session.wait() == 0:
+            break
+        assert session.code == -signal.SIGKILL, session.said()
+        half = [int(path.name[6:14]) for path in (tmp_path / RUN / "checkpoints").glob(".step_*.tmp")]
+        ahead += any(lines(metrics) > step for step in half)
+    same_run(tmp_path / RUN, short)
+    assert ahead

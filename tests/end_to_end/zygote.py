@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import gc
 import importlib
 import json
@@ -91,17 +92,18 @@ class Zygote:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def train(self, *args: str, cwd: Path, die_at: int | None = None) -> Session:
+    def train(self, *args: str, cwd: Path, die_at: int | None = None, slow: float = 0.0) -> Session:
         """`python -m image.train args` in the folder `cwd`; the first session waits for the imports.
 
-        die_at: it kills itself before its operation on files of that number, from 0; see `mortal`.
+        die_at: it kills itself before its operation on files of that number, from 0; see `mortal`. slow: seconds before
+        each file of tensors, in which the loop goes on.
         """
         self.started += 1
         out, err = (cwd / f"{self.started:04d}.{name}" for name in ("out", "err"))
         out.touch()
         err.touch()
         place = {"cwd": str(cwd), "out": str(out), "err": str(err)}
-        return Session(self, self.ask({"args": args, "die_at": die_at, **place}), out, err)
+        return Session(self, self.ask({"args": args, "die_at": die_at, "slow": slow, **place}), out, err)
 
     def close(self) -> None:
         """End it; its sessions have ended."""
@@ -112,7 +114,7 @@ class Zygote:
 OPERATIONS = ("rename", "replace", "fsync", "unlink", "rmdir", "mkdir")
 
 
-def mortal(die_at: int) -> None:
+def mortal(die_at: int, slow: float) -> None:
     """From now on this process kills itself before operation number `die_at`, counted from 0, on files.
 
     Operations are the calls of `OPERATIONS` in os, which pathlib, shutil and our own code make, and the writing of a
@@ -136,7 +138,13 @@ def mortal(die_at: int) -> None:
         setattr(os, name, fatal(getattr(os, name)))
     for module in (core.storage.checkpoint, core.train.posthoc):
         save = module.save_file
-        module.save_file = fatal(save, lambda tensors, file, *rest, save=save: _half(save, tensors, file))
+        late = functools.partial(_late, save, slow)
+        module.save_file = fatal(late, lambda tensors, file, *rest, save=late: _half(save, tensors, file))
+
+
+def _late(save, seconds, *args):
+    time.sleep(seconds)
+    return save(*args)
 
 
 def _half(save, tensors, file) -> None:
@@ -154,7 +162,7 @@ def _session(asked: dict) -> int:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.chdir(asked["cwd"])
     if asked["die_at"] is not None:
-        mortal(asked["die_at"])
+        mortal(asked["die_at"], asked["slow"])
     try:
         entry.run(asked["args"])
         return 0

@@ -116,7 +116,7 @@ def test_a_save_that_fails_keeps_the_earlier_ones(tmp_path, failure):
     store = CheckpointStore(tmp_path, keep=1)
     old = contents(store.save(5, {"model": state()}, {}))
 
-    def full(tensors, file):
+    def full(tensors, file, check):
         file.write_bytes(b"half")
         raise failure
 
