@@ -6,7 +6,6 @@ Letters: B batch, N tokens, D width.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
@@ -27,6 +26,7 @@ from core.processes.spread import Compile
 from core.step import TrainingLoss
 from core.train.ema import EMA, EMAConfig
 from core.train.optimizer import Optimizer
+from core.train.pending import Readback
 
 OURS: dict[str, tuple[Compile, bool]] = {  # what is compiled, and whether LayerSync is on
     "eager": ("none", False),
@@ -75,22 +75,28 @@ class OurStep:
         )
         self.optimizer = Optimizer(self.model, preset.optimizer)
         self.ema = EMA(self.model, EMAConfig([preset.ema_decay]))
-        self.step = 0
+        self.step, self.pending = 0, None
 
     def __call__(self, mark: Callable[[], None]) -> None:
-        """One step; ArithmeticError when it was not finite."""
+        """One step; ArithmeticError when the one before was not finite."""
         random = StepRandom(self.work.seed, self.step, self.device, global_rows=self.work.batch)
         losses = self.loss(self.batch, random, self.step)
         mark()
         losses.total.backward()
         mark()
-        norm = float(self.optimizer.gradient_norm())
-        if not (math.isfinite(float(losses.total.detach())) and math.isfinite(norm)):
-            raise ArithmeticError(f"step {self.step + 1}: loss or gradient norm is not finite")
-        self.optimizer.step(self.preset.optimizer.lr_at(self.step, ENDLESS))
+        norm = self.optimizer.gradient_norm()
+        self.settle()
+        broken = 1 - (losses.total.detach().isfinite() & norm.isfinite()).float()
+        self.pending = Readback({"broken": broken, "norm": norm, "loss": losses.total})
+        self.optimizer.step(self.preset.optimizer.lr_at(self.step, ENDLESS), broken)
         self.step += 1
-        self.ema.update(self.step)
+        self.ema.update(self.step, broken)
         mark()
+
+    def settle(self) -> None:
+        """Learn how the last step went, as the trainer does; ArithmeticError when it was not finite."""
+        if self.pending is not None and self.pending.read()["broken"]:
+            raise ArithmeticError(f"step {self.step}: loss or gradient norm is not finite")
 
     def pair(self) -> tuple[Tensor, Tensor]:
         """Weak and strong tokens (B, N, D) of one forward pass, as LayerSync gets them."""

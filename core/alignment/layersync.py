@@ -218,8 +218,12 @@ class LayerSyncAlignment(Alignment):
         names, layer = self.all[label]
         self.sync.labels, self.sync.pairs, self.sync.strong = [label], [names], [layer]
         terms = self.sync.terms(forward.step, forward.t, forward.batch.mask, tokens=tokens)
-        now = {"pair/weak": forward.t.new_tensor(weak), "pair/strong": forward.t.new_tensor(strong)}
+        now = {"pair/weak": forward.t.new_full((), weak), "pair/strong": forward.t.new_full((), strong)}
         return replace(terms, values={**terms.values, **now})
+
+    def looks(self, step: int) -> bool:
+        """Whether scores are measured at `step`, or decide it."""
+        return self.adaptive is not None and self.adaptive.looks(step)
 
     def extra_flops(self, forward: int, num_tokens: int) -> int:
         """The average's pass, counted whole though it ends at its last layer."""

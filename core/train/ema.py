@@ -202,13 +202,21 @@ class EMA:
         return self._staging
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Move the averages towards the model's weights after optimizer step number `step`, 1 after the first."""
+    def update(self, step: int, broken: Tensor | None = None) -> None:
+        """Move the averages towards the model's weights after optimizer step number `step`, 1 after the first.
+
+        broken: a scalar on the weights' device; where it is 1 the averages stay. The host need not know.
+        """
         if step < 1:
             raise ValueError(f"step is {step}; averages are updated after a step, the first is 1")
         weights = self._weights()
         for name, rule in self.rules.items():
-            torch._foreach_lerp_(self._averages[name], weights, rule.share(step))
+            averages = self._averages[name]
+            if broken is None:
+                torch._foreach_lerp_(averages, weights, rule.share(step))
+            else:
+                share = (1 - broken.to(averages[0].device)) * rule.share(step)
+                torch._foreach_lerp_(averages, weights, [share] * len(averages))
 
     def state_dicts(self) -> dict[str, dict[str, Tensor]]:
         """The averaged models by the name of the group, each with the keys of the model's own state dict.
