@@ -26,7 +26,7 @@ from core.processes.spread import Compile
 from core.step import TrainingLoss
 from core.train.ema import EMA, EMAConfig
 from core.train.optimizer import Optimizer
-from core.train.pending import Readback
+from core.train.readback import Readback
 
 OURS: dict[str, tuple[Compile, bool]] = {  # what is compiled, and whether LayerSync is on
     "eager": ("none", False),

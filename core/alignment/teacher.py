@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +26,11 @@ class Teacher:
 
     model    the copy, made before the student's hooks are installed; blocks behind the last layer are left out of it
     network  what is called: the copy, compiled or sharded as the student is
+    memo     what `copy.deepcopy` is to take for some of its tensors
     """
 
-    def __init__(self, student: nn.Module, layers: Sequence[Layer], precision: Precision = "fp32"):
-        self.model = copy.deepcopy(student).requires_grad_(False).eval()
+    def __init__(self, student: nn.Module, layers: Sequence[Layer], precision: Precision = "fp32", memo: Any = None):
+        self.model = copy.deepcopy(student, memo).requires_grad_(False).eval()
         self.model.checkpoint_blocks = False  # there is no backward pass to recompute for
         _cut(self.model, layers)
         self.hooks = listen(self.model, layers)

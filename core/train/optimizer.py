@@ -153,7 +153,7 @@ class Optimizer:
             kind, _, name = key.partition(".")
             parameter = self.named[name]
             if kind != "step":
-                moment = torch.zeros_like(parameter)
+                moment = torch.empty_like(parameter)
                 copy_whole_(moment, value)
                 value = moment
             self.adamw.state[parameter][kind] = value.to(parameter.device)

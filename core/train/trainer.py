@@ -35,6 +35,7 @@ from core.processes.world import PeerError, World, part
 from core.schema import changed_keys, plain
 from core.step import Losses, TrainingLoss
 from core.storage.checkpoint import Checkpoint, CheckpointStore
+from core.storage.coming import give_memory, same_without_weights
 from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
 from core.train.diagnoses import attempt, dead_worker, out_of_memory
@@ -63,7 +64,9 @@ class Trainer(SettledSteps):
         self.workers = LoaderWorkers()
         config.trainer.check_parts(world.size)
         allow_tf32(config.trainer.tf32)
-        self.model = domain.backbone.to(world.device)
+        self.empty = any(each.is_meta for each in domain.backbone.parameters())  # until a checkpoint fills it
+        give_memory(domain.backbone, world.device)
+        self.model = domain.backbone
         self.model.checkpoint_blocks = config.trainer.checkpoint_blocks
         self.aligning = settle(config.alignment, len(self.model.blocks), config.seed)
         self.reasons = reasons(config.alignment, len(self.model.blocks), config.seed)
@@ -89,7 +92,8 @@ class Trainer(SettledSteps):
         self.by_time = LossByTime(config, domain.dataset, self.loss, world)
         self.optimizer = Optimizer(self.model, config.optimizer, self.alignment.heads)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.trainer.precision == "fp16")
-        self.ema = EMA(self.model, config.ema, self.teacher.model if self.teacher is not None else None)
+        teacher = self.teacher.model if self.teacher is not None else None
+        self.ema = EMA(self.model, config.ema, teacher, filled=not self.empty)
         self.head_ema = EMA(self.alignment.heads, config.ema) if self.aligning.needs.second_output else None
         store = CheckpointStore(run.checkpoints, config.trainer.keep_checkpoints, config.trainer.keep_every)
         parts = [ModelPart("model", self.model), self.ema, StatePart("optimizer", self.optimizer)]
@@ -116,7 +120,8 @@ class Trainer(SettledSteps):
         config, needs = self.config, self.aligning.needs
         self.teacher = None
         if needs.teacher:
-            self.teacher = Teacher(self.model, needs.teacher, config.trainer.precision)
+            memo = same_without_weights(self.model) if self.empty else None
+            self.teacher = Teacher(self.model, needs.teacher, config.trainer.precision, memo)
             spreading = (config.parallel, config.trainer.compile, self.world)
             self.teacher.network = spread(self.teacher.model, *spreading, trained=False)
         with seeded_weights(config.seed, "alignment heads"):
@@ -195,6 +200,8 @@ class Trainer(SettledSteps):
     def restore(self) -> None:
         """Continue from the newest sound checkpoint, if there is one."""
         saved = self.saved.restore(self._check)
+        if saved is None and self.empty:
+            raise ValueError(f"{self.run.checkpoints} has no checkpoint any more; the same command begins anew")
         if saved is not None:
             notes = saved.notes
             if notes["loss_scale"]:
