@@ -9,15 +9,31 @@ load_into(network, state, source)
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from core.draws import seeded_weights
 
+# What modules fill their parameters with. On the meta device some of them would import a compiler, for nothing.
+FILLS = {"normal_", "uniform_", "trunc_normal_", "zero_", "zeros_", "ones_", "fill_", "constant_", "eye_", "copy_"}
+FILLS |= {f"{name}_{kind}_" for name in ("xavier", "kaiming") for kind in ("uniform", "normal")}
 _EXPECTED: ContextVar[bool] = ContextVar("weights are expected", default=False)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves tensors of the meta device as they are where they would be filled."""
+
+    def __torch_function__(self, function: Callable, types: tuple, args: tuple = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        filled = args[0] if args else kwargs.get("tensor")
+        if getattr(function, "__name__", "") in FILLS and isinstance(filled, Tensor) and filled.is_meta:
+            return filled
+        return function(*args, **kwargs)
 
 
 @contextlib.contextmanager
@@ -32,7 +48,8 @@ def without_weights() -> Iterator[None]:
 
     nn.Module.register_parameter = without_memory
     try:
-        yield
+        with _Unfilled():
+            yield
     finally:
         nn.Module.register_parameter = register
 
@@ -68,11 +85,11 @@ def give_memory(model: nn.Module, device: torch.device | str) -> None:
         for name, each in module._parameters.items():
             if each is not None and each.is_meta:
                 if id(each) not in made:
-                    made[id(each)] = nn.Parameter(torch.empty_like(each, device=device))
+                    made[id(each)] = nn.Parameter(torch.empty(each.shape, dtype=each.dtype, device=device))
                 module._parameters[name] = made[id(each)]
     model.to(device)
 
 
-def same_without_weights(model: nn.Module, memo: dict[int, Tensor] | None = None) -> dict[int, Tensor]:
+def same_without_weights(model: nn.Module) -> dict[int, Tensor]:
     """What `copy.deepcopy(model, memo)` is to take for the parameters: new memory of whatever content."""
     return {id(each): nn.Parameter(torch.empty_like(each), each.requires_grad) for each in model.parameters()}
