@@ -21,7 +21,7 @@ from core.alignment.contract import (
     draw_pair,
     rule_pair,
 )
-from core.alignment.sra import later_tokens
+from core.alignment.sra import later_tokens, teacher_flops
 from core.alignment.teacher import Teacher
 from core.nets.routing import take_tokens
 from layersync.blocks import Layer, find_blocks, resolve_layer
@@ -226,8 +226,10 @@ class LayerSyncAlignment(Alignment):
         return self.adaptive is not None and self.adaptive.looks(step)
 
     def extra_flops(self, forward: int, num_tokens: int) -> int:
-        """The average's pass, counted whole though it ends at its last layer."""
-        return forward if self.noise_gap is not None else 0
+        """The average's pass up to the last strong block."""
+        if self.noise_gap is None:
+            return 0
+        return teacher_flops(forward, self.sync.strong, len(find_blocks(self.sync.model)[1]))
 
     def compile(self, **options: str) -> None:
         """Fuse LayerSync's cosine."""
