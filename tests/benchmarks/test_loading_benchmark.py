@@ -33,7 +33,7 @@ def test_teachers_are_measured_beside_a_step_without(tmp_path, capsys):
 
 
 @every_row(
-    "intervals,busy,span",
+    ("intervals", "busy", "span"),
     [
         ([(0, 10)], 10, 10),
         ([(20, 30), (0, 10)], 20, 30),
