@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ from audio.conditioning import (
 )
 from audio.data import CACHE_KIND, SOUND_DATASETS, NotesConfig, SoundConfig, clip_format
 from audio.datasets.windows import WindowsConfig
+from audio.encoder import ENCODERS, encoder_sha256, make_encoder
 from audio.tokenizer import TOKENIZERS, SpectralTokenizerConfig, TokenizerConfig
 from core.commands.cache import CacheOptions, Caching, reader_words, run_cache
 from core.commands.entry import Entry
@@ -35,6 +38,7 @@ FRAME = 1  # latent frames are counted, not tokens: a run chooses its patch
 class AudioCacheConfig(CacheOptions):
     """What `python -m audio.cache` takes; the keys are explained in conf/cache.yaml."""
 
+    encoders: ClassVar[tuple[str, ...]] = ENCODERS
     data: SoundConfig = choice(SOUND_DATASETS, default_factory=NotesConfig)
     tokenizer: TokenizerConfig = choice(TOKENIZERS, default_factory=SpectralTokenizerConfig)
     conditioning: LabelConfig | TagsConfig | TextConfig | NoneConfig = choice(CONDITIONINGS)
@@ -69,7 +73,9 @@ class AudioCaching(Caching):
         scaled = tokenizer.scaled(known or Scaling.of(found.mean, found.std))
         super().__init__(config, dataset, scaled, dataset.conditions.numpy(), own)
         self.lengths = dataset.lengths
-        self.notes = {"tokenizer_path": tokenizer.constants()["path"], "data_root": getattr(data, "root", None)}
+        make = partial(make_encoder, device=device, clip=dataset.media_shape, sample_rate=clip.sample_rate)
+        self.set_encoder(make, encoder_sha256)
+        self.notes |= {"tokenizer_path": tokenizer.constants()["path"], "data_root": getattr(data, "root", None)}
 
     def read(self, row: int) -> Tensor:
         """A window (C, L) in [-1, 1]."""

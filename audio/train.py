@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,13 +20,14 @@ from audio.conditioning import (
 )
 from audio.data import DATASETS, LatentsConfig, clip_format
 from audio.datasets.notes import NotesConfig
+from audio.encoder import ENCODERS, encoders_of
 from audio.preview import AudioPreview
 from audio.stand_in import EVALUATIONS, NoEvaluationConfig, NotesEvaluationConfig
 from audio.tokenizer import TOKENIZERS, AudioTokenizer
 from core.commands.entry import Entry
 from core.commands.train import closing_lines, run_training
 from core.conditioning.contract import assign_conditions, check_cached_conditions
-from core.contracts import Domain, FeatureEncoder
+from core.contracts import Domain
 from core.latents.scaling import Scaling, scaling_of_run
 from core.latents.tokenizer import FromMoments
 from core.schema import choice
@@ -40,7 +40,7 @@ from core.train.config import RunConfig
 class AudioConfig(RunConfig):
     """A run on sound."""
 
-    encoders: ClassVar[tuple[str, ...]] = ("clap",)
+    encoders: ClassVar[tuple[str, ...]] = ENCODERS
     data: object = choice(DATASETS)
     tokenizer: object = choice(TOKENIZERS)
     backbone: SiTConfig = choice(BACKBONES)
@@ -49,7 +49,7 @@ class AudioConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_media(cached=isinstance(self.data, LatentsConfig))
+        self.check_media(cache=self.data.root if isinstance(self.data, LatentsConfig) else None)
         self.check_model(self.backbone, self.conditioning.drop)
         if isinstance(self.evaluation, NotesEvaluationConfig):
             self.check_stand_in("notes", NotesConfig, DATASETS)
@@ -74,15 +74,8 @@ def build_domain(config: AudioConfig, device: torch.device, *, evaluate: bool) -
         conditioning=conditioning,
         preview=make_preview(config, names),
         evaluator=config.evaluation.build(config.cache, device, config.data, dataset) if evaluate else None,
-        encoders=partial(make_encoder, device=device, clip=dataset.media_shape, sample_rate=config.data.sample_rate),
+        encoders=encoders_of(dataset, device, config.data.sample_rate),
     )
-
-
-def make_encoder(name: str, device: torch.device, clip: tuple[int, ...], sample_rate: int) -> FeatureEncoder:
-    """The encoder `clap:<folder>`; ValueError for a wrong folder."""
-    from audio.encoders.clap_places import ClapPlaces  # which only a run with an encoder needs
-
-    return ClapPlaces(name, device, clip, sample_rate)
 
 
 def make_preview(config: AudioConfig, names: Sequence[str]) -> AudioPreview:

@@ -100,10 +100,12 @@ def make_cache(root: Path, setting: Setting) -> None:
         tokenizer={},
     )
     writer = LatentWriter(root, spec, {"conditions": labels}, {}, (0, 1))
-    moments = np.random.default_rng(setting.seed).standard_normal(spec.shard_shape(0), dtype=np.float32)
+    (part,) = spec.parts()
+    moments = np.random.default_rng(setting.seed).standard_normal(spec.shard_shape(0, part), dtype=np.float32)
     moments = moments.astype(np.float16)
     for shard in writer.missing():
-        writer.write(shard, moments[: spec.shard_shape(shard)[0]])
+        with writer.write(shard, part) as add:
+            add(moments[: spec.shard_shape(shard, part)[0]])
 
 
 def forget(root: Path) -> None:

@@ -89,12 +89,14 @@ class Batch(Rows):
     condition  (B, ...) what `Conditioning` takes: class labels, tags, embeddings or token sequences of texts
     index      (B,) int64 rows of the data set: they name a sample in an error
     mask       (B, N) bool, True where a token is real, or None when all are
+    features   (B, E, *grid) what a frozen encoder made of the media, where a cache has them and they are asked for
     """
 
     media: Tensor
     condition: Condition
     index: Tensor
     mask: Tensor | None = None
+    features: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -223,8 +225,8 @@ class FeatureEncoder(Protocol):
     width: int
     flops: int
 
-    def __call__(self, media: Tensor) -> Tensor:
-        """(B, *media) in [-1, 1] -> (B, E, *grid) without gradient, on as many axes as the backbone's tokens have."""
+    def __call__(self, batch: Batch) -> Tensor:
+        """Its media, in [-1, 1] -> (B, E, *grid) without gradient, on as many axes as the backbone's tokens have."""
         ...
 
 

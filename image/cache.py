@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from core.storage.run_folder import RunDirectory
 from image.data import CACHE_KIND, PIXEL_DATASETS
 from image.data import PixelsDataConfig as DataConfig
 from image.datasets.digits import DigitsConfig
+from image.encoder import ENCODERS, encoder_sha256, make_encoder
 from image.tokenizer import TOKENIZERS, ConvKLConfig, PixelsConfig, TokenizerConfig
 
 
@@ -23,6 +26,7 @@ from image.tokenizer import TOKENIZERS, ConvKLConfig, PixelsConfig, TokenizerCon
 class ImageCacheConfig(CacheOptions):
     """What `python -m image.cache` takes; the keys are explained in conf/cache.yaml."""
 
+    encoders: ClassVar[tuple[str, ...]] = ENCODERS
     data: DataConfig = choice(PIXEL_DATASETS, default_factory=DigitsConfig)
     tokenizer: TokenizerConfig = choice(TOKENIZERS, default_factory=ConvKLConfig)
     out: str = "runs/latents/digits"
@@ -56,7 +60,8 @@ class ImageCaching(Caching):
         super().__init__(config, data, tokenizer, data.labels.numpy(), config.data.transform)
         self.mirrors = 2 if data.flip else 1
         root = getattr(config.data, "root", None)
-        self.notes = {"tokenizer_path": tokenizer.constants()["path"], "data_root": root}
+        self.set_encoder(partial(make_encoder, device=device), encoder_sha256)
+        self.notes |= {"tokenizer_path": tokenizer.constants()["path"], "data_root": root}
 
     def read(self, row: int) -> Tensor:
         """Pixels (C, H, W) in [-1, 1]."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import torch
 
 from core.commands.entry import Entry
 from core.commands.train import closing_lines, run_training
-from core.contracts import Domain, FeatureEncoder
+from core.contracts import Domain
 from core.latents.tokenizer import FromMoments
 from core.schema import choice
 from core.storage.coming import first_weights
@@ -20,6 +19,7 @@ from image.backbone import BACKBONES, SiTConfig
 from image.conditioning import LabelConditioning, LabelConfig
 from image.data import DATASETS, LatentsConfig
 from image.datasets.digits import DigitsConfig
+from image.encoder import ENCODERS, encoders_of
 from image.preview import ImagePreview
 from image.stand_in import EVALUATIONS, DigitsEvaluationConfig, NoEvaluationConfig
 from image.tokenizer import TOKENIZERS, PixelsConfig
@@ -29,7 +29,7 @@ from image.tokenizer import TOKENIZERS, PixelsConfig
 class ImageConfig(RunConfig):
     """A run on images."""
 
-    encoders: ClassVar[tuple[str, ...]] = ("dinov2",)
+    encoders: ClassVar[tuple[str, ...]] = ENCODERS
     data: object = choice(DATASETS)
     tokenizer: object = choice(TOKENIZERS)
     backbone: SiTConfig = choice(BACKBONES)
@@ -41,17 +41,10 @@ class ImageConfig(RunConfig):
         if isinstance(self.data, LatentsConfig) and isinstance(self.tokenizer, PixelsConfig):
             kinds = ", ".join(sorted(set(TOKENIZERS) - {"pixels"}))
             raise ValueError(f"data is 'latents' but tokenizer is 'pixels'; allowed there: {kinds}, as in the cache")
-        self.check_media(cached=isinstance(self.data, LatentsConfig))
+        self.check_media(cache=self.data.root if isinstance(self.data, LatentsConfig) else None)
         self.check_model(self.backbone, self.conditioning.drop)
         if isinstance(self.evaluation, DigitsEvaluationConfig):
             self.check_stand_in("digits", DigitsConfig, DATASETS)
-
-
-def make_encoder(name: str, device: torch.device) -> FeatureEncoder:
-    """The encoder `dinov2:<folder>`, which sees images; ValueError for a wrong folder."""
-    from eval.inside.patches import DinoPatches  # which only a run with an encoder needs
-
-    return DinoPatches(name, device)
 
 
 def build_domain(config: ImageConfig, device: torch.device, *, evaluate: bool) -> Domain:
@@ -72,7 +65,7 @@ def build_domain(config: ImageConfig, device: torch.device, *, evaluate: bool) -
         conditioning=LabelConditioning(config.conditioning, num_classes, dataset.class_names),
         preview=ImagePreview(),
         evaluator=config.evaluation.build(config.cache, device) if evaluate else None,
-        encoders=partial(make_encoder, device=device),
+        encoders=encoders_of(dataset, device),
     )
 
 

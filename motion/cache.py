@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +24,7 @@ from motion.conditioning import CONDITIONINGS, ConditioningConfig, TextConfig, f
 from motion.data import CACHE_KIND, CLIP_DATASETS, UNIT, heldout, motion_format
 from motion.datasets.latents import by_clip
 from motion.datasets.moves import MovesConfig
+from motion.encoder import ENCODERS, encoder_sha256, make_encoder
 from motion.tokenizer import TOKENIZERS, FeaturesConfig
 from motion.train import statistics_scaling
 
@@ -32,6 +35,7 @@ NUM_PROMPTS = 8  # held-out captions that the printed command asks for
 class MotionCacheConfig(CacheOptions):
     """What `python -m motion.cache` takes; the keys are explained in conf/cache.yaml."""
 
+    encoders: ClassVar[tuple[str, ...]] = ENCODERS
     data: object = choice(CLIP_DATASETS, default_factory=MovesConfig)
     tokenizer: object = choice(TOKENIZERS, default_factory=FeaturesConfig)
     conditioning: ConditioningConfig = choice(CONDITIONINGS)
@@ -67,7 +71,9 @@ class MotionCaching(Caching):
         scaled = tokenizer.scaled(known or statistics_scaling(dataset))
         super().__init__(config, dataset, scaled, conditions.numpy(), own)
         self.lengths = -(-torch.as_tensor(dataset.lengths).long() // tokenizer.frame_stride).numpy()
-        self.notes = {"tokenizer_path": tokenizer.constants()["path"], "data_root": getattr(data, "root", None)}
+        clips = motion_format(data)
+        self.set_encoder(partial(make_encoder, device=device, clips=clips), partial(encoder_sha256, clips=clips))
+        self.notes |= {"tokenizer_path": tokenizer.constants()["path"], "data_root": getattr(data, "root", None)}
 
     @staticmethod
     def format_keys(data: Any) -> dict[str, Any]:
@@ -78,6 +84,11 @@ class MotionCaching(Caching):
     def read(self, row: int) -> Tensor:
         """A clip (C, F)."""
         return self.dataset.clip_at(row)
+
+    def real(self, rows: Sequence[int]) -> Tensor:
+        """Which latent frames are real, (B, T) bool."""
+        lengths = torch.from_numpy(self.lengths)[list(rows)]
+        return torch.arange(self.tokenizer.latent_shape(self.dataset.media_shape)[-1]) < lengths[:, None]
 
     def use_command(self, root: Path) -> str:
         """The command that trains on the cache; experiment, backbone and evaluation are the reader's choice."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -27,6 +27,7 @@ from motion.conditioning import CONDITIONINGS, ConditioningConfig, TextConfig, b
 from motion.data import DATASETS, UNIT, LatentsConfig, motion_format
 from motion.datasets.moves import MovesConfig
 from motion.datasets.sheet import DATA_SHEET, write_data_sheet
+from motion.encoder import ENCODERS, encoders_of
 from motion.preview import MotionPreview
 from motion.stand_in import EVALUATIONS, MovesEvaluationConfig, NoEvaluationConfig, report_lines
 from motion.tokenizer import TOKENIZERS, MotionTokenizer
@@ -42,6 +43,7 @@ ASKED = {  # words of motion.sample, by the conditioning of the run
 class MotionConfig(RunConfig):
     """A run on motion."""
 
+    encoders: ClassVar[tuple[str, ...]] = ENCODERS
     data: object = choice(DATASETS)
     tokenizer: object = choice(TOKENIZERS)
     backbone: object = choice(BACKBONES)
@@ -50,6 +52,7 @@ class MotionConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_media(cache=self.data.root if isinstance(self.data, LatentsConfig) else None)
         self.check_model(self.backbone, self.conditioning.drop)
         if isinstance(self.evaluation, MovesEvaluationConfig):
             self.check_stand_in("moves", MovesConfig, DATASETS)
@@ -76,6 +79,7 @@ def build_domain(config: MotionConfig, device: torch.device, *, evaluate: bool) 
         evaluator=config.evaluation.build(config.cache, device, config.data, dataset, conditioning)
         if evaluate
         else None,
+        encoders=encoders_of(dataset, device, motion_format(config.data)),
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ from video.conditioning import CONDITIONINGS, ConditioningConfig
 from video.data import CACHE_KIND, CLIP_DATASETS, ClipsConfig
 from video.datasets.digits import DigitsConfig
 from video.datasets.windows import WindowsConfig
+from video.encoder import ENCODERS, encoder_sha256, make_encoder
 from video.tokenizer import TOKENIZERS, Conv3dKLConfig, PixelsConfig, TokenizerConfig
 
 
@@ -28,6 +31,7 @@ from video.tokenizer import TOKENIZERS, Conv3dKLConfig, PixelsConfig, TokenizerC
 class VideoCacheConfig(CacheOptions):
     """What `python -m video.cache` takes; the keys are explained in conf/cache.yaml."""
 
+    encoders: ClassVar[tuple[str, ...]] = ENCODERS
     data: ClipsConfig = choice(CLIP_DATASETS, default_factory=DigitsConfig)
     tokenizer: TokenizerConfig = choice(TOKENIZERS, default_factory=Conv3dKLConfig)
     conditioning: ConditioningConfig = choice(CONDITIONINGS)
@@ -69,7 +73,9 @@ class VideoCaching(Caching):
         real = getattr(dataset, "real_frames", None)
         self.lengths = real if real is not None and (real < data.clip.frames).any() else None
         self.mirrors = 2 if getattr(data, "flip", False) else 1
-        self.notes = {"tokenizer_path": tokenizer.constants()["path"], "data_root": getattr(data, "root", None)}
+        make = partial(make_encoder, device=device, frames=dataset.media_shape[1])
+        self.set_encoder(make, encoder_sha256)
+        self.notes |= {"tokenizer_path": tokenizer.constants()["path"], "data_root": getattr(data, "root", None)}
 
     def read(self, row: int) -> Tensor:
         """A clip (C, F, H, W) in [-1, 1]."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +12,7 @@ import torch
 from core.commands.entry import Entry
 from core.commands.train import closing_lines, run_training
 from core.conditioning.contract import assign_conditions, check_cached_conditions
-from core.contracts import Domain, FeatureEncoder, Tokenizer
+from core.contracts import Domain, Tokenizer
 from core.latents.tokenizer import FromMoments
 from core.schema import choice
 from core.storage.coming import first_weights
@@ -27,6 +26,7 @@ from video.data import DATASETS, LatentsConfig
 from video.datasets.clips import FrameMasks
 from video.datasets.digits import DigitsConfig
 from video.datasets.sheet import DATA_SHEET, write_data_sheet
+from video.encoder import ENCODERS, encoders_of
 from video.preview import VideoPreview
 from video.stand_in import ASPECTS, EVALUATIONS, DigitsEvaluationConfig, NoEvaluationConfig
 from video.tokenizer import TOKENIZERS, ClipPixels, PixelsConfig, VideoTokenizer
@@ -36,7 +36,7 @@ from video.tokenizer import TOKENIZERS, ClipPixels, PixelsConfig, VideoTokenizer
 class VideoConfig(RunConfig):
     """A run on video."""
 
-    encoders: ClassVar[tuple[str, ...]] = ("dinov2",)
+    encoders: ClassVar[tuple[str, ...]] = ENCODERS
     data: object = choice(DATASETS)
     tokenizer: object = choice(TOKENIZERS)
     backbone: BackboneConfig = choice(BACKBONES)
@@ -48,19 +48,12 @@ class VideoConfig(RunConfig):
         if isinstance(self.data, LatentsConfig) and isinstance(self.tokenizer, PixelsConfig):
             kinds = ", ".join(sorted(set(TOKENIZERS) - {"pixels"}))
             raise ValueError(f"data is 'latents' but tokenizer is 'pixels'; allowed there: {kinds}, as in the cache")
-        self.check_media(cached=isinstance(self.data, LatentsConfig))
+        self.check_media(cache=self.data.root if isinstance(self.data, LatentsConfig) else None)
         self.check_model(self.backbone, self.conditioning.drop)
         if isinstance(self.evaluation, DigitsEvaluationConfig):
             self.check_stand_in("digits", DigitsConfig, DATASETS)
             if not isinstance(self.conditioning, LabelConfig):
                 raise ValueError("evaluation is 'digits', which needs conditioning=labels; allowed otherwise: none")
-
-
-def make_encoder(name: str, device: torch.device, frames: int) -> FeatureEncoder:
-    """The encoder `dinov2:<folder>`, which sees the frames of a clip one by one; ValueError for a wrong folder."""
-    from eval.inside.patches import DinoPatches  # which only a run with an encoder needs
-
-    return DinoPatches(name, device, frames)
 
 
 def build_domain(config: VideoConfig, device: torch.device, *, evaluate: bool) -> Domain:
@@ -80,7 +73,7 @@ def build_domain(config: VideoConfig, device: torch.device, *, evaluate: bool) -
         conditioning=conditioning,
         preview=VideoPreview(dataset.class_names, getattr(dataset, "fps", config.data.fps)),
         evaluator=config.evaluation.build(config.cache, device, config.data) if evaluate else None,
-        encoders=partial(make_encoder, device=device, frames=config.data.clip.frames),
+        encoders=encoders_of(dataset, device),
     )
 
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from audio.encoders.clap import ClapFeatures, ClapSource
 from audio.encoders.protocols import laion_int16
 from audio.sounds.sound import Sound
+from core.contracts import Batch
 
-FINER = 32  # parts of a place, so that the end of a clip is cut to a thousandth of a window
+FINER = 4  # parts of a place, so that the end of a clip is cut to 1 / 128 of a window
 
 
 class ClapPlaces:
@@ -32,8 +33,11 @@ class ClapPlaces:
         self.width = self.audio.config.hidden_size
 
     @torch.no_grad()
-    def __call__(self, media: Tensor) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """Clips (B, C, L) in [-1, 1] -> (B, E, T), T equal parts of a clip."""
+        return self._features(batch.media)
+
+    def _features(self, media: Tensor) -> Tensor:
         mel, found = self.clap.mel, []
         for number, samples in enumerate(media.detach().float().cpu()):
             sound = Sound(samples, self.sample_rate)
@@ -58,6 +62,6 @@ class ClapPlaces:
         """FLOPs of one clip's pass."""
         from torch.utils.flop_counter import FlopCounterMode  # brings Triton, which only a run needs
 
-        with FlopCounterMode(display=False) as counter:
-            self(torch.zeros(1, *self.clip))
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            self._features(torch.zeros(1, *self.clip))
         return counter.get_total_flops()

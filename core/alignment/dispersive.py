@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from core.alignment.contract import Alignment, AlignmentTerms, Forward, Needs, check_weight, listen
 from core.alignment.gather import gather_rows
 from core.alignment.teacher import Teacher
+from core.flow.path import check_used
 from layersync.blocks import Layer
 from layersync.schedule import WeightSchedule
 from layersync.tokens import hide_padding
@@ -57,6 +58,10 @@ class DispersiveConfig:
 
     def __post_init__(self) -> None:
         check_weight(self.weight)
+        unread = {"infonce": ("margin",), "hinge": ("temperature",)}
+        unread["covariance"] = ("margin", "temperature", "diagonal")
+        told = f"alignment.variant is {self.variant!r}"
+        check_used(self, "alignment", unread.get(self.variant, ()), told)
         for name in ("temperature", "margin"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"alignment.{name} is {getattr(self, name)}; it must be above 0")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from core.alignment.contract import Alignment, AlignmentTerms, Forward, Needs, check_weight, config_keys, listen
 from core.alignment.teacher import Teacher
 from core.contracts import FeatureEncoder
-from core.flow.path import check_choice
+from core.flow.path import check_choice, check_used
 from core.nets.layers import TRAINING_FACTOR
 from layersync.blocks import Layer
 from layersync.schedule import WeightSchedule
@@ -35,7 +35,7 @@ class ExternalConfig:
     """Options of REPA and iREPA.
 
     layer      block number from 1, or module name; REPA: 4 of 12 blocks, 8 of 24 and 28
-    encoder    kind:folder of weights; the kinds are the domain's: dinov2 of images and video, clap of sound
+    encoder    kind:folder of weights; the kinds are the domain's, such as dinov2; of a cache, the one that it has
     head       mlp: three linear maps with SiLU, `width` inside; conv: one convolution of 3 along each axis of the grid
     normalise  null: targets as they are; a number a: (y - a mean) / deviation over a sample's tokens, of each feature
     weight     of minus the mean cosine; REPA 0.5, iREPA 1.0
@@ -56,6 +56,7 @@ class ExternalConfig:
         kind, _, folder = self.encoder.partition(":")
         if not kind or not folder:
             raise ValueError(f"alignment.encoder is {self.encoder!r}; needed: kind:folder, such as dinov2:weights")
+        check_used(self, "alignment", ("width",), None if self.head == "mlp" else f"alignment.head is {self.head!r}")
         if self.width < 1:
             raise ValueError(f"alignment.width is {self.width}; it must be at least 1")
         if self.normalise is not None and not math.isfinite(self.normalise):
@@ -119,7 +120,7 @@ class External(Alignment):
         (tokens,) = self.hooks.take().values()
         mask, grid = forward.batch.mask, (tokens.shape[1] // math.prod(self.grid[1:]), *self.grid[1:])
         projected = self.heads["features"](hide_padding(tokens, mask).float(), grid)
-        target = tokens_on_grid(self.encoder(forward.batch.media), grid)
+        target = tokens_on_grid(self.encoder(forward.batch), grid)
         if self.config.normalise is not None:
             target = normalise_tokens(target, self.config.normalise, mask)
         cosine = masked_mean(token_cosine(hide_padding(projected, mask), hide_padding(target, mask)), mask)

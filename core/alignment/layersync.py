@@ -23,6 +23,7 @@ from core.alignment.contract import (
 )
 from core.alignment.sra import later_tokens, teacher_flops
 from core.alignment.teacher import Teacher
+from core.flow.path import check_used
 from core.nets.routing import take_tokens
 from layersync.blocks import Layer, find_blocks, resolve_layer
 from layersync.pairs import allowed_pairs, check_depth, last_strong
@@ -71,6 +72,7 @@ class LayerSyncConfig:
             check_neighbours(self.neighbour_frames, self.neighbour_decay)
             check_similarity(self.similarity, self.beta, self.neighbour_frames)
             self._over_time()
+        self._check_used()
         if not 0 <= self.noise_gap <= 1:
             raise ValueError(f"alignment.noise_gap is {self.noise_gap}; it must lie in [0, 1]")
         if self.teacher == "self" and self.noise_gap:
@@ -85,6 +87,15 @@ class LayerSyncConfig:
                 "alignment.pairs is 'adaptive', but alignment.teacher is 'ema', whose pass ends at one block; allowed "
                 "with it: self"
             )
+
+    def _check_used(self) -> None:
+        """Raises ValueError for options that are not read beside the others."""
+        for names, told, read in (
+            (("beta",), f"alignment.similarity is {self.similarity!r}", self.similarity == "smooth_l1"),
+            (("neighbour_decay",), "alignment.neighbour_frames is 0", self.neighbour_frames > 0),
+            (("adaptive",), f"alignment.pairs is {self.pairs!r}", self.pairs == ADAPTIVE),
+        ):
+            check_used(self, "alignment", names, None if read else told)
 
     @property
     def _known_pairs(self) -> list[tuple[int | str, int | str]]:

@@ -28,7 +28,7 @@ from core.alignment.contract import (
     listen,
 )
 from core.alignment.teacher import Teacher
-from core.flow.path import Path
+from core.flow.path import Path, check_used
 from core.nets.layers import TRAINING_FACTOR
 from layersync.blocks import Layer, find_blocks
 from layersync.pairs import check_depth
@@ -65,6 +65,9 @@ class SRAConfig:
         check_pairs(self._known_pairs)
         if not 0 <= self.max_gap <= 1:
             raise ValueError(f"alignment.max_gap is {self.max_gap}; it must lie in [0, 1]")
+        told = f"alignment.distance is {self.distance!r}"
+        check_used(self, "alignment", ("beta",), None if self.distance == "smooth_l1" else told)
+        check_used(self, "alignment", ("cosine_axis",), None if self.distance == "cosine" else told)
         if not self.beta > 0:
             raise ValueError(f"alignment.beta is {self.beta}; it must be above 0")
 

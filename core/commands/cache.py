@@ -21,10 +21,21 @@ import torch
 from torch import Tensor
 
 from core.commands.overrides import override
-from core.contracts import Dataset
+from core.contracts import Batch, Dataset, FeatureEncoder
 from core.data.stream import check_workers, fingerprint
 from core.draws import StepRandom
-from core.latents.cache import CacheSpec, StoredType, array_facts, damaged_files, missing_shards, read_spec
+from core.latents.cache import (
+    FEATURES,
+    LATENTS,
+    CacheSpec,
+    StoredFeatures,
+    StoredType,
+    array_facts,
+    damaged_files,
+    missing_shards,
+    read_spec,
+)
+from core.latents.features import check_encoder
 from core.latents.tokenizer import FromMoments, KLTokenizer, cache_constants
 from core.latents.writer import LatentWriter, Source, encode_rows, encode_shards
 from core.processes.world import Place, pick_device
@@ -42,6 +53,7 @@ OTHERS = "shards: other processes write them, or the same command does"
 class CacheOptions:
     """How a cache is written; a domain adds data and tokenizer, and explains the keys in its conf/cache.yaml."""
 
+    encoders: ClassVar[tuple[str, ...]] = ()  # the kinds that the domain has, for `encoder`
     out: str
     rows_per_shard: int = 8192
     dtype: StoredType = "float16"
@@ -49,6 +61,7 @@ class CacheOptions:
     num_workers: int | None = None
     device: str = "auto"
     verify: bool = False
+    encoder: str | None = None
 
     def __post_init__(self):
         if not self.out:
@@ -58,6 +71,8 @@ class CacheOptions:
             if value is not None and value < least:
                 raise ValueError(f"{key} is {value!r}; allowed: {least} or more")
         check_workers("num_workers", self.num_workers)
+        if self.encoder is not None:
+            check_encoder("encoder", self.encoder, self.encoders)
 
 
 class Caching(ABC):
@@ -73,12 +88,14 @@ class Caching(ABC):
     mirrors     M, how many views of a row are encoded
     lengths     (n,) real frames of each row's latent, where the ends of some are padding
     notes       what a person may want to know and no one compares: paths
+    encoder     whose features of the views are kept too; None: those of none
     """
 
     kind: ClassVar[str]
     unit: ClassVar[str]
     mirrors: int = 1
     lengths: np.ndarray | None = None
+    encoder: FeatureEncoder | None = None
 
     def __init__(
         self,
@@ -104,6 +121,19 @@ class Caching(ABC):
         """The M versions of media (B, ...) that are encoded, such as both mirrors."""
         return (media,)
 
+    def set_encoder(self, make: Callable[[str], FeatureEncoder], files_sha256: Callable[[str], str]) -> None:
+        """Let features be kept, if the config names an encoder; ValueError for files that are none.
+
+        make  an encoder of its name, kind:folder; files_sha256: of the files that the name means
+        """
+        if self.config.encoder is not None:
+            self.encoder, self._sha256 = make(self.config.encoder), files_sha256(self.config.encoder)
+            self.notes["encoder"] = self.config.encoder
+
+    def real(self, rows: Sequence[int]) -> Tensor | None:
+        """Which of equal parts of the media of `rows` are real, (B, n) bool, for an encoder that asks; None: all."""
+        return None
+
     def spec(self) -> CacheSpec:
         """What the cache will hold; ValueError for media that the tokenizer does not take."""
         dataset, tokenizer = self.dataset, self.tokenizer
@@ -121,12 +151,26 @@ class Caching(ABC):
             transform={**self.transform, "sha256": json_sha256(self.transform)},
             tokenizer={**cache_constants(tokenizer.constants()), "precision": tokenizer.precision},
             lengths=None if self.lengths is None else array_facts(self.lengths),
+            features=self._stored_features(),
         )
+
+    def _stored_features(self) -> StoredFeatures | None:
+        """What will be kept of the encoder, whose grid one row tells."""
+        if self.encoder is None:
+            return None
+        shape = self.features(self.read(0)[None], [0]).shape[2:]
+        return StoredFeatures(self.config.encoder.partition(":")[0], self._sha256, tuple(shape), self.config.dtype)
 
     def encode(self, media: Tensor) -> Tensor:
         """Media (B, ...) in [-1, 1] -> mean and standard deviation (B, M, 2, *latent) float32 of each view."""
         moments = [torch.stack(self.tokenizer.moments(view), dim=1) for view in self.views(media)]
         return torch.stack(moments, dim=1)
+
+    def features(self, media: Tensor, rows: Sequence[int]) -> Tensor:
+        """Media (B, ...) in [-1, 1] of `rows` -> what the encoder makes of each view, (B, M, E, *grid)."""
+        given = {"condition": torch.from_numpy(self.conditions[list(rows)]), "index": torch.tensor(rows)}
+        batches = (Batch(media=view, mask=self.real(rows), **given) for view in self.views(media))
+        return torch.stack([self.encoder(batch.to(self.tokenizer.device)).float() for batch in batches], dim=1)
 
     def report(self, writer: LatentWriter, rows: int, seconds: float) -> str:
         """What an encoding prints at its end: what was written, how large, how fast, and how to use it."""
@@ -140,6 +184,10 @@ class Caching(ABC):
             f"cache             {RunDirectory(root).shown()}: {spec.rows} {self.unit}s{mirrored}, "
             f"{spec.num_shards - left} of {spec.num_shards} shards, {size:.1f} MB of {spec.dtype}",
         ]
+        if self.encoder is not None:
+            of_all = sum(file.stat().st_size for file in root.glob(f"{FEATURES}_*.npy")) / 1e6
+            words = f"alignment=external alignment.encoder={self.config.encoder}"
+            lines.append(f"features          {of_all:.1f} MB of these, {spec.features.shape} a view, for {words}")
         use = f"use               {self.use_command(root)}"
         return "\n".join([*lines, f"left              {left} {OTHERS}" if left else use])
 
@@ -175,7 +223,8 @@ def fill_cache(caching: Caching, part: tuple[int, int], show: Callable[[str], No
     config = caching.config
     arrays = {"conditions": caching.conditions, "lengths": caching.lengths}
     writer = LatentWriter(config.out, caching.spec(), arrays, caching.notes, part)
-    shards, source = writer.missing(), Source(caching.read, caching.encode, caching.dataset.name)
+    source = Source(caching.read, caching.encode, caching.dataset.name, caching.features)
+    shards = writer.missing()
     if shards:
         show(rehearse(caching, writer, source, shards[0]))
     rows = sum(last - first for first, last in map(writer.spec.shard_rows, shards))
@@ -193,14 +242,20 @@ def rehearse(caching: Caching, writer: LatentWriter, source: Source, shard: int)
     ValueError for a row that is decoded to numbers that are not finite.
     """
     started, row = time.perf_counter(), writer.spec.shard_rows(shard)[0]
-    stored = encode_rows(source, source.read(row)[None], [row], writer.spec)
-    kept = torch.from_numpy(writer.rehearse(shard, stored.numpy()))
+    media = source.read(row)[None]
+    for part in writer.lacking(shard):
+        kept = writer.rehearse(shard, part, encode_rows(source, part, media, [row]).numpy())
+        if part.stem == LATENTS:
+            _check_decoded(caching, writer, torch.from_numpy(kept), source.name(row), row)
+    seconds = time.perf_counter() - started
+    return f"tried             1 {caching.unit} in {seconds:.1f} s: read, encoded, stored, read back, decoded"
+
+
+def _check_decoded(caching: Caching, writer: LatentWriter, kept: Tensor, name: str, row: int) -> None:
     tokenizer = FromMoments(caching.tokenizer, writer.spec.tokenizer, writer.root)
     latents = tokenizer.encode(kept[:, 0], StepRandom(0, 0, caching.tokenizer.device))
     if not tokenizer.decode(latents).isfinite().all():
-        raise ValueError(f"{source.name(row)} (row {row}): the tokenizer decodes it to numbers that are not finite")
-    seconds = time.perf_counter() - started
-    return f"tried             1 {caching.unit} in {seconds:.1f} s: read, encoded, stored, read back, decoded"
+        raise ValueError(f"{name} (row {row}): the tokenizer decodes it to numbers that are not finite")
 
 
 def workers(wanted: int | None) -> int:

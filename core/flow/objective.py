@@ -24,6 +24,7 @@ from core.flow.path import (
     broadcast_time,
     build_path,
     check_choice,
+    check_used,
 )
 
 if TYPE_CHECKING:
@@ -85,7 +86,12 @@ class ObjectiveConfig:
             )
         self._check_weights()
         path = build_path(self.path)
-        path.training_interval(self.prediction, self.margin)  # refuses what the path has not
+        interval = path.training_interval(self.prediction, self.margin)  # refuses what the path has not
+        if self.margin and interval == path.training_interval(self.prediction, 0.0):
+            raise ValueError(
+                f"objective.margin is {self.margin}, but a {self.prediction} on objective.path {path.name} has no "
+                "singular end; allowed with it: null"
+            )
         if path.steps is not None and self.weighting != "none":  # the others are made of derivatives
             raise ValueError(
                 f"objective.weighting is {self.weighting!r}; allowed: none with objective.path {path.name}"
@@ -94,10 +100,9 @@ class ObjectiveConfig:
     def _check_shift(self) -> None:
         if self.time_shift != "auto" and self.time_shift <= 0:
             raise ValueError(f"objective.time_shift is {self.time_shift}; it must be positive")
-        if self.time_shift == "auto" and self.time != "shifted":
-            raise ValueError(
-                f"objective.time_shift is 'auto', but objective.time is {self.time!r}; allowed with it: shifted"
-            )
+        told = f"objective.time is {self.time!r}"
+        check_used(self, "objective", ("time_shift",), None if self.time == "shifted" else told)
+        check_used(self, "objective", ("time_mean", "time_std"), None if self.time == "logit_normal" else told)
 
     def _check_weights(self) -> None:
         """Raises ValueError for a limit without a weighting, and a contrast that would leave no minimum."""

@@ -7,10 +7,11 @@ A cache is a folder:
     lengths.npy        (n,) real frames of each row, where the ends of some are padding
     shard_00000.npy    (rows, M, 2, *latent) mean and standard deviation of the posterior, of each mirror of each row
     shard_00000.json   size and SHA-256 of that shard, written after it: a shard with its facts is whole
+    features_00000.npy (rows, M, E, *grid) what a frozen encoder makes of each view, if it was asked, and its facts
 
 The moments are kept and not a draw, so that each step draws anew. `core.latents.writer` makes the files.
 
-Letters: n rows of the data set, M mirrors (1, or 2: as it is, mirrored), B batch.
+Letters: n rows of the data set, M mirrors (1, or 2: as it is, mirrored), B batch, E features of a place.
 """
 
 from __future__ import annotations
@@ -35,8 +36,41 @@ from core.storage.provenance import json_sha256
 SCHEMA_VERSION = 1
 MANIFEST, CONDITIONS, LENGTHS = "manifest.json", "conditions.npy", "lengths.npy"
 MOMENTS = 2  # mean and standard deviation
+LATENTS, FEATURES = "shard", "features"  # how the names of files begin
 SHAPES = ("latent_shape", "media_shape")
 StoredType = Literal["float16", "float32"]
+
+
+@dataclass(frozen=True)
+class StoredFeatures:
+    """What an encoder of clean media gave, kept beside the latents.
+
+    encoder  its kind, such as dinov2
+    sha256   of its files
+    shape    (E, *grid) of one view
+    dtype    of the numbers
+    """
+
+    encoder: str
+    sha256: str
+    shape: tuple[int, ...]
+    dtype: StoredType
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a cache keeps of every row in files of its own.
+
+    stem      how the names of its files begin
+    shape     (M, ...) of a row
+    dtype     of the numbers
+    identity  hex SHA-256 over what it is and was made from; the facts of a file name it
+    """
+
+    stem: str
+    shape: tuple[int, ...]
+    dtype: StoredType
+    identity: str
 
 
 @dataclass(frozen=True)
@@ -56,6 +90,7 @@ class CacheSpec:
     transform       how the files became media
     tokenizer       what decides the latents: its constants without its path, and its precision
     lengths         of the array in lengths.npy, as of the conditions; None: nothing is padding
+    features        of an encoder, in files of their own; None: there are none
     """
 
     kind: str
@@ -71,10 +106,13 @@ class CacheSpec:
     transform: dict
     tokenizer: dict
     lengths: dict | None = None
+    features: StoredFeatures | None = None
 
     def __post_init__(self) -> None:
         numbers = {name: getattr(self, name) for name in ("rows", "rows_per_shard", "mirrors")}
-        numbers |= {f"{name}[{i}]": n for name in SHAPES for i, n in enumerate(getattr(self, name))}
+        shapes = {name: getattr(self, name) for name in SHAPES}
+        shapes |= {} if self.features is None else {"features.shape": self.features.shape}
+        numbers |= {f"{name}[{i}]": n for name, shape in shapes.items() for i, n in enumerate(shape)}
         for name, number in numbers.items():
             if number < 1:
                 raise ValueError(f"{name} is {number}; needed: 1 or more")
@@ -92,14 +130,24 @@ class CacheSpec:
         """Rows first <= row < last of a shard."""
         return shard * self.rows_per_shard, min(self.rows, (shard + 1) * self.rows_per_shard)
 
-    def shard_shape(self, shard: int) -> tuple[int, ...]:
-        """(rows, M, 2, *latent) of a shard."""
+    def parts(self) -> list[Part]:
+        """The latents (M, 2, *latent), and the features where there are some."""
+        latents = Part(LATENTS, (self.mirrors, MOMENTS, *self.latent_shape), self.dtype, self.identity())
+        features = self.features
+        if features is None:
+            return [latents]
+        identity = json_sha256({"latents": latents.identity, **plain(features)})
+        return [latents, Part(FEATURES, (self.mirrors, *features.shape), features.dtype, identity)]
+
+    def shard_shape(self, shard: int, part: Part) -> tuple[int, ...]:
+        """(rows, M, ...) of a shard."""
         first, last = self.shard_rows(shard)
-        return last - first, self.mirrors, MOMENTS, *self.latent_shape
+        return last - first, *part.shape
 
     def identity(self) -> str:
-        """Hex SHA-256 over all of it; a shard's facts name the cache that it belongs to."""
-        return json_sha256({key: value for key, value in plain(self).items() if value is not None})
+        """Hex SHA-256 over all of it but the features, which may come later; the facts of latents name it."""
+        facts = {key: value for key, value in plain(self).items() if value is not None and key != FEATURES}
+        return json_sha256(facts)
 
     def arrays(self) -> dict[str, dict]:
         """Facts of the arrays that lie beside the shards, by file name."""
@@ -126,37 +174,38 @@ def read_spec(root: Path) -> CacheSpec:
         raise ValueError(f"{file} is damaged: {error}") from error
 
 
-def shard_file(root: Path, shard: int) -> Path:
-    """Where a shard is; its facts lie beside it with the suffix .json."""
-    return root / f"shard_{shard:05d}.npy"
+def shard_file(root: Path, shard: int, stem: str = LATENTS) -> Path:
+    """Where a shard is, of the latents or of another part; its facts lie beside it with the suffix .json."""
+    return root / f"{stem}_{shard:05d}.npy"
 
 
-def shard_facts(root: Path, shard: int, identity: str) -> dict[str, Any] | None:
-    """Size and SHA-256 of a shard, or None while it is not there, cut off, or of another cache."""
-    file = shard_file(root, shard)
+def shard_facts(root: Path, shard: int, part: Part) -> dict[str, Any] | None:
+    """Size and SHA-256 of a part of a shard, or None while it is not there, cut off, or of another cache."""
+    file = shard_file(root, shard, part.stem)
     try:
         facts = read_mapping(file.with_suffix(".json"))
         size = file.stat().st_size
     except (FileNotFoundError, ValueError):
         return None
-    whole = (facts.get("bytes"), facts.get("cache")) == (size, identity) and isinstance(facts.get("sha256"), str)
+    whole = (facts.get("bytes"), facts.get("cache")) == (size, part.identity) and isinstance(facts.get("sha256"), str)
     return facts if whole else None
 
 
 def missing_shards(root: Path, spec: CacheSpec) -> list[int]:
-    """Shards that are not there or not whole, by their sizes."""
-    identity = spec.identity()
-    return [shard for shard in range(spec.num_shards) if shard_facts(root, shard, identity) is None]
+    """Shards of which a part is not there or not whole, by the sizes."""
+    parts = spec.parts()
+    return [shard for shard in range(spec.num_shards) if any(shard_facts(root, shard, part) is None for part in parts)]
 
 
 def damaged_files(root: Path, spec: CacheSpec, shards: Iterable[int]) -> list[Path]:
     """Files whose bytes are not those that were written: conditions, lengths, and those of `shards` that are there."""
-    identity = spec.identity()
     found = [root / name for name, facts in spec.arrays().items() if not same_array(root / name, facts)]
+    parts = spec.parts()
     for shard in shards:
-        file, facts = shard_file(root, shard), shard_facts(root, shard, identity)
-        if facts is not None and sha256_file(file) != facts["sha256"]:
-            found.append(file)
+        for part in parts:
+            file, facts = shard_file(root, shard, part.stem), shard_facts(root, shard, part)
+            if facts is not None and sha256_file(file) != facts["sha256"]:
+                found.append(file)
     return found
 
 
@@ -196,11 +245,12 @@ class LastAxisMasks:
 class LatentShards:
     """The moments of a complete cache as a data set; fulfils `core.contracts.Dataset`.
 
-    spec         what the cache holds
-    media_shape  of the items that were encoded, not of the moments
-    class_names  of the data set that was encoded
-    labels       (n,) int64 where the conditions are classes, else None
-    flip         True when `item` mirrors at random
+    spec           what the cache holds
+    media_shape    of the items that were encoded, not of the moments
+    class_names    of the data set that was encoded
+    labels         (n,) int64 where the conditions are classes, else None
+    flip           True when `item` mirrors at random
+    with_features  True when `item` has the features of an encoder too; see `core.latents.features`
 
     The constructor looks at names and sizes only. Shards are mapped when first read, in each process by itself; a
     process that reads them all keeps as many files open. Raises ValueError, naming the config key `data.root`, for a
@@ -230,7 +280,8 @@ class LatentShards:
         count = len(self.class_names)
         if is_class and count and not ((self.labels >= 0) & (self.labels < count)).all():
             raise ValueError(f"{self.root / CONDITIONS} is damaged: there are labels outside the {count} classes")
-        self._shards: dict[int, np.ndarray] = {}
+        self.with_features, self._parts = False, self.spec.parts()
+        self._shards: dict[tuple[int, str], np.ndarray] = {}
         self._masks: Tensor | None = None  # (n, N) bool
 
     def mask_tokens(self, masks: TokenMasks) -> None:
@@ -258,42 +309,50 @@ class LatentShards:
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """`media` (2, *latent), mean and standard deviation in the stored type, `condition` and, with lengths, `mask`.
 
-        `rng` decides the flip, as for the data set that was encoded, so that both give the same samples.
+        And `features` (E, *grid) of the same view, `with_features`. `rng` decides the flip, as for the data set that
+        was encoded, so that both give the same samples.
         """
         return {name: value[0] for name, value in self.items(np.array([index]), [rng]).items()}
 
     def items(self, indices: np.ndarray, rngs: Iterable[np.random.Generator]) -> dict[str, Tensor]:
-        """`media` (B, 2, *latent), `condition` (B, ...) and, with lengths, `mask` (B, N)."""
-        shape = len(indices), MOMENTS, *self.spec.latent_shape
-        media = torch.empty(shape, dtype=getattr(torch, self.spec.dtype))
-        rows = media.numpy()
+        """`media` (B, 2, *latent), `condition` (B, ...), with lengths `mask` (B, N), and `features` (B, E, *grid)."""
         mirrors = [int(rng.random() < 0.5) for rng in rngs] if self.flip else [0] * len(indices)
-        for position, (index, mirror) in enumerate(zip(indices.tolist(), mirrors, strict=True)):
+        views = list(zip(indices.tolist(), mirrors, strict=True))
+        found = {"media": self._read(self._parts[0], views), "condition": self.conditions[torch.from_numpy(indices)]}
+        if self._masks is not None:
+            found["mask"] = self._masks[torch.from_numpy(indices)]
+        if self.with_features:
+            found["features"] = self._read(self._parts[1], views)
+        return found
+
+    def _read(self, part: Part, views: list[tuple[int, int]]) -> Tensor:
+        """What a part has of (row, mirror), stacked, in the stored type."""
+        found = torch.empty((len(views), *part.shape[1:]), dtype=getattr(torch, part.dtype))
+        rows = found.numpy()
+        for position, (index, mirror) in enumerate(views):
             shard, row = divmod(index, self.spec.rows_per_shard)
-            array = self._shards.get(shard)
-            rows[position] = (self._map(shard) if array is None else array)[row, mirror]
-        chosen = torch.from_numpy(indices)
-        masks = {} if self._masks is None else {"mask": self._masks[chosen]}
-        return {"media": media, "condition": self.conditions[chosen], **masks}
+            array = self._shards.get((shard, part.stem))
+            rows[position] = (self._map(shard, part) if array is None else array)[row, mirror]
+        return found
 
     def name(self, index: int) -> str:
         """The shard and the row within it, from 0."""
         shard, row = divmod(index, self.spec.rows_per_shard)
         return f"{shard_file(self.root, shard)}, row {row}"
 
-    def _map(self, shard: int) -> np.ndarray:
+    def _map(self, shard: int, part: Part) -> np.ndarray:
         """A shard, mapped once: a plain view, since np.memmap costs microseconds at each indexing."""
-        self._shards[shard] = _mapped(self.root, self.spec, shard)
-        return self._shards[shard]
+        self._shards[shard, part.stem] = array = _mapped(self.root, self.spec, shard, part)
+        return array
 
 
-def _mapped(root: Path, spec: CacheSpec, shard: int) -> np.ndarray:
-    file = shard_file(root, shard)
+def _mapped(root: Path, spec: CacheSpec, shard: int, part: Part) -> np.ndarray:
+    file = shard_file(root, shard, part.stem)
     try:
         array = np.asarray(map_array(file))
     except ValueError as error:
         raise ValueError(f"the shard {file} is damaged: {error}") from error
-    expected = spec.shard_shape(shard), np.dtype(spec.dtype)
+    expected = spec.shard_shape(shard, part), np.dtype(part.dtype)
     if (array.shape, array.dtype) != expected:
         raise ValueError(f"the shard {file} is damaged: {array.dtype} {array.shape}, needed {expected}")
     return array
@@ -317,4 +376,5 @@ def _check_complete(root: Path, spec: CacheSpec, make_command: str) -> None:
             f"{len(missing)} of {spec.num_shards} shards of the cache {root} are missing or cut off, such as "
             f"{shard_file(root, missing[0]).name}; the same `{make_command} ...` that began it continues"
         )
-    _mapped(root, spec, 0)  # whose shape says whether the manifest's is true
+    for part in spec.parts():
+        _mapped(root, spec, 0, part)  # whose shape says whether the manifest's is true

@@ -4,20 +4,21 @@ A file is written under a temporary name, synced and renamed. Shard k belongs to
 know of each other. What is there is skipped: the same command continues. A temporary file is locked while its process
 lives, so that one without a lock is known to be left over.
 
-Letters: n rows, M mirrors, B batch, W processes.
+Letters: n rows, M mirrors, B batch, W processes, E features of a place.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import io
 import json
 import os
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,12 +29,15 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from core.latents.cache import (
+    FEATURES,
     MANIFEST,
     SCHEMA_VERSION,
     CacheSpec,
+    Part,
     missing_shards,
     read_spec,
     same_array,
+    shard_facts,
     shard_file,
 )
 from core.latents.tokenizer import MediaError
@@ -43,7 +47,7 @@ from core.schema import changed_keys, plain
 from core.storage.arrays import map_array
 from core.storage.atomic import sha256_file, sync
 
-TEMPORARY = re.compile(r"\.(manifest|conditions|lengths|shard_(?P<shard>\d+))\.(json|npy)\.[0-9a-f]{8}\.tmp")
+TEMPORARY = re.compile(r"\.(manifest|conditions|lengths|(shard|features)_(?P<shard>\d+))\.(json|npy)\.[0-9a-f]{8}\.tmp")
 MAX_SHOWN = 60  # characters of a value in an error
 
 
@@ -51,14 +55,16 @@ MAX_SHOWN = 60  # characters of a value in an error
 class Source:
     """What is encoded.
 
-    read    row -> its media as a tensor, not augmented; runs in worker processes
-    encode  (B, *media) -> (B, M, 2, *latent) float32, on any device
-    name    row -> where a person finds it
+    read      row -> its media as a tensor, not augmented; runs in worker processes
+    encode    (B, *media) -> (B, M, 2, *latent) float32, on any device
+    name      row -> where a person finds it
+    features  (B, *media) and their rows -> (B, M, E, *grid) float32, for a cache that keeps them
     """
 
     read: Callable[[int], Tensor]
     encode: Callable[[Tensor], Tensor]
     name: Callable[[int], str]
+    features: Callable[[Tensor, Sequence[int]], Tensor] | None = None
 
 
 class LatentWriter:
@@ -98,28 +104,47 @@ class LatentWriter:
         """The shards of this process that are not there yet."""
         return [shard for shard in missing_shards(self.root, self.spec) if shard in self.own]
 
-    def rehearse(self, shard: int, moments: np.ndarray) -> np.ndarray:
-        """Moments as they come back from a file where the shard will be, which is removed; OSError when that fails."""
-        with _locked_file(shard_file(self.root, shard)) as file:
+    def lacking(self, shard: int) -> list[Part]:
+        """The parts of a shard that are not there yet: one that was written before the encoder was asked lacks one."""
+        return [part for part in self.spec.parts() if shard_facts(self.root, shard, part) is None]
+
+    def rehearse(self, shard: int, part: Part, rows: np.ndarray) -> np.ndarray:
+        """Rows as they come back from a file where the shard will be, which is removed; OSError when that fails."""
+        with _locked_file(shard_file(self.root, shard, part.stem)) as file:
             try:
-                np.save(file, moments)
+                np.save(file, rows)
                 file.flush()
                 os.fsync(file.fileno())
-                return _read_back(Path(file.name), moments).copy()
+                found = map_array(Path(file.name))
+                if not np.array_equal(found.view(np.uint8), rows.view(np.uint8)):
+                    raise _reads_back_differently(file.name)
+                return found.copy()
             finally:
                 Path(file.name).unlink(missing_ok=True)
 
-    def write(self, shard: int, moments: np.ndarray) -> None:
-        """Write a shard (rows, M, 2, *latent), read it back, then write its facts; OSError when that fails."""
-        path = shard_file(self.root, shard)
+    @contextlib.contextmanager
+    def write(self, shard: int, part: Part) -> Iterator[Callable[[np.ndarray], None]]:
+        """Takes the rows of a part of a shard (B, M, ...) in their order; when the block ends well the part is there.
+
+        It is read back, then its facts are written; OSError when that fails.
+        """
+        path, shape = shard_file(self.root, shard, part.stem), self.spec.shard_shape(shard, part)
         with _whole_file(path) as file:
-            np.save(file, moments)
+            digest = hashlib.sha256()
+
+            def add(content: bytes | memoryview) -> None:
+                file.write(content)
+                digest.update(content)
+
+            add(_header(shape, part.dtype))
+            yield lambda rows: add(np.ascontiguousarray(rows, part.dtype).data.cast("B"))
             file.flush()
             written = Path(file.name)
-            _read_back(written, moments)
-            facts = {"bytes": written.stat().st_size, "sha256": sha256_file(written), "cache": self.spec.identity()}
+            if sha256_file(written) != digest.hexdigest():
+                raise _reads_back_differently(written)
+            facts = {"bytes": written.stat().st_size, "sha256": digest.hexdigest(), "cache": part.identity}
         with _whole_file(path.with_suffix(".json")) as file:
-            file.write(json.dumps({"rows": len(moments), **facts}, indent=1).encode())
+            file.write(json.dumps({"rows": shape[0], **facts}, indent=1).encode())
 
     def _claim(self, notes: Mapping[str, Any]) -> None:
         """Write the manifest, or check that the one that is there says the same."""
@@ -128,17 +153,23 @@ class LatentWriter:
             strangers = sorted(file.name for file in self.root.iterdir() if not file.name.startswith("."))
             if strangers:
                 raise ValueError(f"out is {str(self.root)!r}, which is in use for something else ({strangers[0]!r})")
-            with _whole_file(path, replace=False) as file:
-                file.write(
-                    json.dumps({"schema_version": SCHEMA_VERSION, **wanted, "notes": dict(notes)}, indent=1).encode()
-                )
-        found = plain(read_spec(self.root))
+            self._write_manifest(wanted, notes, replace=False)
+        spec = read_spec(self.root)
+        if spec.features is None and replace(spec, features=self.spec.features) == self.spec != spec:
+            self._write_manifest(wanted, notes)  # the latents are those; the features are new
+            return
+        found = plain(spec)
         differing = [f"{key} ({_at(found, key)}, now {_at(wanted, key)})" for key in changed_keys(found, wanted)]
         if differing:
             raise ValueError(
                 f"out is {str(self.root)!r}, which holds a cache with another {', '.join(differing)}; "
                 "the same values continue it, another out=... makes another"
             )
+
+    def _write_manifest(self, wanted: Mapping[str, Any], notes: Mapping[str, Any], *, replace: bool = True) -> None:
+        content = {"schema_version": SCHEMA_VERSION, **wanted, "notes": dict(notes)}
+        with _whole_file(self.root / MANIFEST, replace=replace) as file:
+            file.write(json.dumps(content, indent=1).encode())
 
     def _remove_left_overs(self) -> None:
         """Delete temporary files that no living process holds, of this part's shards and of the files all share."""
@@ -151,12 +182,16 @@ class LatentWriter:
                     temporary.unlink()
 
 
-def _read_back(file: Path, moments: np.ndarray) -> np.ndarray:
-    """What a file holds, mapped; OSError where that is not what was written."""
-    found = map_array(file)
-    if not np.array_equal(found.view(np.uint8), moments.view(np.uint8)):
-        raise OSError(f"{file} reads back differently from what was written: is the disk sound?")
-    return found
+def _header(shape: tuple[int, ...], dtype: str) -> bytes:
+    """What a .npy file of an array in rows begins with."""
+    content = io.BytesIO()
+    facts = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(content, facts)
+    return content.getvalue()
+
+
+def _reads_back_differently(file: Path | str) -> OSError:
+    return OSError(f"{file} reads back differently from what was written: is the disk sound?")
 
 
 def _at(values: Mapping[str, Any], key: str) -> str:
@@ -172,7 +207,7 @@ def encode_shards(
     """Encode and write `shards` one after the other; gives the number of rows after each batch.
 
     Batches do not cross shards, so that a shard is the same whenever it is written. Raises ValueError naming the row
-    whose moments are not finite or do not fit the stored type, and what `source.read` raises.
+    whose numbers are not finite or do not fit the stored type, and what `source.read` raises.
     """
     spec = writer.spec
     batches = [rows for shard in shards for rows in _batches(spec.shard_rows(shard), batch_size)]
@@ -180,23 +215,25 @@ def encode_shards(
     media = _read(source.read, batches, num_workers, workers)
     with workers.told(_killed):
         for shard in shards:
-            first, last = spec.shard_rows(shard)
-            moments = np.empty(spec.shard_shape(shard), dtype=spec.dtype)
-            for rows in _batches((first, last), batch_size):
-                stored = encode_rows(source, next(media), rows, spec)
-                moments[rows[0] - first : rows[-1] + 1 - first] = stored.numpy()
-                yield len(rows)
-            writer.write(shard, moments)
+            with contextlib.ExitStack() as written:
+                parts = [(part, written.enter_context(writer.write(shard, part))) for part in writer.lacking(shard)]
+                for rows in _batches(spec.shard_rows(shard), batch_size):
+                    batch = next(media)
+                    for part, add in parts:
+                        add(encode_rows(source, part, batch, rows).numpy())
+                    yield len(rows)
 
 
-def encode_rows(source: Source, media: Tensor, rows: Sequence[int], spec: CacheSpec) -> Tensor:
-    """The moments (B, M, 2, *latent) of `rows` in the stored type, on the CPU; ValueError naming a refused one."""
+def encode_rows(source: Source, part: Part, media: Tensor, rows: Sequence[int]) -> Tensor:
+    """A part (B, M, ...) of `rows` in the stored type, on the CPU; ValueError naming a refused row."""
     try:
-        moments = source.encode(media)
+        values = source.features(media, rows) if part.stem == FEATURES else source.encode(media)
     except MediaError as error:
         row = rows[error.row]
         raise ValueError(f"{source.name(row)} (row {row}): {error}") from error
-    return _stored(moments, rows, source.name, spec)
+    if tuple(values.shape[1:]) != part.shape:
+        raise ValueError(f"{source.name(rows[0])} gives {tuple(values.shape[1:])} for {part.stem}, not {part.shape}")
+    return _stored(values, rows, source.name, part)
 
 
 def _killed(error: Exception) -> LoaderError:
@@ -226,18 +263,19 @@ def _read(
     yield from workers.read(loader)
 
 
-def _stored(moments: Tensor, rows: Sequence[int], name: Callable[[int], str], spec: CacheSpec) -> Tensor:
-    """Moments (B, M, 2, *latent) in the stored type, on the CPU; ValueError naming the first row that does not fit."""
-    stored = moments.to(getattr(torch, spec.dtype))
+def _stored(values: Tensor, rows: Sequence[int], name: Callable[[int], str], part: Part) -> Tensor:
+    """Numbers (B, M, ...) in the stored type, on the CPU; ValueError naming the first row that does not fit."""
+    stored = values.to(getattr(torch, part.dtype))
     bad = (~stored.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
     if bad:
-        values = moments[bad[0]]
+        maker, what = ("encoder", "features") if part.stem == FEATURES else ("tokenizer", "latents")
+        found = values[bad[0]]
         where = f"{name(rows[bad[0]])} (row {rows[bad[0]]})"
-        if values.isfinite().all():
-            largest = values.abs().max().item()
-            raise ValueError(f"{where}: its latents reach {largest:g}, too large for dtype=float16; allowed: float32")
-        raise ValueError(f"{where}: the tokenizer gives latents that are not finite")
-    return stored.cpu()
+        if found.isfinite().all():
+            largest = found.abs().max().item()
+            raise ValueError(f"{where}: its {what} reach {largest:g}, too large for dtype=float16; allowed: float32")
+        raise ValueError(f"{where}: the {maker} gives {what} that are not finite")
+    return stored.cpu().contiguous()
 
 
 @contextlib.contextmanager

@@ -15,7 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from core.storage.atomic import sha256_file
 from core.storage.json_files import read_mapping
+from core.storage.provenance import json_sha256
 from core.storage.weights import check_finite_weights
 
 CONFIG, INDEX, ADAPTER = "config.json", "model.safetensors.index.json", "adapter_config.json"
@@ -50,6 +52,17 @@ def read_pretrained(
     check_loaded(found, f"{name}: {folder}")
     check_finite_weights(network, f"{name}: {folder}")
     return network
+
+
+def files_sha256(folder: Path, name: str, beside: str | None = None) -> str:
+    """Hex SHA-256 over config and weights of a directory, and a file beside them if it is there.
+
+    ValueError as of `read_pretrained` for what is no such directory.
+    """
+    check_directory(folder, name)
+    files = [folder / CONFIG, *sorted(folder.glob("*.safetensors"))]
+    files += [] if beside is None or not (folder / beside).is_file() else [folder / beside]
+    return json_sha256({file.name: sha256_file(file) for file in files})
 
 
 def check_loaded(found: Mapping[str, Any], source: str) -> None:

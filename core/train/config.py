@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from core.alignment.contract import check_layers, settle
+from core.alignment.contract import check_layers, config_keys, settle
 from core.alignment.methods import ALIGNMENTS, AnyAlignmentConfig
 from core.data.stream import check_workers
 from core.flow.objective import ObjectiveConfig
-from core.flow.path import build_path
+from core.flow.path import build_path, check_used
 from core.flow.sampler import SamplerConfig, check_solver
+from core.latents.features import check_cached, check_encoder
 from core.nets.routing import Routing
 from core.precision import Precision
 from core.processes.spread import Compile, ParallelConfig
@@ -111,6 +112,10 @@ class RunConfig:
         """Raises ValueError where the alignment asks for what other keys do not give."""
         needs, name = self.alignment.needs, self.alignment_name
         self._check_contrast()
+        own = "the loss of objective.prediction 'velocity' is its own weighting"
+        check_used(
+            self.objective, "objective", ("weighting",), own if self.objective.prediction == "velocity" else None
+        )
         if needs.couples_rows and self.trainer.accumulate > 1:
             raise ValueError(
                 f"trainer.accumulate is {self.trainer.accumulate}, but alignment {name!r} compares the samples of a "
@@ -122,9 +127,7 @@ class RunConfig:
                 "with it: model"
             )
         for encoder in needs.features:
-            if encoder.partition(":")[0] not in self.encoders:
-                kinds = ", ".join(f"{kind}:<folder>" for kind in self.encoders) or "no encoder in this domain"
-                raise ValueError(f"alignment.encoder is {encoder!r}; allowed: {kinds}")
+            check_encoder("alignment.encoder", encoder, self.encoders)
         if needs.token_times and self.objective.time_per == "token":
             raise ValueError(
                 f"objective.time_per is 'token', but alignment {name!r} gives tokens their times; allowed with it: "
@@ -190,13 +193,11 @@ class RunConfig:
             )
         self.check_guidance(drop, backbone.null_label)
 
-    def check_media(self, cached: bool) -> None:
-        """Raises ValueError where an encoder is to see media, and the data are latents of them."""
-        if cached and self.alignment.needs.features:
-            encoder = self.alignment.needs.features[0]
-            raise ValueError(
-                f"alignment.encoder is {encoder!r}, which sees media, but data is 'latents'; allowed: data of media"
-            )
+    def check_media(self, cache: str | None) -> None:
+        """Raises ValueError where an encoder is to see media, and the data are a `cache` without its features."""
+        for encoder in self.alignment.needs.features if cache is not None else ():
+            with config_keys():
+                check_cached(encoder, cache)
 
     def _check_routed(self, num_blocks: int) -> None:
         """Raises ValueError where tokens skip blocks that there are not, or in which a method needs all of them."""

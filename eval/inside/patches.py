@@ -11,6 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from core.contracts import Batch
 from eval.inside.encoder import DINO, DINO_SIZE, load_dino, prepare
 
 
@@ -29,19 +30,23 @@ class DinoPatches:
         self.device, self.images = device, images
 
     @torch.no_grad()
-    def __call__(self, media: Tensor) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """Images (B, C, Y, X) in [-1, 1] -> (B, E, P, P); clips (B, C, F, Y, X) -> (B, E, F, P, P)."""
+        media = batch.media
         images = media if media.ndim == 4 else rearrange(media, "b c f y x -> (b f) c y x")
-        with torch.autocast(images.device.type, enabled=False):
-            tokens = self.network(pixel_values=prepare(images.float())).last_hidden_state[:, self.first :]
-        features = rearrange(tokens, "b (y x) e -> b e y x", y=self.side)
+        features = rearrange(self._tokens(images), "b (y x) e -> b e y x", y=self.side)
         return features if media.ndim == 4 else rearrange(features, "(b f) e y x -> b e f y x", b=len(media))
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        """Images (B, C, Y, X) in [-1, 1] -> (B, P * P, E)."""
+        with torch.autocast(images.device.type, enabled=False):
+            return self.network(pixel_values=prepare(images.float())).last_hidden_state[:, self.first :]
 
     @cached_property
     def flops(self) -> int:
         """FLOPs of one sample's pass, of all its images."""
         from torch.utils.flop_counter import FlopCounterMode  # brings Triton, which only a run needs
 
-        with FlopCounterMode(display=False) as counter:
-            self(torch.zeros(1, 3, DINO_SIZE, DINO_SIZE, device=self.device))
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            self._tokens(torch.zeros(1, 3, DINO_SIZE, DINO_SIZE, device=self.device))
         return self.images * counter.get_total_flops()

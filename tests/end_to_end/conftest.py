@@ -30,6 +30,15 @@ def whole(zygote, tmp_path_factory):
     return uninterrupted(zygote, tmp_path_factory.mktemp("whole"))
 
 
+@pytest.fixture(scope="module")
+def encoder(toy, tmp_path_factory):
+    """A word that names a tiny encoder of the domain of `toy`, for `alignment=external`."""
+    kind, write = toy.encoder
+    folder = tmp_path_factory.mktemp("encoder") / kind
+    write(folder)
+    return f"alignment.encoder={kind}:{folder}"
+
+
 @pytest.fixture
 def train(tmp_path, monkeypatch, spared):
     """`python -m image.train` of the tiny run, in a folder of its own."""

@@ -18,11 +18,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from core.extras import extra
-from core.storage.atomic import sha256_file
 from core.storage.checkpoint import State
 from core.storage.json_files import read_mapping
-from core.storage.pretrained import CONFIG, read_pretrained
-from core.storage.provenance import json_sha256
+from core.storage.pretrained import files_sha256, read_pretrained
 from core.storage.weights import check_finite_weights, load_weights
 from eval.measure.extractor import Extractor
 from eval.weights import locate_file
@@ -62,8 +60,7 @@ class VideoMaeFeatures(Extractor):
         self.scaling: tuple[list[float], list[float]] | None = None
         if path is not None and path.is_dir():
             network = read_pretrained(transformers.VideoMAEForVideoClassification, path, NAME)
-            files = [path / CONFIG, *sorted(path.glob("*.safetensors"))]
-            self.weights_sha256 = json_sha256({file.name: sha256_file(file) for file in files})
+            self.weights_sha256 = files_sha256(path, NAME)
             self.scaling = read_scaling(path)
         else:
             file, self.weights_sha256 = locate_file(WEIGHTS, path, root, key=NAME)

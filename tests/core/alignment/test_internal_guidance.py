@@ -18,31 +18,11 @@ from core.step import TrainingLoss
 from core.storage.weights import load_into
 from motion.nets.mdm import MDM
 from motion.nets.mdm import Recipe as MotionRecipe
-from tests.core.alignment.parts import loss_parts, tiny
+from tests.core.alignment.parts import Recorded, Same, loss_parts, tiny
 from tests.golden_files import load_golden, with_prefix
 from video.nets.latte import Latte
 
 CLOSE = {"atol": 2e-5, "rtol": 2e-4}
-
-
-class Recorded:
-    """Streams of numbers that are given: normal draws in the order in which they are asked for."""
-
-    def __init__(self, **streams):
-        self.streams = {name: list(values) for name, values in streams.items()}
-
-    def normal(self, stream, shape):
-        return self.streams[stream].pop(0).reshape(shape)
-
-    def uniform(self, stream, shape):
-        return self.normal(stream, shape)
-
-
-class Same:
-    """Conditions that nothing is dropped of."""
-
-    def drop(self, condition, random):
-        return condition
 
 
 def other_way(model):

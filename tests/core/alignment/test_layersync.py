@@ -48,14 +48,17 @@ def test_config_hands_every_option_on():
         "schedule": {"kind": "stop", "end_step": 7},
         "time_weight": "towards_data",
         "stop_gradient": False,
+        "neighbour_frames": 1,
         "neighbour_decay": 2.0,
     }
-    sync = strict(LayerSyncConfig, node).build(transformer()).sync
+    model = transformer()
+    model.frame_tokens = 1
+    sync = strict(LayerSyncConfig, node).build(model).sync
     assert sync.pairs == [("blocks.0", "blocks.3"), ("blocks.1", "blocks.4")]
     assert (sync.weight, sync.stop_gradient) == (0.3, False)
     assert sync.schedule == WeightSchedule("stop", end_step=7)
     assert sync.time_weight is TIME_WEIGHTS["towards_data"]
-    assert (sync.neighbour_frames, sync.neighbour_decay) == (0, 2.0)
+    assert (sync.neighbour_frames, sync.neighbour_decay) == (1, 2.0)
 
 
 def test_on_one_axis_every_token_is_a_frame():

@@ -5,10 +5,12 @@ import copy
 import pytest
 import torch
 
+from core.alignment.adaptive import AdaptiveOptions
 from core.alignment.contract import check_layers, draw_pair, settle
 from core.alignment.dispersive import DispersiveConfig, covariance_loss, hinge_loss
 from core.alignment.layersync import LayerSyncConfig
 from core.alignment.several import SeveralConfig
+from core.alignment.sra import SRAConfig
 from core.alignment.sra2 import SRA2Config
 from core.alignment.teacher import Teacher
 from core.contracts import Batch
@@ -136,8 +138,8 @@ def test_what_never_varies_correlates_with_nothing():
 def test_a_variant_is_chosen_by_name():
     model = tiny()
     found = {
-        variant: losses_of(DispersiveConfig(layer=2, variant=variant, weight=1.0, margin=9.0), model)
-        for variant in ("infonce", "hinge", "covariance")
+        variant: losses_of(DispersiveConfig(layer=2, variant=variant, weight=1.0, **keys), model)
+        for variant, keys in (("infonce", {}), ("hinge", {"margin": 9.0}), ("covariance", {}))
     }
     kept = []
     model.blocks[1].register_forward_hook(lambda module, inputs, output: kept.append(output))
@@ -146,6 +148,26 @@ def test_a_variant_is_chosen_by_name():
     for variant, loss in wanted.items():
         torch.testing.assert_close(found[variant].values["dispersive/2"], loss)
     assert found["infonce"].values["dispersive/2"] < 0
+
+
+def test_options_that_another_one_leaves_unread_are_refused():
+    pairs = [(1, 3)]
+    for config, keys, unread in (
+        (LayerSyncConfig, {"pairs": pairs, "beta": 0.2}, "beta is 0.2, but alignment.similarity is 'cosine'"),
+        (
+            LayerSyncConfig,
+            {"pairs": pairs, "neighbour_decay": 2.0},
+            "neighbour_decay is 2.0, but .*neighbour_frames is 0",
+        ),
+        (LayerSyncConfig, {"pairs": pairs, "adaptive": AdaptiveOptions(7)}, "adaptive is .*, but alignment.pairs is"),
+        (SRAConfig, {"pairs": pairs, "beta": 0.2}, "beta is 0.2, but alignment.distance is 'cosine'"),
+        (SRAConfig, {"pairs": pairs, "distance": "l1", "cosine_axis": "token"}, "cosine_axis is 'token', but .*'l1'"),
+        (DispersiveConfig, {"layer": 2, "margin": 3.0}, "margin is 3.0, but alignment.variant is 'infonce'"),
+        (DispersiveConfig, {"layer": 2, "variant": "hinge", "temperature": 1.0}, "temperature is 1.0, but .*'hinge'"),
+        (DispersiveConfig, {"layer": 2, "variant": "covariance", "diagonal": False}, "diagonal is False, but"),
+    ):
+        with pytest.raises(ValueError, match=f"alignment.{unread}"):
+            config(**keys)
 
 
 # --- several

@@ -144,10 +144,10 @@ def test_times_are_the_levels_each_as_often_as_the_others(levels, dtype):
 
 
 def test_every_distribution_of_times_draws_levels():
-    for kind in ("uniform", "logit_normal", "shifted"):
-        objective = FlowMatching(ObjectiveConfig(TableConfig("cosine", 7), "noise", time=kind, time_mean=20.0))
+    for keys in ({"time": "uniform"}, {"time": "logit_normal", "time_mean": 20.0}, {"time": "shifted"}):
+        objective = FlowMatching(ObjectiveConfig(TableConfig("cosine", 7), "noise", **keys))
         t = objective.draw_time(StepRandom(0, 0), (40, 3))
-        assert set(((1 - t) * 7 - 1).round(decimals=5).flatten().tolist()) <= set(range(7)), kind
+        assert set(((1 - t) * 7 - 1).round(decimals=5).flatten().tolist()) <= set(range(7)), keys
         zeros = torch.zeros(40, 3, 2)
         given = objective(lambda x, steps: steps[..., None].expand_as(x), zeros, zeros, t).prediction
         assert torch.equal(given[..., 0], objective.path.network_time(t))

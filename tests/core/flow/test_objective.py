@@ -247,12 +247,13 @@ def test_shifted_times(shift):
         close(t, times(ObjectiveConfig()), 1e-6)
 
 
-@pytest.mark.parametrize("kind", ["uniform", "logit_normal", "shifted"])
-def test_every_distribution_keeps_the_margin(kind):
-    config = ObjectiveConfig("vp", "noise", time=kind, time_mean=9.0, time_std=2.0, time_shift=0.01, margin=0.25)
+@pytest.mark.parametrize("keys", [{}, {"time_mean": 9.0, "time_std": 2.0}, {"time_shift": 0.01}])
+def test_every_distribution_keeps_the_margin(keys):
+    kind = {0: "uniform", 1: "shifted", 2: "logit_normal"}[len(keys)]
+    config = ObjectiveConfig("vp", "noise", time=kind, **keys, margin=0.25)
     assert times(config).max() <= 0.75
     assert times(replace(config, path="linear")).min() >= 0.25
-    assert times(replace(config, path="linear", prediction="velocity")).max() > 0.99  # no singular end, no margin
+    assert times(replace(config, path="linear", prediction="velocity", margin=None)).max() > 0.99  # no singular end
 
 
 @pytest.mark.parametrize("kind", ["uniform", "logit_normal", "shifted"])
@@ -320,6 +321,7 @@ def test_refusals_name_the_key_the_value_and_the_allowed_set(setting, message):
 
 
 def test_the_ends_of_the_allowed_settings_are_accepted():
-    FlowMatching(ObjectiveConfig(margin=0.0, time_std=1e-3, time_shift=1e-3))
+    FlowMatching(ObjectiveConfig(margin=0.0, time="logit_normal", time_std=1e-3))
+    FlowMatching(ObjectiveConfig(time="shifted", time_shift=1e-3))
     assert FlowMatching(ObjectiveConfig(prediction="noise", margin=0.0)).interval == (0, 1)
     assert FlowMatching(ObjectiveConfig(prediction="noise", margin=0.2)).interval == (0.2, 0.8)

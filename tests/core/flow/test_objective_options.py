@@ -127,13 +127,25 @@ def test_an_automatic_shift_is_the_root_of_the_size_over_4096():
         ({"weight_limit": 0.0, "prediction": "data", "weighting": "velocity"}, r"objective\.weight_limit is 0\.0"),
         ({"weight_limit": 9.0}, r"weight_limit is 9\.0, but .*'velocity' .*'none' have no weight; allowed there: null"),
         ({"weight_limit": 9.0, "prediction": "data"}, r"weight_limit is 9\.0, but errors of prediction 'data'"),
-        ({"time_shift": "auto"}, r"time_shift is 'auto', but objective\.time is 'uniform'; allowed with it: shifted"),
+        ({"time_shift": "auto"}, r"time_shift is 'auto', but objective\.time is 'uniform'; allowed with it: 1\.0"),
+        ({"time_shift": 3.0}, r"time_shift is 3\.0, but objective\.time is 'uniform'; allowed with it: 1\.0"),
+        ({"time_shift": 3.0, "time": "logit_normal"}, r"time_shift is 3\.0, but objective\.time is 'logit_normal'"),
+        ({"time_mean": 1.0}, r"time_mean is 1\.0, but objective\.time is 'uniform'; allowed with it: 0\.0"),
+        ({"time_std": 2.0, "time": "shifted"}, r"time_std is 2\.0, but objective\.time is 'shifted'; .*: 1\.0"),
+        ({"margin": 0.1}, r"objective\.margin is 0\.1, but a velocity on objective\.path linear has no singular end"),
         ({"difference_weight": 1.0, "prediction": "data", "weighting": "velocity"}, r"difference_weight is 1\.0"),
     ],
 )
 def test_refusals_name_the_key_the_value_and_what_is_allowed(setting, message):
     with pytest.raises(ValueError, match=message):
         ObjectiveConfig(**setting)
+
+
+def test_a_run_with_a_weighting_that_its_loss_does_not_read_is_refused():
+    with pytest.raises(
+        ValueError, match=r"objective\.weighting is 'likelihood', but .*'velocity' is its own weighting"
+    ):
+        TRAIN.config(["objective.weighting=likelihood"])
 
 
 def test_a_contrast_takes_no_batch_that_is_split_or_of_one():

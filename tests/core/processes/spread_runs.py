@@ -93,10 +93,20 @@ def changed(config, key, value):
     return dataclasses.replace(config, **{node: changed(getattr(config, node), rest, value) if rest else value})
 
 
+class Patches:
+    """An encoder that gives the pixels of patches of 2 x 2."""
+
+    width, flops = 4, 0
+
+    def __call__(self, batch):
+        return torch.nn.functional.pixel_unshuffle(batch.media, 2)
+
+
 def build(case, world, runs_dir, name=None) -> Trainer:
     """The trainer of a run; every weight is random, so that no gate is shut."""
     config = case.config(runs_dir, name)
     domain = build_domain(config, world.device, evaluate=False)
+    domain = dataclasses.replace(domain, encoders=lambda name: Patches())
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in domain.backbone.parameters():

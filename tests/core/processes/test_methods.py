@@ -7,6 +7,7 @@ import torch
 
 from core.alignment.dispersive import DispersiveConfig
 from core.alignment.dual_timesteps import DualTimestepsConfig
+from core.alignment.external import ExternalConfig
 from core.alignment.internal_guidance import InternalGuidanceConfig
 from core.alignment.self_flow import SelfFlowConfig
 from core.alignment.sra import SRAConfig
@@ -22,11 +23,12 @@ METHODS = {
     "sra": SRAConfig(pairs=[(1, 2)], weight=0.5),
     "sra2": SRA2Config(layer=1),
     "internal_guidance": InternalGuidanceConfig(layer=1),
+    "external": ExternalConfig(1, "dinov2:x", "conv", normalise=0.6),
     "self_flow": SelfFlowConfig(pairs=[(1, 2)], weight=0.5),
     "dual_timesteps": DualTimestepsConfig(pairs=[(1, 2)], separation=True),
 }
 RECORDED = {"dispersive": "dispersive/1", "sra": "similarity/1->2", "sra2": "clean_latent/1"}
-RECORDED |= {"internal_guidance": "early_loss/1"}
+RECORDED |= {"internal_guidance": "early_loss/1", "external": "similarity/1->dinov2"}
 RECORDED |= {"self_flow": "similarity/1->2", "dual_timesteps": "similarity/1->2"}
 VARIANTS = {
     1: {"eager": Case(), "compiled again": Case(compile="blocks", checkpoint_blocks=True)},

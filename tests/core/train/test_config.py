@@ -65,7 +65,7 @@ def test_no_number_of_a_run_may_be_infinite_or_nan_or_a_word_or_a_flag(configs, 
             assert name in said and "\n" not in said, f"{path} {value!r}: {said}"
 
 
-MAY_BE_NEGATIVE = {"seed", "classifier_seed", "time_mean", "floor_db"}
+MAY_BE_NEGATIVE = {"seed", "classifier_seed", "floor_db"}
 
 
 @every_row("domain", DOMAINS)

@@ -62,7 +62,7 @@ class Toy:
     num_samples of the evaluation that `measured` makes small
     numbers     a distance and a share, by name, that training and `evaluate` measure
     of_real     the same of real media, in the summary of a run
-    encoder     for `alignment=external`: its kind, and what writes a tiny one into a folder; None: the domain has none
+    encoder     for `alignment=external`: its kind, and what writes a tiny one into a folder
     """
 
     domain: str
@@ -77,6 +77,7 @@ class Toy:
     files: Callable[[Path], None]
     weights: Callable[[Path], None]
     on_files: Callable[[Path, Path], tuple[str, ...]]
+    encoder: tuple[str, Callable[[Path], object]]
     bad: tuple[Bad, ...]
     bad_files: tuple[Bad, ...]
     damage: tuple[Callable[[Path], tuple[str, ...]], ...]
@@ -85,7 +86,6 @@ class Toy:
     num_samples: int = 24
     numbers: tuple[str, str] = ("frechet_distance", "class_accuracy")
     of_real: tuple[str, str] = ("frechet_floor", "classifier_accuracy")
-    encoder: tuple[str, Callable[[Path], object]] | None = None
 
 
 def changed(words: Sequence[str], changes: Sequence[str]) -> tuple[str, ...]:
@@ -127,13 +127,3 @@ class User:
     def run(self, name: str | None = None) -> Path:
         """The folder of a run."""
         return self.place / "runs" / self.toy.domain / (name or self.toy.name)
-
-
-def encoders_for(*users: User) -> tuple[str, ...]:
-    """Write the encoder of their domain into the places of all; words that name it, none where there is none."""
-    encoder = users[0].toy.encoder
-    if encoder is None:
-        return ()
-    for user in users:
-        encoder[1](user.place / "encoder")
-    return (f"alignment.encoder={encoder[0]}:encoder",)

@@ -12,6 +12,7 @@ from motion.body.representations import REPRESENTATIONS
 from motion.body.skeleton import T2M
 from motion.codecs.autoencoder import MotionAutoencoder, MotionAutoencoderConfig, save_autoencoder
 from tests.end_to_end.toys.contract import Toy
+from tests.motion.encoders.published import write_evaluator
 from tests.motion.motion_files import write_folder
 
 FRAMES = 40  # of an item of the files
@@ -33,6 +34,11 @@ def save_vae(path: Path) -> Path:
     path.mkdir(parents=True)
     save_autoencoder(path, network, [0.0] * 4, [1.0] * 4)
     return path
+
+
+def save_encoder(folder: Path) -> None:
+    """A random evaluator as it is published."""
+    write_evaluator(folder, np.random.default_rng(0).normal(size=(50, FULL)).astype(np.float32))
 
 
 def on_files(root: Path, weights: Path) -> tuple[str, ...]:
@@ -80,6 +86,7 @@ UNCONDITIONAL = ("conditioning=none", "sampler.guidance_scale=1")
 TOY = Toy(
     domain="motion",
     name="moves",
+    encoder=("t2m", save_encoder),
     stand_in=("data.num_clips=320", "data.frames=48"),
     measured=("evaluation.steps=5", "evaluation.num_samples=32"),
     unmeasured=("conditioning=labels",),

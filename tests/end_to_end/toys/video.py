@@ -8,11 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from tests.end_to_end.toys.contract import Toy
-from tests.image.networks import save_dinov2
 from tests.video.networks import save_sd_vae
 from tests.video.video_files import cut, numbered_frames, write_frames, write_sound_only, write_video
 
 FRAMES, SIDE = 4, 16  # of a clip of the files: the tokenizer makes latents of 4 frames, 4 rows and 4 columns
+
+
+def save_encoder(folder: Path) -> None:
+    """A random VideoMAE that sees 4 frames of 8 x 8 pixels."""
+    from tests.video.encoders.networks import save_videomae
+
+    save_videomae(folder)
 
 
 def write_videos(root: Path) -> None:
@@ -73,7 +79,7 @@ TEXT = ("conditioning=text", "conditioning.encoder=t5", "conditioning.path=x", "
 TOY = Toy(
     domain="video",
     name="digits",
-    encoder=("dinov2", save_dinov2),
+    encoder=("videomae", save_encoder),
     stand_in=("data.num_clips=80", "data.clip.frames=4"),
     measured=("evaluation.classifier_steps=5", "evaluation.num_samples=24"),
     request=('labels=["3 right",5]', "sampler.guidance_scale=40"),  # after few steps a class says little
