@@ -30,6 +30,7 @@ from core.conditioning.tags import TagConditioning
 from core.generate import Generator
 from core.latents.scaling import Scaling
 from core.storage.checkpoint import State
+from core.storage.coming import without_weights
 
 MAX_SHOWN = 20  # samples in the picture
 PCM_RULE = f"int16: round({FULL_SCALE} x), clamped"
@@ -90,7 +91,8 @@ class AudioSampling(Sampling):
         names = self.class_names or unnamed_classes(model.conditioning, null_label, state, str(source))
         conditioning = model.conditioning.build(names, device)
         clip = clip_format(model.data, tokenizer.hop, model.backbone.patch_size)
-        backbone = model.backbone.build(tuple(tokenizer.latent_shape(clip.shape)), conditioning)
+        with without_weights():
+            backbone = model.backbone.build(tuple(tokenizer.latent_shape(clip.shape)), conditioning)
         made = clip if self.config.seconds is None else shorter_clip(clip, self.config.seconds)
         return ModelParts(tokenizer.scaled(known), backbone, conditioning, tuple(tokenizer.latent_shape(made.shape)))
 

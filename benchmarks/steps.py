@@ -6,10 +6,9 @@ Letters: B batch, N tokens, D width.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from benchmarks.baseline import BaselineStep
 from benchmarks.models import Work, build_backbone, build_batch, compiled
 from core.alignment.contract import NoAlignmentConfig
 from core.alignment.layersync import LayerSyncConfig
+from core.alignment.teacher import Teacher
 from core.conditioning.labels import LabelConditioning, LabelConfig
 from core.draws import StepRandom
 from core.flow.objective import FlowMatching, ObjectiveConfig
@@ -27,6 +27,7 @@ from core.processes.spread import Compile
 from core.step import TrainingLoss
 from core.train.ema import EMA, EMAConfig
 from core.train.optimizer import Optimizer
+from core.train.readback import Readback
 
 OURS: dict[str, tuple[Compile, bool]] = {  # what is compiled, and whether LayerSync is on
     "eager": ("none", False),
@@ -49,17 +50,31 @@ class Step(Protocol):
 class OurStep:
     """`Trainer.update` on latents in memory; `mark` is called after forward, backward and update.
 
-    mode: what is compiled; the trainer compiles the model. A test holds its weights against the trainer's.
+    mode: what is compiled; the trainer compiles the model. method: an alignment other than LayerSync. A test holds its
+    weights against the trainer's.
     """
 
     segments = ("forward", "backward", "update")
 
-    def __init__(self, work: Work, device: torch.device, *, mode: Compile, aligned: bool, backend: str = "inductor"):
+    def __init__(
+        self,
+        work: Work,
+        device: torch.device,
+        *,
+        mode: Compile,
+        aligned: bool,
+        backend: str = "inductor",
+        method: Any = None,
+    ):
         preset = work.preset
+        config = (method or preset.alignment) if aligned else NoAlignmentConfig()
         self.work, self.preset, self.device, self.aligned = work, preset, device, aligned
         self.model = build_backbone(work.preset, work.seed, device).train()
         self.batch = build_batch(work, device)
-        self.alignment = (preset.alignment if aligned else NoAlignmentConfig()).build(self.model)
+        self.model.two_times = config.needs.token_times
+        teacher = Teacher(self.model, config.needs.teacher, work.precision) if config.needs.teacher else None
+        self.alignment = config.build(self.model)
+        self.alignment.heads.to(device)
         # torch.compile's options for the term, None where nothing is compiled
         self.options = None if mode == "none" else {"backend": backend}
         if self.options is not None:
@@ -72,25 +87,33 @@ class OurStep:
             objective=FlowMatching(ObjectiveConfig(), self.model.expand),
             alignment=self.alignment,
             precision=work.precision,
+            teacher=teacher,
+            needs=config.needs,
         )
-        self.optimizer = Optimizer(self.model, preset.optimizer)
-        self.ema = EMA(self.model, EMAConfig([preset.ema_decay]))
-        self.step = 0
+        self.optimizer = Optimizer(self.model, preset.optimizer, self.alignment.heads)
+        self.ema = EMA(self.model, EMAConfig([preset.ema_decay]), None if teacher is None else teacher.model)
+        self.step, self.pending = 0, None
 
     def __call__(self, mark: Callable[[], None]) -> None:
-        """One step; ArithmeticError when it was not finite."""
+        """One step; ArithmeticError when the one before was not finite."""
         random = StepRandom(self.work.seed, self.step, self.device, global_rows=self.work.batch)
         losses = self.loss(self.batch, random, self.step)
         mark()
         losses.total.backward()
         mark()
-        norm = float(self.optimizer.gradient_norm())
-        if not (math.isfinite(float(losses.total.detach())) and math.isfinite(norm)):
-            raise ArithmeticError(f"step {self.step + 1}: loss or gradient norm is not finite")
-        self.optimizer.step(self.preset.optimizer.lr_at(self.step, ENDLESS))
+        norm = self.optimizer.gradient_norm()
+        self.settle()
+        broken = 1 - (losses.total.detach().isfinite() & norm.isfinite()).float()
+        self.pending = Readback({"broken": broken, "norm": norm, "loss": losses.total})
+        self.optimizer.step(self.preset.optimizer.lr_at(self.step, ENDLESS), broken)
         self.step += 1
-        self.ema.update(self.step)
+        self.ema.update(self.step, broken)
         mark()
+
+    def settle(self) -> None:
+        """Learn how the last step went, as the trainer does; ArithmeticError when it was not finite."""
+        if self.pending is not None and self.pending.read()["broken"]:
+            raise ArithmeticError(f"step {self.step}: loss or gradient norm is not finite")
 
     def pair(self) -> tuple[Tensor, Tensor]:
         """Weak and strong tokens (B, N, D) of one forward pass, as LayerSync gets them."""

@@ -19,6 +19,7 @@ from core.data.pixels import UINT8_RULE, to_uint8
 from core.generate import Generator
 from core.storage.atomic import reserve
 from core.storage.checkpoint import State
+from core.storage.coming import without_weights
 from image.conditioning import LabelConditioning
 from image.preview import ImagePreview, to_images
 from image.train import ENTRY as TRAIN
@@ -58,7 +59,9 @@ class ImageSampling(Sampling):
         latent_shape = tuple(tokenizer.latent_shape(model.data.media_shape))
         names = self.class_names if len(self.class_names) == num_classes else None
         conditioning = LabelConditioning(model.conditioning, num_classes, names)
-        return ModelParts(tokenizer, model.backbone.build(latent_shape, num_classes), conditioning, latent_shape)
+        with without_weights():
+            backbone = model.backbone.build(latent_shape, num_classes)
+        return ModelParts(tokenizer, backbone, conditioning, latent_shape)
 
     def condition_name(self) -> str:
         """The classes: all, label3, label1-2, labelcat."""

@@ -10,9 +10,9 @@ import torch
 from core.commands.entry import Entry
 from core.commands.train import closing_lines, run_training
 from core.contracts import Domain
-from core.draws import seeded_weights
 from core.latents.tokenizer import FromMoments
 from core.schema import choice
+from core.storage.coming import first_weights
 from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
 from image.backbone import BACKBONES, SiTConfig
@@ -61,7 +61,7 @@ def build_domain(config: ImageConfig, device: torch.device, *, evaluate: bool) -
     if isinstance(config.data, LatentsConfig):
         tokenizer = FromMoments(tokenizer, dataset.spec.tokenizer, config.data.root)
     num_classes = len(dataset.class_names)
-    with seeded_weights(config.seed, "weights"):
+    with first_weights(config.seed):
         backbone = config.backbone.build(tuple(tokenizer.latent_shape(dataset.media_shape)), num_classes)
     return Domain(
         name="image",

@@ -29,6 +29,7 @@ from core.latents.cache import LastAxisMasks
 from core.latents.scaling import Scaling
 from core.storage.atomic import reserve
 from core.storage.checkpoint import State
+from core.storage.coming import without_weights
 from motion.backbone import MDMConfig
 from motion.body.smpl import GENDERS
 from motion.conditioning import Captions, TextConfig, build_conditioning
@@ -126,9 +127,9 @@ class MotionSampling(Sampling):
         names = self.class_names or self.unnamed(state, str(source))
         conditioning = self.conditioning(names, device)
         latent_shape = tuple(tokenizer.latent_shape(motion_format(model.data).shape))
-        return ModelParts(
-            tokenizer.scaled(known), model.backbone.build(latent_shape, conditioning), conditioning, latent_shape
-        )
+        with without_weights():
+            backbone = model.backbone.build(latent_shape, conditioning)
+        return ModelParts(tokenizer.scaled(known), backbone, conditioning, latent_shape)
 
     def unnamed(self, state: State, source: str) -> list[str]:
         """Numbers for the actions of saved weights that come without names."""

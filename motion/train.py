@@ -13,11 +13,11 @@ from core.commands.entry import Entry
 from core.commands.train import closing_lines, run_training
 from core.conditioning.contract import assign_conditions, check_cached_conditions
 from core.contracts import Domain
-from core.draws import seeded_weights
 from core.latents.cache import LastAxisMasks
 from core.latents.scaling import Scaling, scaling_of_run
 from core.latents.tokenizer import FromMoments
 from core.schema import choice
+from core.storage.coming import first_weights
 from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
 from core.train.trainer import Trainer
@@ -66,7 +66,7 @@ def build_domain(config: MotionConfig, device: torch.device, *, evaluate: bool) 
     masks = masks_of(config, tokenizer)
     tokenizer, dataset = open_data(config, tokenizer, known, masks)
     conditioning = build_conditioning(config.conditioning, config.data, dataset.class_names, masks, device)
-    with seeded_weights(config.seed, "weights"):
+    with first_weights(config.seed):
         backbone = config.backbone.build(tuple(tokenizer.latent_shape(dataset.media_shape)), conditioning)
     return Domain(
         name="motion",

@@ -28,6 +28,7 @@ from core.data.pixels import UINT8_RULE
 from core.generate import Generator
 from core.storage.atomic import reserve
 from core.storage.checkpoint import State
+from core.storage.coming import without_weights
 from video.preview import MAX_CLIPS, VideoPreview, to_frames
 from video.train import ENTRY as TRAIN
 from video.wan.sample import WanSampleOptions, WanSampling, is_finetuned
@@ -88,7 +89,8 @@ class VideoSampling(Sampling):
         null_label = model.backbone.null_label
         names = self.class_names or unnamed_classes(model.conditioning, null_label, state, str(source))
         conditioning = model.conditioning.build(names, device)
-        backbone = model.backbone.build(tuple(tokenizer.latent_shape(shape)), conditioning)
+        with without_weights():
+            backbone = model.backbone.build(tuple(tokenizer.latent_shape(shape)), conditioning)
         made = tuple(tokenizer.latent_shape(shape if self.config.frames is None else self.shorter(shape)))
         check_patches(made, model.backbone.patch, self.config.frames)
         return ModelParts(tokenizer, backbone, conditioning, made)

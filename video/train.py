@@ -13,9 +13,9 @@ from core.commands.entry import Entry
 from core.commands.train import closing_lines, run_training
 from core.conditioning.contract import assign_conditions, check_cached_conditions
 from core.contracts import Domain, Tokenizer
-from core.draws import seeded_weights
 from core.latents.tokenizer import FromMoments
 from core.schema import choice
+from core.storage.coming import first_weights
 from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
 from core.train.trainer import Trainer
@@ -61,7 +61,7 @@ def build_domain(config: VideoConfig, device: torch.device, *, evaluate: bool) -
     tokenizer, dataset = open_data(config, device)
     conditioning = config.conditioning.build(dataset.class_names, device)
     latent_shape = tuple(tokenizer.latent_shape(dataset.media_shape))
-    with seeded_weights(config.seed, "weights"):
+    with first_weights(config.seed):
         backbone = config.backbone.build(latent_shape, conditioning)
     config.backbone.begin(backbone, RunDirectory(Path(config.runs_dir) / "video" / config.name))
     return Domain(

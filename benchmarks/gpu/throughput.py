@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -309,29 +310,55 @@ def seconds_of(run: Callable[[], Any], device: torch.device, times: int = 10) ->
 
 
 def kernels(rig: Rig, size: str, mode: Compile, batch: int, top: int = 20) -> dict[str, Any]:
-    """Which kernels a step with LayerSync spends its time in, the longest first, and the share of the step that the
-    device was busy: a low share is time that it waited for the host."""
+    """Which kernels a step with LayerSync spends its time in, the longest first; the share of the time from the first
+    to the last in which the device was busy: the rest it waited for the host; and how often a step waits for it."""
     release(rig.device)
-    step, steps = rig.step(rig.work(size, batch), mode, aligned=True), 2
-    step(nothing)
-    step(nothing)
+    step, steps = rig.step(rig.work(size, batch), mode, aligned=True), 4
+    for _ in range(2):
+        step(nothing)
+    waits = host_waits(step, rig.device)
     synchronize(rig.device)
-    on_gpu = rig.device.type == "cuda"
-    activity = torch.profiler.ProfilerActivity
-    activities = [activity.CPU, activity.CUDA] if on_gpu else [activity.CPU]
-    with torch.profiler.profile(activities=activities, acc_events=True) as profile:
-        started = time.perf_counter()
+    activity, on_gpu = torch.profiler.ProfilerActivity, rig.device.type == "cuda"
+    # Of a GPU its own events alone: noting those of the host would slow the host down.
+    with torch.profiler.profile(activities=[activity.CUDA if on_gpu else activity.CPU], acc_events=True) as profile:
         for _ in range(steps):
             step(nothing)
         synchronize(rig.device)
-        wall = time.perf_counter() - started
     kind, field = ("CUDA", "self_device_time_total") if on_gpu else ("CPU", "self_cpu_time_total")
+    ranges = [each.time_range for each in profile.events() if each.device_type.name == kind]
+    busy, span = busy_microseconds([(each.start, each.end) for each in ranges])
     listed = (each for each in profile.key_averages() if each.device_type.name == kind and not each.is_user_annotation)
     events = [each for each in listed if getattr(each, field) > 0]
     events.sort(key=lambda each: getattr(each, field), reverse=True)
-    total = sum(getattr(each, field) for each in events) / 1e6
     shown = [[each.key[:120], each.count / steps, getattr(each, field) / 1000 / steps] for each in events[:top]]
-    return {"batch": batch, "busy_share": total / wall, "ms_per_step": 1000 * wall / steps, "name_calls_ms": shown}
+    per_step = {"busy_share": busy / span if span else 0.0, "ms_per_step": span / 1000 / steps, "host_waits": waits}
+    return {"batch": batch, **per_step, "name_calls_ms": shown}
+
+
+def busy_microseconds(intervals: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Of intervals (begin, end), which may overlap: the time that any covers, and that from the first to the last."""
+    covered, reached = 0.0, -math.inf
+    for begin, end in sorted(intervals):
+        covered += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return covered, reached - min(intervals)[0] if intervals else 0.0
+
+
+def host_waits(step: Any, device: torch.device) -> int | None:
+    """How often the host waits for the device in one step, by PyTorch's own watch; None where there is no GPU.
+
+    The number of the step before, which is there, is not among them.
+    """
+    if device.type != "cuda":
+        return None
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            step(nothing)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(each.message) for each in told)
 
 
 def nothing() -> None:

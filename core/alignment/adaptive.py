@@ -121,6 +121,10 @@ class AdaptivePair:
             self.scores.add(step, sums, first=first)
         return self.pair
 
+    def looks(self, step: int) -> bool:
+        """Whether a step changes the scores or the pair."""
+        return step == 0 or self._is_measured(step) or self._is_measured(step - 1)
+
     def _is_measured(self, step: int) -> bool:
         return step % self.options.every == 0
 
@@ -154,7 +158,7 @@ class AdaptivePair:
             return torch.zeros_like(self.scores.last)
         clean = kernel(self.model.patches(forward.latents), mask)
         found = [n * cka_of(kernel(tokens[name], mask), clean) for name in self.names]
-        return torch.stack([*found, found[0].new_tensor(n)])
+        return torch.stack([*found, found[0].new_full((), n)])
 
 
 def kernel(tokens: Tensor, mask: Tensor | None) -> Tensor:

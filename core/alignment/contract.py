@@ -115,6 +115,10 @@ class Alignment:
         """The loss of the forward pass that just ran; `teacher` is there if the config `Needs` one."""
         raise NotImplementedError
 
+    def looks(self, step: int) -> bool:
+        """Whether the terms of `step` change what is saved of the method: the step before must be known as sound."""
+        return False
+
     def second_output(self) -> Callable[[Callable[[], Tensor], Tensor], tuple[Tensor, Tensor]] | None:
         """For a method that `needs` it: (pass of the backbone, its x) -> its prediction and a second one, as x."""
         return None

@@ -114,7 +114,7 @@ def dispersive_loss(z: Tensor, temperature: float = 0.5, *, mean: bool = False, 
     Raises ValueError for a single row without the diagonal.
     """
     exponents = -pair_distances(z, mean=mean, diagonal=diagonal) / temperature
-    return torch.logsumexp(exponents.flatten(), 0) - torch.log(exponents.new_tensor(exponents.numel()))
+    return torch.logsumexp(exponents.flatten(), 0) - torch.log(exponents.new_full((), exponents.numel()))
 
 
 def hinge_loss(z: Tensor, margin: float = 1.0, *, mean: bool = False, diagonal: bool = True) -> Tensor:

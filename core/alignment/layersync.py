@@ -21,7 +21,7 @@ from core.alignment.contract import (
     draw_pair,
     rule_pair,
 )
-from core.alignment.sra import later_tokens
+from core.alignment.sra import later_tokens, teacher_flops
 from core.alignment.teacher import Teacher
 from core.flow.options import check_used
 from core.nets.routing import take_tokens
@@ -229,12 +229,18 @@ class LayerSyncAlignment(Alignment):
         names, layer = self.all[label]
         self.sync.labels, self.sync.pairs, self.sync.strong = [label], [names], [layer]
         terms = self.sync.terms(forward.step, forward.t, forward.batch.mask, tokens=tokens)
-        now = {"pair/weak": forward.t.new_tensor(weak), "pair/strong": forward.t.new_tensor(strong)}
+        now = {"pair/weak": forward.t.new_full((), weak), "pair/strong": forward.t.new_full((), strong)}
         return replace(terms, values={**terms.values, **now})
 
+    def looks(self, step: int) -> bool:
+        """Whether scores are measured at `step`, or decide it."""
+        return self.adaptive is not None and self.adaptive.looks(step)
+
     def extra_flops(self, forward: int, num_tokens: int) -> int:
-        """The average's pass, counted whole though it ends at its last layer."""
-        return forward if self.noise_gap is not None else 0
+        """The average's pass up to the last strong block."""
+        if self.noise_gap is None:
+            return 0
+        return teacher_flops(forward, self.sync.strong, len(find_blocks(self.sync.model)[1]))
 
     def compile(self, **options: str) -> None:
         """Fuse LayerSync's cosine."""

@@ -20,7 +20,7 @@ from core.alignment.sra import SRA
 from core.alignment.teacher import Teacher
 from core.draws import Random
 from core.flow.objective import FlowMatching
-from layersync.blocks import Layer, find_blocks
+from layersync.blocks import Layer
 from layersync.schedule import WeightSchedule
 
 
@@ -68,10 +68,6 @@ class SelfFlow(SRA):
 
     later: Tensor
 
-    def __init__(self, model: nn.Module, config: SelfFlowConfig):
-        super().__init__(model, config)
-        self.num_blocks = len(find_blocks(model)[1])
-
     def times(
         self, objective: FlowMatching, random: Random, rows: tuple[int, ...], mask: Tensor | None = None
     ) -> Tensor:
@@ -86,11 +82,6 @@ class SelfFlow(SRA):
         t = self.later
         x = forward.interpolant.point(forward.latents, forward.noise, t)
         return teacher.tokens(x, forward.interpolant.path.network_time(t), forward.condition, forward.batch.mask)
-
-    def extra_flops(self, forward: int, num_tokens: int) -> int:
-        """The teacher's pass up to its last numbered block, at one time, and the heads."""
-        numbers = [teacher if isinstance(teacher, int) else self.num_blocks for _, teacher in self.config.pairs]
-        return super().extra_flops(forward * max(numbers) // self.num_blocks, num_tokens)
 
 
 def check_ratio(ratio: float) -> None:

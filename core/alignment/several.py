@@ -140,6 +140,10 @@ class Several(Alignment):
             values |= {f"{label}/{name.removeprefix(f'{label}/')}": value for name, value in found.values.items()}
         return AlignmentTerms(torch.stack(losses).sum(), similarity, values)
 
+    def looks(self, step: int) -> bool:
+        """Whether any of them does."""
+        return any(each.looks(step) for each in self.methods.values())
+
     def second_output(self) -> Any:
         """Of the one method that has it."""
         own = [each for each in self.methods.values() if type(each).second_output is not Alignment.second_output]

@@ -9,6 +9,7 @@ Letters: B batch, N tokens, D width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
@@ -30,7 +31,7 @@ from core.alignment.teacher import Teacher
 from core.flow.options import check_used
 from core.flow.path import Path
 from core.nets.layers import TRAINING_FACTOR
-from layersync.blocks import Layer
+from layersync.blocks import Layer, find_blocks
 from layersync.pairs import check_depth
 from layersync.schedule import WeightSchedule
 from layersync.tokens import hide_padding, masked_mean, token_cosine
@@ -125,7 +126,7 @@ class SRA(Alignment):
     def __init__(self, model: nn.Module, config: SRAConfig):
         heads = {f"pair{number}": Head(model.width) for number in range(len(config.pairs))}
         super().__init__(listen(model, [student for student, _ in config.pairs]), heads)
-        self.config, self.width = config, model.width
+        self.config, self.width, self.num_blocks = config, model.width, len(find_blocks(model)[1])
 
     def terms(self, forward: Forward, teacher: Teacher | None) -> AlignmentTerms:
         """The mean distance over pairs, and the cosine of each."""
@@ -159,9 +160,16 @@ class SRA(Alignment):
         return masked_mean(error.mean(-1), mask)
 
     def extra_flops(self, forward: int, num_tokens: int) -> int:
-        """The teacher's pass, counted whole though it ends at its last layer, and the heads."""
+        """The teacher's pass, at one time, up to its last block, and the heads."""
         head = 2 * num_tokens * 4 * self.width**2
-        return forward + TRAINING_FACTOR * head * len(self.heads)
+        passed = teacher_flops(forward, [teacher for _, teacher in self.config.pairs], self.num_blocks)
+        return passed + TRAINING_FACTOR * head * len(self.heads)
+
+
+def teacher_flops(forward: int, layers: Sequence[Layer], num_blocks: int) -> int:
+    """FLOPs of a pass that ends at the last of `layers`, of `forward` for all blocks; whole where one is named."""
+    numbered = [layer if isinstance(layer, int) else num_blocks for layer in layers]
+    return forward * max(numbered) // num_blocks
 
 
 def later_tokens(forward: Forward, teacher: Teacher, max_gap: float) -> dict[Layer, Tensor]:

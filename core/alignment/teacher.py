@@ -9,7 +9,9 @@ Letters: B batch, N tokens, D width.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from core.alignment.contract import listen
 from core.contracts import Condition
 from core.precision import Precision, autocast
-from layersync.blocks import Layer, find_blocks
+from layersync.blocks import Layer, find_blocks, resolve_layer
 
 
 class Teacher:
@@ -25,10 +27,11 @@ class Teacher:
 
     model    the copy, made before the student's hooks are installed; blocks behind the last layer are left out of it
     network  what is called: the copy, compiled or sharded as the student is
+    memo     what `copy.deepcopy` is to take for some of its tensors
     """
 
-    def __init__(self, student: nn.Module, layers: Sequence[Layer], precision: Precision = "fp32"):
-        self.model = copy.deepcopy(student).requires_grad_(False).eval()
+    def __init__(self, student: nn.Module, layers: Sequence[Layer], precision: Precision = "fp32", memo: Any = None):
+        self.model = copy.deepcopy(student, memo).requires_grad_(False).eval()
         self.model.checkpoint_blocks = False  # there is no backward pass to recompute for
         _cut(self.model, layers)
         self.hooks = listen(self.model, layers)
@@ -45,8 +48,8 @@ class Teacher:
 
 
 def _cut(model: nn.Module, layers: Sequence[Layer]) -> None:
-    """Leave out the blocks behind the last of `layers`, where all are numbered: nobody looks at what they make."""
-    if all(isinstance(layer, int) for layer in layers):
-        _, blocks = find_blocks(model)
-        if 1 <= max(layers) < len(blocks):
-            del blocks[max(layers) :]
+    """Leave out the blocks behind the last that `layers` need: nobody looks at what they make."""
+    place, blocks = find_blocks(model)
+    inside = [re.match(rf"{re.escape(place)}\.(\d+)(\.|$)", resolve_layer(model, layer)) for layer in layers]
+    if all(inside):  # a name may be of what comes before the blocks, or behind them
+        del blocks[max(int(each[1]) for each in inside) + 1 :]

@@ -34,6 +34,7 @@ from core.processes.world import World, joined
 from core.schema import plain, strict
 from core.storage.atomic import atomic_dir, writing
 from core.storage.checkpoint import CheckpointStore, State, follow_latest, read_checkpoint
+from core.storage.coming import give_memory
 from core.storage.run_folder import RunDirectory
 from core.storage.weights import check_finite_weights, load_into, load_weights
 
@@ -189,14 +190,16 @@ class Sampling(ABC):
         check_weights(source, config.weights)
         state = load_weights(source, prefer=config.weights)
         parts = self.build_model(state, source, world.device)
+        give_memory(parts.backbone, world.device)
         load_into(parts.backbone, state, str(source))
         check_finite_weights(parts.backbone, str(source))
         allow_tf32(config.tf32)
-        backbone = parts.backbone.to(world.device)
-        own = (parts.tokenizer, backbone, parts.conditioning, parts.latent_shape)
+        own = (parts.tokenizer, parts.backbone, parts.conditioning, parts.latent_shape)
         generator = make_generator(self.model_config, *own, world)
-        second = load_second_output(self.model_config, backbone, source, config.weights)  # hooks come before compile
-        network = spread(backbone, ParallelConfig(), config.compile, World())  # each process has all of it
+        second = load_second_output(
+            self.model_config, parts.backbone, source, config.weights
+        )  # hooks come before compile
+        network = spread(parts.backbone, ParallelConfig(), config.compile, World())  # each process has all of it
         return replace(generator, network=network, precision=config.precision, second=second)
 
     def protocol(self, tokenizer: Tokenizer) -> dict[str, Any]:

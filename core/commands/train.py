@@ -14,6 +14,8 @@ from core.generate import StoppedError
 from core.processes.signals import StopRequest
 from core.processes.world import World, joined
 from core.schema import plain
+from core.storage.checkpoint import CheckpointStore
+from core.storage.coming import weights_expected
 from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
 from core.train.trainer import Trainer
@@ -54,7 +56,9 @@ def run_training(
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{run.summary_file} is damaged: {error!r}; without it the run ends again") from error
             return
-        parts = world.first_on_main(lambda: build(config, world.device, evaluate=world.is_main))
+        resumed = world.on_main(lambda: CheckpointStore(run.checkpoints).latest() is not None)
+        with weights_expected(resumed):
+            parts = world.first_on_main(lambda: build(config, world.device, evaluate=world.is_main))
         loop = trainer(config, parts, run, world, started)
         for reason in loop.reasons:
             print_line(f"alignment  {reason}")

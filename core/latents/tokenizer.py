@@ -196,7 +196,8 @@ def over_channels(value: Normal, latents: Tensor) -> Tensor | float:
     """A number as it is; one for each channel as (Z, 1, ...), to broadcast over latents (B, Z, *grid)."""
     if isinstance(value, float | int):
         return value
-    return latents.new_tensor(value).reshape(-1, *[1] * (latents.ndim - 2))
+    values = torch.tensor(value, dtype=latents.dtype, pin_memory=latents.is_cuda)  # else the copy is waited for
+    return values.to(latents.device, non_blocking=True).reshape(-1, *[1] * (latents.ndim - 2))
 
 
 class FromMoments:

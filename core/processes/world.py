@@ -80,6 +80,12 @@ class World:
         dist.all_reduce(values, dist.ReduceOp.MAX)
         return [bool(value) for value in values]
 
+    def any_on_device(self, flag: torch.Tensor) -> torch.Tensor:
+        """A flag, 0 or 1 in a scalar of this process's device, as 1 where it is in any process; nobody reads it."""
+        if self.size > 1:
+            dist.all_reduce(flag, dist.ReduceOp.MAX)
+        return flag
+
     def mean(self, values: list[float], weight: float) -> list[float]:
         """Sum over processes of weight * value, for each value: a weighted mean when the weights add up to 1."""
         if self.size == 1:

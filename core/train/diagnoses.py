@@ -7,7 +7,9 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from core.contracts import Domain
+from torch import Tensor
+
+from core.contracts import Dataset, Domain
 from core.processes.failures import LoaderError, MemoryExhaustedError, SamplesError
 from core.processes.world import World
 from core.storage.atomic import write_atomic
@@ -51,6 +53,12 @@ def attempt(look: Callable[[], Any], step: int) -> None:
         look()
     except SamplesError as error:
         log.warning("step %d: nothing is shown or measured: %s", step, error)
+
+
+def samples_told(dataset: Dataset, index: Tensor, flow: Tensor) -> list[dict[str, Any]]:
+    """Row, name and flow loss (B,) of the samples at rows `index` (B,) of a data set."""
+    rows = zip(index.tolist(), flow.tolist(), strict=True)
+    return [{"index": row, "name": dataset.name(row), "flow_loss": f"{loss:g}"} for row, loss in rows]
 
 
 def write_not_finite(run: RunDirectory, step: int, values: dict[str, float], parts: list[list[dict[str, Any]]]) -> str:

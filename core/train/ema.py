@@ -137,9 +137,10 @@ class EMA:
     several processes share (FSDP2), each process averages its part; build the averages after the model was sharded.
 
     teacher  a copy of the model, or of its first blocks, whose weights become the primary average itself, in its memory
+    filled   whether the model has its weights; False: the averages are anything until `load_state_dicts`
     """
 
-    def __init__(self, model: nn.Module, config: EMAConfig, teacher: nn.Module | None = None):
+    def __init__(self, model: nn.Module, config: EMAConfig, teacher: nn.Module | None = None, filled: bool = True):
         self.model, self.config, self.rules = model, config, rules(config)
         numbers: dict[nn.Parameter, int] = {}
         # Tied parameters have several names and one average.
@@ -151,21 +152,23 @@ class EMA:
         self._parameters = list(numbers)
         parts = self._parts()
         places = ["cpu" if config.device == "cpu" else part.device for part in parts]
-        self._averages = {
-            name: [part.to(place, copy=True) for part, place in zip(parts, places, strict=True)] for name in self.rules
-        }
-        if teacher is not None:
-            self._share_with(teacher)
+        shared = {} if teacher is None else self._shared_with(teacher)
+        self._averages = {name: [] for name in self.rules}
+        for name, averages in self._averages.items():
+            for slot, (part, place) in enumerate(zip(parts, places, strict=True)):
+                if name == PRIMARY and slot in shared:
+                    averages.append(shared[slot])
+                else:
+                    averages.append(part.to(place, copy=True) if filled else torch.empty_like(part, device=place))
         self._staging = None  # the copy of the weights from which averages on the CPU are updated
         if config.device == "cpu" and any(part.device.type != "cpu" for part in parts):
             pin = any(part.device.type == "cuda" for part in parts)
             self._staging = [torch.empty_like(part, device="cpu", pin_memory=pin) for part in parts]
 
-    def _share_with(self, teacher: nn.Module) -> None:
-        """Keep the primary average in the parameters of `teacher`, which has those of the model or some of them."""
-        for name, parameter in teacher.named_parameters(remove_duplicate=False):
-            if name in self._slots:
-                self._averages[PRIMARY][self._slots[name]] = local(parameter).detach()
+    def _shared_with(self, teacher: nn.Module) -> dict[int, Tensor]:
+        """The parameters of `teacher`, which has those of the model or some of them, by their slots."""
+        named = teacher.named_parameters(remove_duplicate=False)
+        return {self._slots[name]: local(each).detach() for name, each in named if name in self._slots}
 
     @property
     def names(self) -> list[str]:
@@ -202,13 +205,21 @@ class EMA:
         return self._staging
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Move the averages towards the model's weights after optimizer step number `step`, 1 after the first."""
+    def update(self, step: int, broken: Tensor | None = None) -> None:
+        """Move the averages towards the model's weights after optimizer step number `step`, 1 after the first.
+
+        broken: a scalar on the weights' device; where it is 1 the averages stay. The host need not know.
+        """
         if step < 1:
             raise ValueError(f"step is {step}; averages are updated after a step, the first is 1")
         weights = self._weights()
         for name, rule in self.rules.items():
-            torch._foreach_lerp_(self._averages[name], weights, rule.share(step))
+            averages = self._averages[name]
+            if broken is None:
+                torch._foreach_lerp_(averages, weights, rule.share(step))
+            else:
+                share = (1 - broken.to(averages[0].device)) * rule.share(step)
+                torch._foreach_lerp_(averages, weights, [share] * len(averages))
 
     def state_dicts(self) -> dict[str, dict[str, Tensor]]:
         """The averaged models by the name of the group, each with the keys of the model's own state dict.
@@ -234,9 +245,13 @@ class EMA:
             self._check_group(name, rule.key, groups)
         for name in self.rules:
             for key, slot in self._slots.items():
+                average = self._averages[name][slot]
+                if average.shape == groups[name][key].shape:  # no process has a part only
+                    average.copy_(groups[name][key])
+                    continue
                 whole = torch.empty_like(self._parameters[slot])
                 copy_whole_(whole, groups[name][key])
-                self._averages[name][slot].copy_(local(whole))
+                average.copy_(local(whole))
 
     def _check_group(self, name: str, key: str, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
         if name not in groups:

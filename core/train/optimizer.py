@@ -109,19 +109,23 @@ class Optimizer:
             each.grad = None
         return norm
 
-    def match(self, norm: Tensor) -> float:
+    def match(self, norm: Tensor) -> Tensor:
         """Scale the backbone's gradients to have `norm` together; the factor, 1 where all of them are 0."""
-        own = float(_norm(self.backbone))
-        factor = float(norm) / own if own else 1.0
+        own = _norm(self.backbone)
+        factor = torch.where(own == 0, torch.ones_like(own), norm / own)
         for each in self.backbone:
             if each.grad is not None:
                 each.grad.mul_(factor)
         return factor
 
-    def step(self, lr: float) -> None:
-        """One AdamW update at learning rate `lr`, times each group's factor; the gradients are released."""
+    def step(self, lr: float, broken: Tensor | None = None) -> None:
+        """One AdamW update at learning rate `lr`, times each group's factor; the gradients are released.
+
+        broken: a scalar on the device; where it is 1, weights, moments and step counts stay. The host need not know.
+        """
         for group, factor in zip(self.adamw.param_groups, self.factors, strict=True):
             group["lr"] = lr * factor
+        self.adamw.found_inf = broken  # what torch.amp.GradScaler tells a fused optimizer
         self.adamw.step()
         self.zero_grad()
 
@@ -149,7 +153,7 @@ class Optimizer:
             kind, _, name = key.partition(".")
             parameter = self.named[name]
             if kind != "step":
-                moment = torch.zeros_like(parameter)
+                moment = torch.empty_like(parameter)
                 copy_whole_(moment, value)
                 value = moment
             self.adamw.state[parameter][kind] = value.to(parameter.device)

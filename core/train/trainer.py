@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from core.alignment.contract import Needs, NoAlignment, build_alignment, reasons, settle
 from core.alignment.teacher import Teacher
@@ -34,15 +35,16 @@ from core.processes.world import PeerError, World, part
 from core.schema import changed_keys, plain
 from core.step import Losses, TrainingLoss
 from core.storage.checkpoint import Checkpoint, CheckpointStore
+from core.storage.coming import give_memory, same_without_weights
 from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig
-from core.train.diagnoses import attempt, dead_worker, out_of_memory, write_not_finite
+from core.train.diagnoses import attempt, dead_worker, out_of_memory
 from core.train.ema import EMA
 from core.train.flops import matmul_peak, training_flops
 from core.train.loss_by_time import LossByTime
 from core.train.notes import RunNotes
 from core.train.optimizer import Optimizer
-from core.train.outputs import RunOutputs
+from core.train.pending import OVERFLOWING, PendingStep, SettledSteps
 from core.train.progress import Progress
 from core.train.records import RunRecords
 from core.train.saved import HEADS, HeadAverages, ModelPart, Saved, StatePart
@@ -51,7 +53,7 @@ from core.train.speed import Speedometer
 SMALLEST_SCALE = 2.0**-10  # a loss scale below it means that the gradient itself is not finite
 
 
-class Trainer(RunOutputs):
+class Trainer(SettledSteps):
     """One run of one domain in one process; `started` is the time.perf_counter() from which wall time counts."""
 
     def __init__(
@@ -62,7 +64,9 @@ class Trainer(RunOutputs):
         self.workers = LoaderWorkers()
         config.trainer.check_parts(world.size)
         allow_tf32(config.trainer.tf32)
-        self.model = domain.backbone.to(world.device)
+        self.empty = any(each.is_meta for each in domain.backbone.parameters())  # until a checkpoint fills it
+        give_memory(domain.backbone, world.device)
+        self.model = domain.backbone
         self.model.checkpoint_blocks = config.trainer.checkpoint_blocks
         self.aligning = settle(config.alignment, len(self.model.blocks), config.seed)
         self.reasons = reasons(config.alignment, len(self.model.blocks), config.seed)
@@ -88,7 +92,8 @@ class Trainer(RunOutputs):
         self.by_time = LossByTime(config, domain.dataset, self.loss, world)
         self.optimizer = Optimizer(self.model, config.optimizer, self.alignment.heads)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.trainer.precision == "fp16")
-        self.ema = EMA(self.model, config.ema, self.teacher.model if self.teacher is not None else None)
+        teacher = self.teacher.model if self.teacher is not None else None
+        self.ema = EMA(self.model, config.ema, teacher, filled=not self.empty)
         self.head_ema = EMA(self.alignment.heads, config.ema) if self.aligning.needs.second_output else None
         store = CheckpointStore(run.checkpoints, config.trainer.keep_checkpoints, config.trainer.keep_every)
         parts = [ModelPart("model", self.model), self.ema, StatePart("optimizer", self.optimizer)]
@@ -100,6 +105,7 @@ class Trainer(RunOutputs):
         self.stop: StopRequest | None = None
         self.stopping = False  # once `stop` was asked for in any process, or a checkpoint could not be written
         self.whole = True  # False while a step is half done: not yet applied, or not yet recorded
+        self.pending: PendingStep | None = None  # the last step, until it is known how it went
         # Over all sessions of the run: seconds in training steps and waiting for their data, and wall time of sessions
         # before this one.
         self.seconds, self.wall_before = 0.0, 0.0
@@ -115,7 +121,8 @@ class Trainer(RunOutputs):
         config, needs = self.config, self.aligning.needs
         self.teacher = None
         if needs.teacher:
-            self.teacher = Teacher(self.model, needs.teacher, config.trainer.precision)
+            memo = same_without_weights(self.model) if self.empty else None
+            self.teacher = Teacher(self.model, needs.teacher, config.trainer.precision, memo)
             spreading = (config.parallel, config.trainer.compile, self.world)
             self.teacher.network = spread(self.teacher.model, *spreading, trained=False)
         with seeded_weights(config.seed, "alignment heads"):
@@ -175,10 +182,6 @@ class Trainer(RunOutputs):
     def begin(self) -> None:
         """What is done in every process before a session's first step: nothing here."""
 
-    def measured(self) -> dict[str, float]:
-        """What is logged of the present weights beside the losses, by name; in every process: nothing here."""
-        return {}
-
     def save(self) -> None:
         """Write a checkpoint of the present step, unless there is one; raises OSError when it cannot be written."""
         self.saved.save(self.step, self._notes)
@@ -200,6 +203,8 @@ class Trainer(RunOutputs):
     def restore(self) -> None:
         """Continue from the newest sound checkpoint, if there is one."""
         saved = self.saved.restore(self._check)
+        if saved is None and self.empty:
+            raise ValueError(f"{self.run.checkpoints} has no checkpoint any more; the same command begins anew")
         if saved is not None:
             notes = saved.notes
             if notes["loss_scale"]:
@@ -239,10 +244,16 @@ class Trainer(RunOutputs):
     def _steps(self) -> None:
         """Make the steps that are left, or those until a stop."""
         with self.workers.told(lambda error: dead_worker(error, self.step, self.config.trainer.num_workers)):
-            for batch in self._timed(self._batches()):
-                self._one_step(batch)
-                if self.stopping:
-                    break
+            try:
+                for batch in self._timed(self._batches()):
+                    self._one_step(batch)
+                    if self.stopping:
+                        break
+            except Exception:
+                if self.whole and self.world.size == 1:
+                    self.settle()  # what was wrong with the step before comes first
+                raise
+            self.settle()
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches; the time to get one is a wait, the time between two a step."""
@@ -265,20 +276,19 @@ class Trainer(RunOutputs):
     def _one_step(self, batch: Batch) -> None:
         begun, used = time.perf_counter(), time.process_time()
         try:
-            losses, norm = self.update(on_device(batch, self.world.device))
+            self.update(on_device(batch, self.world.device))
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise out_of_memory(self.config, self.domain, self.world, self.step) from error
             raise
-        self.records.bind()
         self.saved.reserve()
+        self.pending.looping = True
         config, seconds = self.config.trainer, time.perf_counter() - begun
         self._count_time(seconds, used)
         self.speed.stepped(config.batch_size, seconds)
         self.progress.advance(config.batch_size)
-        by_time = self.loss_by_time()
-        if by_time or self.step % config.log_every == 0 or self.step == config.steps:
-            self._log(losses, norm, by_time)
+        if self._looked_at():
+            self.settle()
         if self.ema.snapshot_due(self.step):
             self.snapshot()
         if config.preview_every and self.step % config.preview_every == 0:
@@ -292,32 +302,39 @@ class Trainer(RunOutputs):
             self.saved.begin(self.step, self._notes)
             self.progress.pause()
 
-    def update(self, batch: Batch) -> tuple[Losses, float]:
+    def update(self, batch: Batch) -> tuple[Losses, Tensor]:
         """One optimizer step over this process's rows: their losses, and the gradient norm of the global batch.
 
-        With fp16, a gradient that overflows is dropped, the loss scale halved, and the norm is infinite.
+        It is queued and not waited for; `settle`, which the next step calls once its own passes are queued, tells how
+        it went. Where loss or gradient is not finite the device moves nothing. Only fp16 is waited for: a gradient
+        that overflows is dropped, the loss scale halved, and the norm is infinite.
         """
+        if self.alignment.looks(self.step):
+            self.settle()
         self.model.train()
         losses = self._passes(batch)
         if self.config.optimizer.gradient == "matched":
             losses = self._matched(batch, losses)
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer.adamw)
-        norm = float(self.optimizer.gradient_norm())
+        norm = self.optimizer.gradient_norm()
+        self.settle()
         dropped = self.scaler.is_enabled() and not math.isfinite(norm) and self.scaler.get_scale() > SMALLEST_SCALE
-        broken = not math.isfinite(float(losses.total)) or not (math.isfinite(norm) or dropped)
-        broken, self.stopping = self.world.any(broken, bool(self.stop) or self.saved.failed)
-        if broken:
-            raise self._not_finite(batch, losses, norm)
+        (self.stopping,) = self.world.any(bool(self.stop) or self.saved.failed)
+        sound = losses.total.isfinite() if dropped else losses.total.isfinite() & norm.isfinite()
+        broken = self.world.any_on_device(1 - sound.float())
+        self.pending = PendingStep(self.step, batch.index, losses, norm, broken, self._is_logged(self.step + 1))
+        if self.scaler.is_enabled():
+            self._require_sound()
         self.whole = False
         if dropped:
             self.optimizer.zero_grad()
             self.skipped += 1
         else:
-            self.optimizer.step(self.config.optimizer.lr_at(self.step, self.config.trainer.steps))
-            self.ema.update(self.step + 1)
-            if self.head_ema is not None:
-                self.head_ema.update(self.step + 1)
+            self.optimizer.step(self.config.optimizer.lr_at(self.step, self.config.trainer.steps), broken)
+            for average in (self.ema, self.head_ema):
+                if average is not None:
+                    average.update(self.step + 1, broken)
         if self.scaler.is_enabled():
             self.scaler.update()
         self.step += 1
@@ -332,9 +349,7 @@ class Trainer(RunOutputs):
         wanted = self.optimizer.release_backbone()
         with self.alignment.paused():
             flow = self._passes(batch, self.flow_loss)
-        factor, values = self.optimizer.match(wanted), dict(aligned.values)
-        if math.isfinite(factor):  # else fp16 has overflowed, and the step is dropped
-            values["matched_factor"] = flow.total.new_tensor(factor)
+        values = aligned.values | {OVERFLOWING: self.optimizer.match(wanted)}
         return replace(flow, similarity=aligned.similarity, values=values)
 
     def _passes(self, batch: Batch, loss: TrainingLoss | None = None) -> Losses:
@@ -367,35 +382,3 @@ class Trainer(RunOutputs):
             raise ValueError(
                 f"step {self.step + 1}: {self.domain.dataset.name(index)} (row {index}): {error}"
             ) from error
-
-    def _log(self, losses: Losses, norm: float, by_time: dict[str, float]) -> None:
-        """Record the step: its numbers over the global batch, however many processes shared it."""
-        own = {"flow_loss": float(losses.flow.mean()), "loss": float(losses.total)}
-        own |= {f"similarity/{pair}": float(value) for pair, value in losses.similarity.items()}
-        own |= {name: float(value) for name, value in losses.values.items()}
-        weight = len(losses.flow) / self.config.trainer.batch_size
-        metrics = dict(zip(own, self.world.mean(list(own.values()), weight), strict=True))
-        metrics |= {"gradient_norm": norm} if math.isfinite(norm) else {}
-        metrics |= self.measured() | by_time
-        metrics |= {"lr": self.config.optimizer.lr_at(self.step - 1, self.config.trainer.steps)}
-        if self.scaler.is_enabled():
-            metrics |= {"loss_scale": self.scaler.get_scale(), "skipped_steps": self.skipped}
-        self.records.log(self.step, metrics, self.speed.values())
-        self.progress.show(metrics)
-
-    def _not_finite(self, batch: Batch, losses: Losses, norm: float) -> NonFiniteError:
-        """The error for this step, the same in every process, after the global batch's samples were written down.
-
-        Nothing has been updated.
-        """
-        self.optimizer.zero_grad()
-        dataset = self.domain.dataset
-        rows = zip(batch.index.tolist(), losses.flow.tolist(), strict=True)
-        own = [{"index": index, "name": dataset.name(index), "flow_loss": f"{loss:g}"} for index, loss in rows]
-        parts = self.world.gather(own)
-        (total,) = self.world.mean([float(losses.total)], len(losses.flow) / self.config.trainer.batch_size)
-
-        def written() -> str:
-            return write_not_finite(self.run, self.step, {"loss": total, "gradient_norm": norm}, parts)
-
-        return NonFiniteError(self.records.write(written))

@@ -30,6 +30,7 @@ from core.precision import Precision, autocast
 from core.processes.world import pick_device
 from core.schema import strict
 from core.storage.checkpoint import CheckpointStore, State, follow_latest, read_checkpoint
+from core.storage.coming import give_memory, weights_expected
 from core.storage.run_folder import RunDirectory
 from core.storage.weights import check_finite_weights, load_into, load_weights
 from core.train.config import RunConfig
@@ -136,10 +137,12 @@ def open_run(
     module = domain_module(name)
     folder.checked_config(module.ENTRY.schema)
     config = strict(module.ENTRY.schema, _values(folder, data or {}))
-    domain = module.build_domain(config, place, evaluate=False)
+    with weights_expected():
+        domain = module.build_domain(config, place, evaluate=False)
+    give_memory(domain.backbone, place)
     load_into(domain.backbone, load_weights(source, prefer=weights), str(source))
     check_finite_weights(domain.backbone, str(source))
-    domain.backbone.to(place).eval()
+    domain.backbone.eval()
     facts = {"run": folder.shown(), "domain": name, "checkpoint": source.name, "weights": weights}
     facts["step"] = None if manifest is None else manifest.step
     trained = getattr(getattr(config, "conditioning", None), "drop", 1) > 0

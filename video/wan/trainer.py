@@ -80,7 +80,7 @@ class FinetuneTrainer(Trainer):
             raise
         (broken,) = self.world.any(not (losses.total.isfinite() and torch.isfinite(torch.tensor(norm))))
         if broken:
-            raise self._not_finite(batch, losses, norm)
+            raise self._not_finite(batch.index, losses, norm)
         self.optimizer.zero_grad()
         log.info(
             "tried one batch: %d clips, latents %s, %d tokens a clip, %.1f s, %s; %d trained and %d frozen numbers",

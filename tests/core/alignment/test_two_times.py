@@ -201,7 +201,7 @@ def test_flops_are_those_of_a_time_for_each_token_a_teacher_and_a_head():
     assert training_flops(model, shape, label, token_times=True) == 3 * (one + 2 * modulated)
     head = 3 * 2 * tokens * 4 * width**2
     assert METHODS["self_flow"].build(model).extra_flops(one, tokens) == one * 2 // 3 + head
-    assert METHODS["together"].build(model).extra_flops(one, tokens) == one + head
+    assert METHODS["together"].build(model).extra_flops(one, tokens) == one * 2 // 3 + head
     assert METHODS["alone"].build(model).extra_flops(one, tokens) == 0
 
 

@@ -141,10 +141,10 @@ def weak_gradients(trainer) -> list[dict[str, torch.Tensor]]:
     """A list that gets the whole gradients of the weak block, and of heads, whenever the optimizer steps."""
     kept, step, prefix = [], trainer.optimizer.step, (f"blocks.{WEAK - 1}.", "alignment.")
 
-    def seen(lr):
+    def seen(*told):
         named = trainer.optimizer.named.items()
         kept.append({name: whole(each.grad).clone() for name, each in named if name.startswith(prefix)})
-        step(lr)
+        step(*told)
 
     trainer.optimizer.step = seen
     return kept

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from core.alignment.teacher import Teacher
 from tests.rows import every_row
 from tests.video.wan.tiny_wan import LATENTS, TEXT_WIDTH, tiny_transformer
 from video.wan.backbone import FullPrecision, WanBackbone, velocity
@@ -167,3 +168,13 @@ def test_experts_meet_at_the_boundary(two_experts):
     assert files.time_range("high_noise") == (0.0, 0.125) and files.time_range("low_noise") == (0.125, 1.0)
     first, second = (files.transformer(expert, "float32") for expert in ("high_noise", "low_noise"))
     assert not torch.equal(first.proj_out.weight, second.proj_out.weight)
+
+
+def test_a_teacher_ends_at_its_block():
+    model = backbone(num_layers=3)
+    teacher, calls = Teacher(model, [2]), []
+    for block in teacher.model.blocks:
+        block.register_forward_hook(lambda *told: calls.append(1))
+    tokens = teacher.tokens(random(2, *SHAPE), torch.tensor([0.2, 0.7]), torch.zeros(2, dtype=torch.int64))
+    assert len(calls) == len(teacher.model.blocks) == 2 and len(model.blocks) == 3
+    assert tokens[2].shape == (2, 12, model.width)
