@@ -12,7 +12,7 @@ from typing import Any
 
 from core.processes.failures import LoaderError, RunError, is_dead_worker, undo_worker_wrapping
 
-LAST_BREATH = 2.0  # seconds
+LAST_BREATH = 10.0  # seconds; a process of much memory on a busy machine is not gone at once
 TORCH_HANDLERS = "torch.utils.data._utils.signal_handling"
 
 
