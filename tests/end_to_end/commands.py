@@ -114,7 +114,7 @@ TIMES = {
     "wall_seconds",
     "cpu_seconds",
     "records",
-}  # records: what the manifest knows of the files of records
+}  # records: what the manifest knows of them
 
 
 def same_run(a: Path, b: Path) -> None:
