@@ -63,7 +63,10 @@ class LoaderWorkers:
 
     def _find_killed(self, error: BaseException) -> bool:
         if self._processes and isinstance(error, ConnectionError | EOFError):  # a process goes after its connections
-            wait([process.sentinel for process in self._processes], timeout=LAST_BREATH)
+            ended = wait([process.sentinel for process in self._processes], timeout=LAST_BREATH)
+            for process in self._processes:
+                if process.sentinel in ended:  # which is closed a moment before there is an exit code
+                    process.join(LAST_BREATH)
         return any(process.exitcode not in (None, 0) for process in self._processes)
 
 
