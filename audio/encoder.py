@@ -10,17 +10,16 @@ from typing import Any
 import torch
 
 from core.contracts import FeatureEncoder
-from core.latents.cache import LatentShards
-from core.latents.features import cached_encoder
+from core.latents.features import encoders_for
 
 ENCODERS = ("clap:<folder>",)
 
 
 def encoders_of(dataset: Any, device: torch.device, sample_rate: int) -> Callable[[str], FeatureEncoder]:
-    """What makes an encoder of its name for the rows of a data set or of a cache."""
-    if isinstance(dataset, LatentShards):
-        return partial(cached_encoder, cache=dataset, files_sha256=encoder_sha256)
-    return partial(make_encoder, device=device, clip=dataset.media_shape, sample_rate=sample_rate)
+    """What gives an encoder of its name for the rows of a data set or of a cache."""
+    return encoders_for(
+        dataset, partial(make_encoder, device=device, clip=dataset.media_shape, sample_rate=sample_rate), encoder_sha256
+    )
 
 
 def make_encoder(name: str, device: torch.device, clip: tuple[int, ...], sample_rate: int) -> FeatureEncoder:

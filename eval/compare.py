@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,8 +19,8 @@ from eval.methods.plan import (
     RunPlan,
     check_overrides,
     is_complete,
-    key_of,
     measures_samples,
+    split_words,
     sweep_content,
     write_sweep,
 )
@@ -183,22 +183,14 @@ def arguments(words: Sequence[str]) -> list[str]:
 
     Raises ValueError for a second word without `=`.
     """
-    own = {field.name for field in fields(CompareConfig)}
-    ours: list[str] = []
+    ours, others = split_words(words, CompareConfig)
     runs: list[str] = []
     cases: dict[str, list[str]] = {}
-    for place, word in enumerate(words):
-        case = CASE.fullmatch(word)
-        if word.startswith("-"):
-            ours.append(word)
-        elif "=" not in word and not word.startswith("~"):
-            if place:
-                raise ValueError(f"{word!r} is no key=value; the domain alone stands by itself, as the first word")
-            ours.append(override("domain", word))
-        elif case:
+    for word in others:
+        if case := CASE.fullmatch(word):
             cases.setdefault(case[1], []).append(case[2])
         else:
-            (ours if key_of(word) in own else runs).append(word)
+            runs.append(word)
     ours += [override(f"+cases.{name}", keys) for name, keys in cases.items()]
     return [*ours, *([override("overrides", runs)] if runs else [])]
 

@@ -9,19 +9,17 @@ from typing import Any
 import torch
 
 from core.contracts import FeatureEncoder
-from core.latents.cache import LatentShards
-from core.latents.features import cached_encoder
+from core.latents.features import encoders_for
 from motion.data import MotionFormat
 
 ENCODERS = ("t2m:<folder>",)
 
 
 def encoders_of(dataset: Any, device: torch.device, clips: MotionFormat) -> Callable[[str], FeatureEncoder]:
-    """What makes an encoder of its name for the rows of a data set or of a cache."""
-    sha256 = partial(encoder_sha256, clips=clips)
-    if isinstance(dataset, LatentShards):
-        return partial(cached_encoder, cache=dataset, files_sha256=sha256)
-    return partial(make_encoder, device=device, clips=clips)
+    """What gives an encoder of its name for the rows of a data set or of a cache."""
+    return encoders_for(
+        dataset, partial(make_encoder, device=device, clips=clips), partial(encoder_sha256, clips=clips)
+    )
 
 
 def make_encoder(name: str, device: torch.device, clips: MotionFormat) -> FeatureEncoder:

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from core.contracts import FeatureEncoder
-from core.latents.cache import LatentShards
-from core.latents.features import cached_encoder
+from core.latents.features import encoders_for
 from core.storage.pretrained import files_sha256
 
 ENCODERS = ("dinov2:<folder>", "videomae:<folder>", "efficientnet_lite0")
@@ -20,10 +19,8 @@ BESIDE = "preprocessor_config.json"  # decides what VideoMAE sees
 
 
 def encoders_of(dataset: Any, device: torch.device) -> Callable[[str], FeatureEncoder]:
-    """What makes an encoder of its name for the rows of a data set or of a cache."""
-    if isinstance(dataset, LatentShards):
-        return partial(cached_encoder, cache=dataset, files_sha256=encoder_sha256)
-    return partial(make_encoder, device=device, frames=dataset.media_shape[1])
+    """What gives an encoder of its name for the rows of a data set or of a cache."""
+    return encoders_for(dataset, partial(make_encoder, device=device, frames=dataset.media_shape[1]), encoder_sha256)
 
 
 def make_encoder(name: str, device: torch.device, frames: int) -> FeatureEncoder:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 
 from benchmarks.measure import shown
 from benchmarks.study.command import make_studies
@@ -12,7 +11,7 @@ from benchmarks.study.page import PageConfig, write_page
 from benchmarks.study.plan import StudyConfig
 from core.commands.entry import Entry
 from core.commands.overrides import override
-from eval.methods.plan import key_of
+from eval.methods.plan import split_words
 
 
 def main(config: StudyConfig) -> None:
@@ -28,17 +27,7 @@ def main(config: StudyConfig) -> None:
 
 def arguments(words: Sequence[str]) -> list[str]:
     """The command line as hydra reads it; ValueError for a second word without `=`."""
-    own = {field.name for field in fields(StudyConfig)}
-    ours, runs = [], []
-    for place, word in enumerate(words):
-        if word.startswith("-"):
-            ours.append(word)
-        elif "=" not in word and not word.startswith("~"):
-            if place:
-                raise ValueError(f"{word!r} is no key=value; the domain alone stands by itself, as the first word")
-            ours.append(override("domain", word))
-        else:
-            (ours if key_of(word) in own else runs).append(word)
+    ours, runs = split_words(words, StudyConfig)
     return [*ours, *([override("overrides", runs)] if runs else [])]
 
 

@@ -8,11 +8,13 @@ Letters: B batch, E features of a place.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from core.contracts import Batch
+from core.contracts import Batch, FeatureEncoder
 from core.latents.cache import CacheSpec, LatentShards, read_spec
 
 
@@ -36,6 +38,15 @@ def check_encoder(key: str, name: str, forms: Sequence[str]) -> None:
     kind, _, folder = name.partition(":")
     if (f"{kind}:<folder>" if folder else name) not in forms:
         raise ValueError(f"{key} is {name!r}; allowed: {', '.join(forms) or 'no encoder in this domain'}")
+
+
+def encoders_for(
+    dataset: Any, make: Callable[[str], FeatureEncoder], files_sha256: Callable[[str], str]
+) -> Callable[[str], FeatureEncoder]:
+    """What gives an encoder of its name: `make` for a data set of media, `cached_encoder` for the rows of a cache."""
+    if isinstance(dataset, LatentShards):
+        return partial(cached_encoder, cache=dataset, files_sha256=files_sha256)
+    return make
 
 
 def cached_encoder(name: str, cache: LatentShards, files_sha256: Callable[[str], str]) -> CachedFeatures:

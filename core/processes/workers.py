@@ -12,7 +12,7 @@ from typing import Any
 
 from core.processes.failures import LoaderError, RunError, is_dead_worker, undo_worker_wrapping
 
-LAST_BREATH = 2.0  # seconds
+LAST_BREATH = 10.0  # seconds; a process of much memory on a busy machine is not gone at once
 TORCH_HANDLERS = "torch.utils.data._utils.signal_handling"
 
 
@@ -63,7 +63,10 @@ class LoaderWorkers:
 
     def _find_killed(self, error: BaseException) -> bool:
         if self._processes and isinstance(error, ConnectionError | EOFError):  # a process goes after its connections
-            wait([process.sentinel for process in self._processes], timeout=LAST_BREATH)
+            ended = wait([process.sentinel for process in self._processes], timeout=LAST_BREATH)
+            for process in self._processes:
+                if process.sentinel in ended:  # which is closed a moment before there is an exit code
+                    process.join(LAST_BREATH)
         return any(process.exitcode not in (None, 0) for process in self._processes)
 
 

@@ -254,7 +254,7 @@ class RunDirectory:
         summary = read_mapping(self.summary_file)
         if type(summary.get("steps")) is not int or summary["steps"] < 1:
             raise ValueError(f"{self.summary_file} is damaged: steps is {summary.get('steps')!r}")
-        for key in ("train_seconds", "wall_seconds"):
+        for key in ("train_seconds", "train_cpu_seconds", "wall_seconds"):
             if not is_number(summary.get(key, 0)):
                 raise ValueError(f"{self.summary_file} is damaged: {key} is {summary[key]!r}")
         return summary

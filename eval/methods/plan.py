@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,25 @@ SET_BY_COMPARE = ("name", "runs_dir", "seed", "trainer.evaluate_every", "trainer
 def key_of(word: str) -> str:
     """The key of an override `key=value`, without hydra's signs before it."""
     return word.partition("=")[0].lstrip("+~")
+
+
+def split_words(words: Sequence[str], schema: type) -> tuple[list[str], list[str]]:
+    """A command line as hydra reads it, the first word being the domain, and the words that are for the runs.
+
+    schema: the command's own config; a key of it is the command's. Raises ValueError for a second word without `=`.
+    """
+    own = {field.name for field in fields(schema)}
+    ours, runs = [], []
+    for place, word in enumerate(words):
+        if word.startswith("-"):
+            ours.append(word)
+        elif "=" not in word and not word.startswith("~"):
+            if place:
+                raise ValueError(f"{word!r} is no key=value; the domain alone stands by itself, as the first word")
+            ours.append(override("domain", word))
+        else:
+            (ours if key_of(word) in own else runs).append(word)
+    return ours, runs
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,12 @@ def same_weights(a: Path, b: Path) -> bool:
 
 # Of a run, what a clock or the number of its sessions decides.
 OF_TIME = {"sessions.jsonl", "speed.jsonl", "summary.json", "checkpoint.json", ".lock"}
-TIMES = {"seconds", "wall_seconds", "records"}  # records: what the manifest knows of the files of records
+TIMES = {
+    "seconds",
+    "wall_seconds",
+    "cpu_seconds",
+    "records",
+}  # records: what the manifest knows of them
 
 
 def same_run(a: Path, b: Path) -> None:

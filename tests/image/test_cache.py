@@ -262,7 +262,8 @@ def test_other_images_than_those_encoded_are_refused(cache, changes):
 def test_latents_are_no_images(cache):
     for entry, schema in (("train_tokenizer", ImageTrainTokenizerConfig), ("cache", ImageCacheConfig)):
         values = compose_config("image.conf", entry, ["data=latents", f"data.root={cache}"])
-        with pytest.raises(ValueError, match=r"'data\.name' is 'latents'; allowed: \['digits', 'folder', 'parquet'\]"):
+        allowed = r"\['digits', 'folder', 'parquet', 'scenes'\]"
+        with pytest.raises(ValueError, match=rf"'data\.name' is 'latents'; allowed: {allowed}"):
             strict(schema, values)
 
 

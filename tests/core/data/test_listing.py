@@ -64,6 +64,7 @@ def walked(root):
 
 
 def test_the_list_is_what_the_walk_gives_and_tells(root, cache, walks, caplog):
+    caplog.set_level(logging.WARNING, "core.data")
     wanted = walked(root)
     told = sorted(caplog.messages)
     assert len(wanted) == 8 and len(told) == 3

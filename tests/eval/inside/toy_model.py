@@ -88,7 +88,7 @@ class Backbone(nn.Module):
     def __init__(self, blocks, label=0.0):
         super().__init__()
         self.blocks, self.label = nn.ModuleList(blocks), label
-        self.num_tokens, self.seen = TOKENS, []
+        self.num_tokens, self.token_size, self.seen = TOKENS, WIDTH, []
 
     def expand(self, values, x):
         return broadcast_time(values, x)

@@ -1,8 +1,10 @@
 """Rendered scenes: their classes, that a picture is a function of its row, and what solids and light look like."""
 
+import re
 from collections import Counter
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,6 +39,12 @@ def rays(count, seed=0):
 
 
 # Classes
+
+
+def test_the_class_that_the_documents_sample_is_one():
+    page = Path(__file__).parents[3] / "image" / "README.md"
+    (asked,) = re.findall(r'run=runs/image/scenes32 labels="([^"]+)"', page.read_text())
+    assert asked in CLASS_NAMES
 
 
 def test_names_tell_all_classes_apart_and_are_easy_to_type():
