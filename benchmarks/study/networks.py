@@ -26,6 +26,7 @@ class Network:
     name       of its file; the domain's, then its own
     overrides  keys of every run;  changes: method -> keys that are another's than in networks/methods.yaml
     every      steps between two evaluations;  pilot_steps: of the short baseline run that chooses the measured pair
+    varies     the network whose file has all that this one's leaves out, its `overrides` key by key; None: none
     """
 
     name: str
@@ -39,6 +40,7 @@ class Network:
     methods: list[str]
     overrides: dict
     changes: dict = field(default_factory=dict)
+    varies: str | None = None
 
     @property
     def is_there(self) -> bool:
@@ -72,7 +74,16 @@ def known_methods() -> Mapping[str, dict[str, Any]]:
 def known_networks() -> list[Network]:
     """Every network of every domain, in the order of their names."""
     files = sorted(file for file in FOLDER.glob("*.yaml") if file.stem != METHODS)
-    return [strict(Network, {"name": file.stem, "changes": {}, **read_yaml(file)}) for file in files]
+    return [strict(Network, {"name": file.stem, "changes": {}, "varies": None, **_content(file)}) for file in files]
+
+
+def _content(file: Path) -> dict[str, Any]:
+    """What a network's file says, and below it the file of the network that it varies."""
+    own = read_yaml(file)
+    if own.get("varies") is None:
+        return own
+    base = _content(file.with_stem(own["varies"]))
+    return {**base, **own, "overrides": {**base["overrides"], **own.get("overrides", {})}}
 
 
 def find_networks(domain: str, names: Sequence[str] | None) -> list[Network]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import headline
-from benchmarks.study.answers import QUESTIONS
+from benchmarks.study.answers import OF_VARIATIONS, QUESTIONS
 from benchmarks.study.record import MEASURED
 from benchmarks.study.records import Found, read_studies
 from core.storage.atomic import write_atomic
@@ -41,10 +41,10 @@ class PageConfig:
 
 
 def write_page(config: PageConfig) -> Path:
-    """Write the page and a picture beside it for each network with numbers; the page's path."""
+    """Write the page and a picture beside it for each network with a table; the page's path."""
     studies, out = read_studies(Path(config.results)), Path(config.out)
     for found in studies:
-        if found.has_numbers:
+        if found.has_numbers and found.network.varies is None:
             draw_comparison(out.with_name(picture(found, out)), curves(found))
     return write_atomic(out, page(studies, out))
 
@@ -61,37 +61,41 @@ def page(studies: Sequence[Found], out: Path) -> str:
     for domain in sorted(domains, key=lambda name: name != "image"):
         parts.append(f"## {domain.capitalize()}")
         for found in studies:
-            if found.network.domain == domain:
+            if found.network.domain == domain and found.network.varies is None:
                 parts += section(found, picture(found, out))
     parts.append(LEGEND)
     return "\n\n".join(parts) + "\n"
 
 
 def questions(studies: Sequence[Found]) -> list[str]:
-    """Each question with an answer for each network that has numbers."""
+    """Each question with an answer for each network that has numbers; of variations, what they were made for."""
     answered = [found for found in studies if found.has_numbers and found.measured]
     if not answered:
         return ["Nothing has been run yet."]
     parts = []
     for question, answer in QUESTIONS.items():
         parts.append(f"## {question}")
-        lines = [(found.network.title, answer(found)) for found in answered]
+        asked = [found for found in answered if found.network.varies is None or question in OF_VARIATIONS]
+        lines = [(found.network.title, answer(found)) for found in asked]
         parts.append("\n".join(f"- **{title}**: {text or 'not run'}." for title, text in lines))
         if question.startswith("Where"):
-            parts.append(sizes(answered))
+            parts.append(sizes(studies))
     return parts
 
 
 def sizes(studies: Sequence[Found]) -> str:
     """Depth, width and data of each network beside LayerSync's gain: what there is to say of them."""
-    rows = [("data", "blocks", "width", "batch x steps", "gain of layersync")]
+    rows = [("network", "blocks", "width", "batch x steps", "baseline", "layersync", "its gain", "record")]
     for found in studies:
-        setting = found.content["settings"]
-        gain = gain_text(found.gains("layersync")[-1]) if "layersync" in found.measured else "not run"
+        if not found.has_numbers or "layersync" not in found.measured:
+            rows.append((found.network.title, "-", "-", "-", "-", "not run", "-", "-"))
+            continue
+        setting, comparison = found.content["settings"], found.comparison("layersync")
         words = [word for word in setting["overrides"] if word.startswith("trainer.batch_size=")]
         batch = words[-1].partition("=")[2] if words else "the experiment's"
         size = (str(setting["depth"]), str(setting["hidden_size"]), f"{batch} x {setting['steps']}")
-        rows.append((found.network.title, *size, gain))
+        ends = (mean_text(comparison["mean"][name][-1]) for name in (found.baseline, "layersync"))
+        rows.append((found.network.title, *size, *ends, gain_text(found.gains("layersync")[-1]), f"`{found.file}`"))
     return markdown(rows)
 
 

@@ -86,7 +86,8 @@ def read_studies(folder: Path, networks: Sequence[Network] | None = None) -> lis
             content = read_mapping(file)
             if content.get("benchmark") != "study" or not isinstance(content.get("results"), dict):
                 raise ValueError(f"{file} is no record of a study, or is damaged")
-            contents.append((content["date"], file.name, content))
+            if content["settings"]["network"] == network.name:  # and not one whose name begins alike
+                contents.append((content["date"], file.name, content))
         newest = max(contents, key=lambda each: each[:2], default=None)
         found.append(Found(network) if newest is None else Found(network, newest[2], newest[1]))
     return found

@@ -69,7 +69,7 @@ def test_a_second_signal_while_python_ends_does_not_change_the_code(number, tmp_
 @every_row("number", STOP_SIGNALS)
 def test_a_signal_in_the_set_up_ends_a_command_with_its_code(number, tmp_path, monkeypatch):
     before = [signal.getsignal(each) for each in STOP_SIGNALS]
-    monkeypatch.setattr(image.train, "seeded_weights", lambda *args: signal.raise_signal(number))
+    monkeypatch.setattr(image.train, "first_weights", lambda *args: signal.raise_signal(number))
     outcome = call("image.train", *tiny(f"runs_dir={tmp_path / 'runs'}"))
     assert outcome.code == CODES[number], outcome
     assert "Traceback" not in outcome.err
