@@ -9,10 +9,11 @@ from pathlib import Path
 
 from benchmarks.measure import shown, write
 from benchmarks.study.networks import Network, find_networks
-from benchmarks.study.plan import CHOICE, PILOT, Study, StudyConfig
-from benchmarks.study.record import THREADS, record_file, study_record
-from eval.methods.plan import sweep_content, write_sweep
-from eval.methods.queue import RunQueue
+from benchmarks.study.plan import CHOICE, PILOT, RunConfigs, Study, StudyConfig
+from benchmarks.study.record import THREADS, find_complete, record_file, study_record
+from eval.methods.matched import MatchedRuns
+from eval.methods.plan import RunPlan, sweep_content, write_sweep
+from eval.methods.queue import QueuedRun, RunQueue
 
 
 def say(text: str) -> None:
@@ -49,7 +50,8 @@ def make_study(study: Study, argv: Sequence[str], deadline: float | None) -> boo
     for name, reason in left_out.items():
         say(f"{study.network.name}: no run of {name}, {reason}")
     try:
-        done = done and (reading or queue.make(study.jobs(plan, configs)))
+        if not reading:
+            done = done and queue.make(study.jobs(plan, configs)) and queue.make(likeness(study, plan, configs))
     finally:
         reasons = {**left_out, **failures(study, queue.failed)}
         content = study_record(study, plan, configs, reasons, argv)
@@ -58,6 +60,13 @@ def make_study(study: Study, argv: Sequence[str], deadline: float | None) -> boo
         say(progress(study.network, content["results"]["methods"]))
         say(f"record     {shown(file.absolute())}")
     return done
+
+
+def likeness(study: Study, plan: RunPlan, configs: RunConfigs) -> list[QueuedRun]:
+    """What is left to ask of the baselines that are complete."""
+    baseline = study.methods[0]
+    runs = MatchedRuns(study.folder, plan.domain, [baseline], find_complete(study, plan, configs)[baseline])
+    return study.likeness_jobs([run.path for run in runs.runs(baseline)])
 
 
 def failures(study: Study, failed: Mapping[str, str]) -> dict[str, str]:

@@ -29,7 +29,7 @@ HEAD = ("method", "seeds", "final", "gain", "steps", "s", "TFLOP", "MiB", "param
 LEGEND = """\
 In the tables: steps, s, TFLOP until the mean curve has the baseline's final value, s of the main process; MiB,
 parameters: more than the baseline's, memory at its peak in training; alike: similarity of the pair in the first and the
-last part of training."""
+last part of training; of the baseline, which records none, of its averaged weights at the end (eval.similarity)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,7 @@ def row(found: Found, name: str) -> tuple[str, ...]:
         gain,
         *until(comparison["costs"][name]),
         *more(found, name),
-        alike(each["similarity"]),
+        alike(found.own_similarity if name == found.baseline else each["similarity"]),
         paper,
     )
 
@@ -164,11 +164,12 @@ def more(found: Found, name: str) -> tuple[str, str]:
 
 
 def alike(similarity: Mapping[str, Sequence[float]]) -> str:
-    """The similarity of the pairs at the beginning and at the end."""
-    return (
-        ", ".join(f"{pair.replace('->', ' -> ')}: {each[0]:.3f}, {each[-1]:.3f}" for pair, each in similarity.items())
-        or "-"
-    )
+    """The similarity of the pairs at the beginning and at the end, or at the end where that is all there is."""
+    texts = [
+        f"{pair.replace('->', ' -> ')}: {', '.join(f'{value:.3f}' for value in (each[:1] + each[1:][-1:]))}"
+        for pair, each in similarity.items()
+    ]
+    return ", ".join(texts) or "-"
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -20,6 +20,13 @@ from layersync.pairs import rule_pair
 RunConfigs = Mapping[tuple[str, int], Any]  # by method and seed
 PILOT, CHOICE = "pilot", "choose_pair"  # the short baseline run, and what asks it
 LOSS_BINS, LOSS_ROWS = 5, 64
+LIKENESS = "similarity"  # what says how alike a baseline's blocks are, which no loss of its own records
+LIKENESS_TIMES = [0.1, 0.3, 0.5, 0.7, 0.9]
+
+
+def likeness_file(run: Path) -> Path:
+    """What `eval.similarity` found in a run."""
+    return run / "inside" / f"{LIKENESS}.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +206,15 @@ class Study:
         runs = MatchedRuns(self.folder, plan.domain, list(plan.methods), plan.seeds)
         left = [key for key, each in configs.items() if not is_complete(each, runs.path(*key))]
         return [self._job(plan, *key) for key in sorted(left, key=lambda key: plan.seeds.index(key[1]))]
+
+    def likeness_jobs(self, baselines: Sequence[Path]) -> list[QueuedRun]:
+        """How alike the blocks of these complete runs are, where nobody asked yet."""
+        words = (override("parts", ["cosine"]), override("t", LIKENESS_TIMES), "condition=own", "num=128")
+        left = [path for path in baselines if not likeness_file(path).is_file()]
+        return [
+            QueuedRun(f"{LIKENESS}-{path.name}", path, ("-m", f"eval.{LIKENESS}", override("run", str(path)), *words))
+            for path in left
+        ]
 
     def _job(self, plan: RunPlan, method: str, seed: int) -> QueuedRun:
         path = MatchedRuns(self.folder, plan.domain, [method], [seed]).path(method, seed)

@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.measure import record, versions
 from benchmarks.study.networks import Network
-from benchmarks.study.plan import LOSS_ROWS, RunConfigs, Study
+from benchmarks.study.plan import LOSS_ROWS, RunConfigs, Study, likeness_file
 from core.schema import plain
 from core.storage.json_files import read_mapping
 from core.storage.lines import curve, read_lines
@@ -89,7 +89,9 @@ def study_record(
         parallel=study.config.parallel,
         threads=int(os.environ[THREADS]),
     )
-    results = {"methods": methods, "pair": pair_facts(study)}
+    pairs = dict.fromkeys(pair for each in methods.values() for pair in each.get("similarity", ()))
+    likeness = baseline_likeness(study, complete[baseline], list(pairs))
+    results = {"methods": methods, "pair": pair_facts(study), "baseline_similarity": likeness}
     words = [word for word in argv if not PLACES.fullmatch(word)]
     return {**record("study", words, setting, results), "versions": versions(torch.device(device))}
 
@@ -157,6 +159,23 @@ def similarity(runs: MatchedRuns, name: str, steps: Sequence[int]) -> dict[str, 
             if all(len(part) for part in parts):
                 found.setdefault(key.partition("/")[2], []).append([float(part.mean()) for part in parts])
     return {pair: np.mean(rows, axis=0).tolist() for pair, rows in found.items()}
+
+
+def baseline_likeness(study: Study, seeds: Sequence[int], pairs: Sequence[str]) -> dict[str, Any] | None:
+    """Cosine of the same token after the two blocks of each pair in the trained baseline: mean over seeds and times."""
+    runs = MatchedRuns(study.folder, study.network.domain, study.methods[:1], list(seeds))
+    files = [likeness_file(run.path) for run in runs.runs(study.methods[0])]
+    found = [read_mapping(file)["results"]["cosine"]["cosine"] for file in files if file.is_file()]
+    if not found:
+        return None
+    mean = np.mean([list(matrices.values()) for matrices in found], axis=(0, 1))
+    blocks = [(pair, pair.split("->")) for pair in pairs]
+    places = {pair: tuple(int(each) - 1 for each in ends) for pair, ends in blocks if all(e.isdigit() for e in ends)}
+    return {
+        "times": [float(t) for t in found[0]],
+        "runs": len(found),
+        "pairs": {pair: float(mean[place]) for pair, place in places.items()},
+    }
 
 
 def peak_memory(runs: MatchedRuns, method: str, first: int) -> float | None:

@@ -47,6 +47,12 @@ class Found:
         """The methods with numbers, the baseline left out."""
         return [name for name, each in self.methods.items() if each["state"] == MEASURED and name != self.baseline]
 
+    @property
+    def own_similarity(self) -> dict[str, list[float]]:
+        """Of the trained baseline, by the pairs of the methods."""
+        pairs = (self.content["results"].get("baseline_similarity") or {"pairs": {}})["pairs"]
+        return {pair: [value] for pair, value in pairs.items()}
+
     def comparison(self, name: str) -> Mapping[str, Any]:
         """The comparison of a method that has numbers."""
         return self.methods[name]["comparison"]

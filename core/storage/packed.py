@@ -101,7 +101,7 @@ class Packed:
 
 
 def save_file(tensors: Mapping[str, Tensor] | Packed, file: Path, check: Callable[[], None] = lambda: None) -> dict:
-    """Write a group, hashed meanwhile, and read it back: size and SHA-256, for a manifest.
+    """Write a group, hash it beside that, and read each piece back: size and SHA-256, for a manifest.
 
     check  called between pieces; what it raises ends the writing
 
@@ -109,19 +109,21 @@ def save_file(tensors: Mapping[str, Tensor] | Packed, file: Path, check: Callabl
     """
     packed = tensors if isinstance(tensors, Packed) else Packed.of(tensors)
     digest, size, synced = hashlib.sha256(), 0, 0
-    with file.open("wb", buffering=0) as opened, ThreadPoolExecutor(2) as beside:
+    held = np.empty(max(CHUNK, len(packed.header)), np.uint8)
+    with file.open("wb+", buffering=0) as opened, ThreadPoolExecutor(2) as beside:
         syncing = beside.submit(lambda: None)
         for piece in packed.pieces():
             check()
             hashed = beside.submit(digest.update, piece)
             _write(opened, piece)
+            if not _is_written(opened, size, piece, held):
+                raise OSError(f"{file.name} is not what was written")
             hashed.result()
             size += len(piece)
             if size - synced >= AHEAD and syncing.done():  # else the disk rests until all is written
                 syncing.result()
                 syncing, synced = beside.submit(os.fsync, opened.fileno()), size
         syncing.result()
-    _compare(packed, file, check)
     return {"bytes": size, "sha256": digest.hexdigest()}
 
 
@@ -131,14 +133,10 @@ def _write(opened: IO[bytes], piece: Piece) -> None:
         left = left[opened.write(left) :]
 
 
-def _compare(packed: Packed, file: Path, check: Callable[[], None]) -> None:
-    held = np.empty(max(CHUNK, len(packed.header)), np.uint8)
-    with file.open("rb", buffering=0) as opened:
-        for piece in packed.pieces():
-            check()
-            read = opened.readinto(held[: len(piece)].data)
-            if not np.array_equal(held[:read], np.frombuffer(piece, np.uint8)):
-                raise OSError(f"{file.name} is not what was written")
+def _is_written(opened: IO[bytes], place: int, piece: Piece, held: np.ndarray) -> bool:
+    """Whether the file has this piece there; `held` is memory for it."""
+    read = os.preadv(opened.fileno(), [held[: len(piece)].data], place)
+    return np.array_equal(held[:read], np.frombuffer(piece, np.uint8))
 
 
 def _header(kinds: Mapping[str, Kind]) -> bytes:

@@ -102,7 +102,7 @@ def test_stopped_it_goes_on_and_the_page_says_what_the_record_does(here: Path):
     HereQueue.made.clear()
     record = study(here)
     methods = record["results"]["methods"]
-    assert HereQueue.made == ["layersync-seed1"]
+    assert HereQueue.made == ["layersync-seed1", "similarity-baseline-seed0", "similarity-baseline-seed1"]
     runs = [here / "compare/study-image-digits/image" / f"layersync-seed{seed}" for seed in (0, 1)]
     lines, ends = ([read_lines(run / name) for run in runs] for name in ("metrics.jsonl", "evaluations.jsonl"))
     assert [line["step"] for line in lines[1]] == list(range(1, STEPS + 1))
@@ -113,6 +113,8 @@ def test_stopped_it_goes_on_and_the_page_says_what_the_record_does(here: Path):
     final = [each[-1]["loss_by_time_ema/0.4-0.6"] for each in lines]
     assert own["loss_by_time"]["0.4-0.6"]["mean"]["value"] == pytest.approx(sum(final) / 2)
     assert own["comparison"]["costs"]["layersync"]["cpu_seconds_per_step"] > 0
+    likeness = record["results"]["baseline_similarity"]
+    assert likeness["runs"] == 2 and list(likeness["pairs"]) == ["2->3"] and 0 < likeness["pairs"]["2->3"] < 1
     assert str(here) not in json.dumps(record)  # no path of a machine
     the_page_is_that_of_the_record(here, record)
 
