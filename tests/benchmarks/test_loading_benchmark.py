@@ -28,8 +28,10 @@ def test_teachers_are_measured_beside_a_step_without(tmp_path, capsys):
     results = json.loads(out.read_text())["results"]
     assert set(results["ratio"]) == {"none", "sra", "self_flow"} and results["ratio"]["none"]["median"] == 1
     assert results["flops_ratio"]["none"] == 1 and results["flops_ratio"]["sra"] > 1 + 1 / 3
-    assert results["met"] == all(each["median"] <= 1.25 for each in results["ratio"].values())
-    assert "aim: at most 1.25 times" in capsys.readouterr().out
+    assert set(results["teacher"]) == {"sra", "self_flow"}
+    assert all(0 < each["median"] < results["ratio"][name]["median"] for name, each in results["teacher"].items())
+    assert results["met"] == all(each["median"] <= 0.25 for each in results["teacher"].values())
+    assert "aim: a pass of at most 0.25 of a step" in capsys.readouterr().out
 
 
 @every_row(
