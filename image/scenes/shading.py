@@ -75,8 +75,10 @@ def _surfaces(scenes: Scenes, tracer: Tracer, seen: Seen) -> Iterator[Surface]:
     where = np.flatnonzero(seen.place > GROUND)
     row, place = where // count, seen.place[where].astype(np.int64)
     solids = things.solid[row, place]
-    for solid in np.unique(solids):
+    for solid in range(len(SOLIDS)):
         chosen = np.flatnonzero(solids == solid)
+        if not len(chosen):
+            continue
         at, rows, places = where[chosen], row[chosen], place[chosen]
         cos, sin = things.turn[rows, places].T
         reach, size = seen.distance.take(at), things.size[rows, places]
