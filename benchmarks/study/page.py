@@ -113,11 +113,12 @@ def section(found: Found, image: str) -> list[str]:
         f"{first['metric']} ({first['better']} is better) of {first['num_samples']} samples, {setting['depth']} blocks "
     )
     text += f"of width {setting['hidden_size']}, {setting['steps']} steps. {place}."
+    table = markdown([HEAD, *(row(found, name) for name in found.methods)])
     return [
         title,
         text,
-        markdown([HEAD, *(row(found, name) for name in found.methods)]),
-        f"![{found.network.title}]({image})",
+        f'<img src="{image}" alt="{found.network.title}: curves" width="560">',
+        f"<details><summary>Every method</summary>\n\n{table}\n\n</details>",
     ]
 
 

@@ -10,6 +10,9 @@ from typing import Any
 from core.storage.atomic import write_atomic
 
 Content = Mapping[str, Any]
+# Of the picture: colours before they are repeated with dashes, methods that the legend has room for beside the curves,
+# and how many times the smallest value the largest is on a logarithmic scale.
+COLOURS, LEGEND_INSIDE, LOGARITHMIC = 10, 5, 5
 
 
 def number(value: float) -> str:
@@ -137,24 +140,31 @@ def report(content: Content) -> str:
 
 
 def draw_comparison(path: Path, content: Content) -> Path:
-    """The mean curves with their intervals as a PNG file."""
+    """The mean curves with their intervals as a PNG file; a logarithmic scale where they span much."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4), dpi=130, layout="constrained")
     axis, steps = figure.subplots(), content["steps"]
-    for method in content["methods"]:
+    for number, method in enumerate(content["methods"]):
         means = content["mean"][method]
-        (line,) = axis.plot(steps, [each["value"] for each in means], marker="o", markersize=3.5, label=method)
+        values, style = [each["value"] for each in means], "-" if number < COLOURS else "--"
+        (line,) = axis.plot(steps, values, style, marker="o", markersize=3.5, label=method)
         if means[0]["low"] is not None:
             low, high = ([each[end] for each in means] for end in ("low", "high"))
             axis.fill_between(steps, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
+    everything = [each["value"] for method in content["methods"] for each in content["mean"][method]]
+    if min(everything) > 0 and max(everything) > LOGARITHMIC * min(everything):
+        axis.set_yscale("log")
     final = content["mean"][content["methods"][0]][-1]["value"]
     axis.axhline(final, color="grey", linestyle=":", linewidth=1)
     axis.set(xlabel="optimizer step", ylabel=f"{content['metric']} ({content['better']} is better)")
     axis.set_title(f"{len(content['seeds'])} seeds, bands are 95 % intervals; dotted: {content['methods'][0]}'s end")
     axis.title.set_fontsize(10)
     axis.grid(alpha=0.3)
-    axis.legend()
+    if len(content["methods"]) > LEGEND_INSIDE:
+        axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    else:
+        axis.legend()
     image = io.BytesIO()
     figure.savefig(image, format="png")
     return write_atomic(path, image.getvalue())
