@@ -21,6 +21,7 @@ from core.flow.objective import ObjectiveConfig
 from core.flow.sampler import SamplerConfig
 from core.latents.pixels import Pixels
 from core.processes.world import World
+from core.storage.run_folder import RunDirectory
 from core.train.config import RunConfig, TrainerConfig
 from core.train.ema import EMA, EMAConfig
 from core.train.trainer import Trainer
@@ -116,7 +117,7 @@ def trainer(tmp_path, aligned):
         conditioning=LabelConditioning(LabelConfig(), preset.num_classes),
         preview=None,
     )
-    trainer = Trainer(config, domain, SimpleNamespace(checkpoints=tmp_path), World())
+    trainer = Trainer(config, domain, RunDirectory(tmp_path), World())
     trainer.stop = False
     return trainer
 

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from benchmarks.throughput import busy_microseconds
 
 from benchmarks import loading, teachers
+from benchmarks.gpu.throughput import busy_microseconds
 from tests.rows import every_row
 
 
