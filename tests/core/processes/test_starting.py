@@ -84,10 +84,13 @@ def test_a_process_that_waits_for_others_that_never_come_can_be_stopped(tmp_path
         port = free.getsockname()[1]
     names = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     process = begun("image.train", *tiny(f"runs_dir={tmp_path / 'runs'}"), environment=names)
-    deadline = time.monotonic() + 60
-    while f":{port:04X} " not in Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 143, process.communicate()
+    try:
+        deadline = time.monotonic() + 60
+        while f":{port:04X} " not in Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 143, process.communicate()
+    finally:
+        process.kill()  # a failing test leaves no process that waits for ever
