@@ -197,6 +197,7 @@ def test_a_run_whose_folder_is_taken_stops_and_writes_no_more(train, whole, tmp_
 
     def taken(self, *args):
         if self.step == 7:
+            self.settle()
             self.saved.wait()
             take(tmp_path / RUN)
         return update(self, *args)
