@@ -266,13 +266,7 @@ def report(measured: Mapping[str, Any]) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line; --help is written for people."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.checkpoint",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = measure.plain_parser("checkpoint", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add("--size", choices=list(PRESETS), default="B/2", help=f"{SIZES_HELP}; default B/2")
     add("--device", default="cpu", help="where the weights are: cpu (default), cuda, cuda:N")

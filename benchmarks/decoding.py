@@ -148,13 +148,7 @@ def _span(each: Mapping[str, float], digits: int) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line; --help is written for people."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.decoding",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = measure.plain_parser("decoding", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add("--minutes", type=float, default=4.0, help="length of the files (default 4)")
     add("--seconds", type=float, default=10.0, help="length of a window (default 10)")

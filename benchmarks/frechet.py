@@ -157,13 +157,7 @@ def report(measured: Mapping[str, Any]) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line; --help is written for people."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.frechet",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = measure.plain_parser("frechet", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add("--width", type=measure.positive, default=2048, help="features (default 2048, Inception's)")
     add("--samples", type=measure.positive, default=10_000, help="of each side, more than features (default 10000)")

@@ -192,13 +192,7 @@ def report(measured: Mapping[str, Any]) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line; --help is written for people."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.image_decoding",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = measure.plain_parser("image_decoding", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add("--size", type=measure.positive, default=256, help="side of the tensors, pixels (default 256)")
     add("--images", type=measure.positive, default=32, help="files of a turn (default 32)")

@@ -185,13 +185,7 @@ def report(measured: Mapping[str, Any]) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line; --help is written for people."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.latents",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = measure.plain_parser("latents", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add("--kind", choices=list(KINDS), default="image", help="of latents (default image)")
     add("--rows", type=measure.positive, default=20_480, help="of the cache, 32 KiB each of images (default 20480)")

@@ -126,13 +126,7 @@ def report(measured: Mapping[str, Any]) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line; --help is written for people."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.listing",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = measure.plain_parser("listing", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add("--files", type=measure.positive, default=FILES, help=f"of the tree, at least {LEAST_FILES} (default {FILES})")
     add("--rounds", type=measure.positive, default=5, help="times that both ways have their turn (default 5)")

@@ -156,13 +156,7 @@ def report(measured: Mapping[str, Any]) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line; --help is written for people."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.loading",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = measure.plain_parser("loading", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add("--size", choices=list(PRESETS), default="L/2", help="of the network (default L/2)")
     add("--cases", nargs="+", choices=CASES, default=CASES, help="default: both")

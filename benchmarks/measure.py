@@ -258,18 +258,23 @@ def spread_cell(value: Mapping[str, float], digits: int = 2) -> str:
     return f"{value['median']:.{digits}f} ({value['low']:.{digits}f}-{value['high']:.{digits}f})"
 
 
-# Options that both commands have
+# Command lines
 
 
-def make_parser(benchmark: str, description: str, examples: str, *, rounds: int) -> argparse.ArgumentParser:
-    """A parser with --device, --precision, --rounds, --threads, --seed and --out."""
-    parser = argparse.ArgumentParser(
+def plain_parser(benchmark: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """A parser without options yet: paragraphs stay as written, and no option is guessed from its beginning."""
+    return argparse.ArgumentParser(
         prog=f"python -m benchmarks.{benchmark}",
         description=description,
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def make_parser(benchmark: str, description: str, examples: str, *, rounds: int) -> argparse.ArgumentParser:
+    """A parser with --device, --precision, --rounds, --threads, --seed and --out."""
+    parser = plain_parser(benchmark, description, examples)
     add = parser.add_argument
     add("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N")
     add("--precision", choices=list(DTYPES), default="fp32", help="of the backbone, under autocast; default fp32")

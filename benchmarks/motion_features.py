@@ -115,13 +115,7 @@ def report(measured: Mapping[str, Any]) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line; --help is written for people."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.motion_features",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = measure.plain_parser("motion_features", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add("--skeleton", choices=list(SKELETONS), default="t2m", help="whose joints (default t2m)")
     add("--hours", type=float, default=1.0, help="of motion (default 1)")

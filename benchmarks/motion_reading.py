@@ -201,13 +201,7 @@ def _span(each: Mapping[str, float], digits: int = 2) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line; --help is written for people."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.motion_reading",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = measure.plain_parser("motion_reading", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add("--motions", type=measure.positive, default=29_228, help="in the folder (default 29228)")
     add("--different", type=measure.positive, default=512, help="files among them that are no links (default 512)")

@@ -72,13 +72,7 @@ def report(measured: Mapping[str, Any]) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line; --help is written for people."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.rendering",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = measure.plain_parser("rendering", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add("--batch", type=measure.positive, default=128, help="scenes of a batch (default 128)")
     add("--batches", type=measure.positive, default=8, help="batches of a turn (default 8)")

@@ -97,13 +97,7 @@ def report(measured: Mapping[str, Any]) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line; --help is written for people."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.startup",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = measure.plain_parser("startup", DESCRIPTION, EXAMPLES)
     add, names = parser.add_argument, commands()
     add("--commands", nargs="+", metavar="MODULE", choices=names, default=names, help="default: all of them")
     add("--rounds", type=measure.positive, default=5, help="times that every command has its turn (default 5)")

@@ -182,13 +182,7 @@ def _span(each: Mapping[str, float]) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line; --help is written for people."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.video_decoding",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = measure.plain_parser("video_decoding", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add("--seconds", type=float, nargs="+", default=[5.0, 30.0], help="lengths of the files (default 5 30)")
     add("--frames", type=measure.positive, default=16, help="of a clip (default 16)")
