@@ -196,9 +196,8 @@ class Sampling(ABC):
         allow_tf32(config.tf32)
         own = (parts.tokenizer, parts.backbone, parts.conditioning, parts.latent_shape)
         generator = make_generator(self.model_config, *own, world)
-        second = load_second_output(
-            self.model_config, parts.backbone, source, config.weights
-        )  # hooks come before compile
+        # Hooks come before compile.
+        second = load_second_output(self.model_config, parts.backbone, source, config.weights)
         network = spread(parts.backbone, ParallelConfig(), config.compile, World())  # each process has all of it
         return replace(generator, network=network, precision=config.precision, second=second)
 

@@ -153,8 +153,12 @@ class CheckpointStore:
 
 
 def _save_files(groups: Mapping[str, State | Packed], folder: Path, check: Callable[[], None]) -> dict[str, dict]:
-    """Write the groups by the names of their files, two at a time, since hashing keeps one back: facts of each."""
-    with ThreadPoolExecutor(2) as writers:
+    """Write the groups by the names of their files: facts of each.
+
+    Two at a time, since hashing keeps one back; one where it has to be copied first, for no more memory than that.
+    """
+    copied = all(isinstance(group, Packed) for group in groups.values())
+    with ThreadPoolExecutor(2 if copied else 1) as writers:
         jobs = {name: writers.submit(save_file, group, folder / name, check) for name, group in groups.items()}
         try:
             return {name: job.result() for name, job in jobs.items()}
