@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -150,6 +151,7 @@ class Events:
 
         self.folder, self.hook = folder, threading.excepthook
         threading.excepthook = self._told_later
+        _leave_the_second_of_the_last_file(folder)
         with writing(self.folder):
             self.writer = SummaryWriter(str(folder), purge_step=start + 1)
 
@@ -175,6 +177,15 @@ class Events:
         except OSError as error:
             log.warning("%s could not be written: %s", self.folder, error.strerror or error)
         threading.excepthook = self.hook
+
+
+def _leave_the_second_of_the_last_file(folder: Path) -> None:
+    """Sleep until a new file of events is the last one by name, as TensorBoard reads them; a second at most.
+
+    A name begins with the second that the file was made in, and goes on with numbers that do not sort: 10 before 9.
+    """
+    while any(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+        time.sleep(1 - time.time() % 1)
 
 
 class WandbRun:

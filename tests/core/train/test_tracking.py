@@ -73,6 +73,15 @@ def test_tensorboard_shows_what_the_files_say_each_step_once_after_a_resume(tmp_
     assert shown["flow_loss"] == [(1, 1.0), (2, 0.5), (4, 0.25), (8, 0.125)]
 
 
+def test_tensorboard_reads_a_session_that_begins_in_the_second_of_another_one_after_it(tmp_path, monkeypatch):
+    """Their files' names differ in a counter only, and sort 10 before 9."""
+    writer = pytest.importorskip("tensorboard.summary.writer.event_file_writer")
+    monkeypatch.setattr(writer, "_global_uid", writer.AtomicCounter(9))
+    record(tmp_path, [1, 2, 4], config=TrackingConfig(tensorboard="on"))
+    record(tmp_path, [4, 8], start=2, config=TrackingConfig(tensorboard="on"))
+    assert [step for step, _ in scalars(tmp_path)["flow_loss"]] == [1, 2, 4, 8]
+
+
 def test_tensorboard_keeps_the_steps_of_a_checkpoint_through_a_kill(tmp_path):
     tracker = Tracker(tmp_path, 0)
     for step in (1, 2):
