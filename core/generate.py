@@ -175,7 +175,11 @@ def make_generator(
     latent_shape: tuple[int, ...],
     world: World,
 ) -> Generator:
-    """The sampling side of a run's config: the given components under its sampler, path and prediction."""
+    """The sampling side of a run's config: the given components under its sampler, path and prediction.
+
+    Raises ValueError for a sampler that the latents cannot be sampled with.
+    """
     interpolant = Interpolant(build_path(config.objective.path), backbone.expand)
     sampler = config.sampler.build(interpolant, config.objective.prediction)
+    sampler.check(latent_shape)
     return Generator(backbone, sampler, tokenizer, conditioning, latent_shape, world)

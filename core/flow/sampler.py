@@ -5,7 +5,7 @@ Noise comes from (seed, sample index), so a sample does not depend on the batch 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -166,6 +166,12 @@ class Sampler:
             self.sde = SDE(interpolant, config.diffusion_form, config.diffusion_norm)
             self.interval = self._interval()
 
+    def check(self, latent_shape: Sequence[int]) -> None:
+        """Raise ValueError for what latents (C, ...) cannot be sampled with."""
+        channels = self.config.guidance_channels
+        if channels is not None and channels > latent_shape[0]:
+            raise ValueError(f"sampler.guidance_channels is {channels}, the latents have {latent_shape[0]} channels")
+
     def _interval(self) -> tuple[float, float]:
         config, path = self.config, self.interpolant.path
         form = config.diffusion_form if config.solver in SDE_SOLVERS else None
@@ -192,7 +198,8 @@ class Sampler:
         """Latents of `shape` (B, ...) under `condition`; noise from the streams "start" and "sde" of `random`."""
         config, path = self.config, self.interpolant.path
         x = random.normal("start", shape)
-        options = {"interval": config.guidance_interval, "channels": self._guided_channels(shape)}
+        self.check(shape[1:])
+        options = {"interval": config.guidance_interval, "channels": config.guidance_channels}
 
         def timed(x: Tensor, t: Tensor, condition: AnyRows) -> Tensor:
             found = network(x, path.network_time(t), condition)
@@ -235,8 +242,3 @@ class Sampler:
         """The times (count,) that a solver with fixed steps goes through, like x: equally far from each other."""
         return torch.linspace(*self.interval, count, device=x.device, dtype=x.dtype)
 
-    def _guided_channels(self, shape: tuple[int, ...]) -> int | None:
-        channels = self.config.guidance_channels
-        if channels is not None and channels > shape[1]:
-            raise ValueError(f"sampler.guidance_channels is {channels}, the latents have {shape[1]} channels")
-        return channels

@@ -88,6 +88,7 @@ class Trainer(SettledSteps):
             needs=self.aligning.needs,
             routing=routing,
         )
+        self.generator()  # what cannot be sampled is told before it is trained
         self.flow_loss = replace(self.loss, alignment=NoAlignment(), needs=Needs(), teacher=None)
         self.by_time = LossByTime(config, domain.dataset, self.loss, world)
         self.optimizer = Optimizer(self.model, config.optimizer, self.alignment.heads)

@@ -352,6 +352,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(toy, filed, user):
     method = aligned(toy, "layersync")
     wrong = [refused(user, user.on_stand_in(*method, *bad), parts) for bad, parts in toy.bad]
     wrong += [refused(user, user.on_files(*method, *bad), parts) for bad, parts in toy.bad_files]
+    late = user.on_stand_in(*method, "sampler.guidance_channels=999", "trainer.preview_every=0")  # read by no step
+    wrong += [refused(user, late, ["sampler.guidance_channels is 999", "channels"])]
     assert not any(wrong), [each for each in wrong if each]
 
 
