@@ -33,6 +33,7 @@ AIM_BLOCKED = 0.1  # of what the save before there was a background kept the loo
 ALONE_SECONDS = 1.0
 FORMER, NOW, BESIDE = "copies, twice read back", "while the loop waits", "beside the loop"
 TORCH, DISTRIBUTED = "torch.save", "distributed async_save"
+LIMITS = ("copy", "hash", "disk")
 Turn = dict[str, float]
 
 DESCRIPTION = """\
@@ -212,10 +213,13 @@ def run(setting: Setting, parent: str | None = None, say: Callable[[str], None] 
             DISTRIBUTED: partial(by_distributed, groups, folder),
         }
         loops = {"loop beside": partial(looping, beside, numbers), "loop alone": alone}
-        turns = {name: partial(emptied, folder, way) for name, way in {**ways, **loops}.items()}
+        limits = measure.limit_turns(LIMITS, folder)
+        rated = {name: (lambda rate=rate: {"rate": rate()}) for name, rate in limits.items()}
+        turns = {name: partial(emptied, folder, way) for name, way in {**ways, **loops, **rated}.items()}
         say(f"{size / 1e9:.2f} GB; {setting.rounds} rounds of {len(ways)} ways, and one before them ...")
-        taken = measure.interleave(turns, setting.rounds + 1)
-    return {"bytes": size, **summarise({name: each[1:] for name, each in taken.items()})}
+        taken = {name: each[1:] for name, each in measure.interleave(turns, setting.rounds + 1).items()}
+    found = {name: measure.spread([turn["rate"] for turn in taken[name]]) for name in LIMITS}
+    return {"bytes": size, **summarise(taken), "limits": found}
 
 
 def summarise(taken: Mapping[str, Sequence[Turn]]) -> dict[str, Any]:
@@ -260,6 +264,7 @@ def report(measured: Mapping[str, Any]) -> str:
             f"aim: blocked at most {AIM_BLOCKED:g} of before, measured {blocked}: {verdicts[0]}",
             f"aim: total at most torch.save's, measured {total} of it: {verdicts[1]}",
             f"a loop beside the writing runs at {loop} of its rate alone",
+            measure.limits_line(results["limits"]),
         ]
     )
 
@@ -284,9 +289,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     device = measure.pick_device(options.device)
     setting = Setting(options.size, options.rounds, str(device), options.threads)
     measured = measure.record("checkpoint", argv, setting, run(setting, options.folder))
-    path = measure.write(measured, "checkpoint", options.out)
-    print(f"\n{report(measured)}\n\nwritten to {path}")
-    return measured
+    return measure.conclude(measured, "checkpoint", options.out, report)
 
 
 if __name__ == "__main__":

@@ -172,9 +172,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     names = ("minutes", "seconds", "windows", "rounds", "seed", "threads")
     setting = Setting(**{name: getattr(options, name) for name in names})
     measured = measure.record("decoding", argv, setting, run(setting))
-    path = measure.write(measured, "decoding", options.out)
-    print(f"\n{report(measured)}\n\nwritten to {path}")
-    return measured
+    return measure.conclude(measured, "decoding", options.out, report)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from benchmarks import measure
 from eval.statistics.frechet import Moments, frechet_distance, moments
 
 AIM_SPEEDUP, AIM_DIFFERENCE = 30.0, 1e-6
+LIMITS = ("float64", "copy")
 DECAY = 1e-4  # of the deviations of the features from the first to the last, about as in Inception's
 
 DESCRIPTION = """\
@@ -115,9 +116,11 @@ def run(setting: Setting, say: Callable[[str], None] = print) -> dict[str, Any]:
     torch.set_num_threads(setting.threads)
     with threadpool_limits(setting.threads):
         cases = {str(samples): run_case(samples, setting, say) for samples in (setting.samples, setting.few)}
+        limits = measure.interleave(measure.limit_turns(LIMITS), setting.rounds)
     full = cases[str(setting.samples)]
     return {
         "cases": cases,
+        "limits": {name: measure.spread(rates) for name, rates in limits.items()},
         "aim": {"speedup": AIM_SPEEDUP, "relative_difference": AIM_DIFFERENCE},
         "speedup_met": full["speedup"]["sqrtm"]["median"] >= AIM_SPEEDUP,
         "difference_met": full["relative_difference"]["sqrtm"] < AIM_DIFFERENCE,
@@ -151,6 +154,7 @@ def report(measured: Mapping[str, Any]) -> str:
             f"{verdicts['speedup']}",
             f"aim: relative difference below {AIM_DIFFERENCE:g}, measured {full['relative_difference']['sqrtm']:.1e}: "
             f"{verdicts['difference']}",
+            measure.limits_line(results["limits"]),
         ]
     )
 
@@ -176,9 +180,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     names = ("width", "samples", "few", "rounds", "seed", "threads")
     setting = Setting(**{name: getattr(options, name) for name in names})
     measured = measure.record("frechet", argv, setting, run(setting))
-    path = measure.write(measured, "frechet", options.out)
-    print(f"\n{report(measured)}\n\nwritten to {path}")
-    return measured
+    return measure.conclude(measured, "frechet", options.out, report)
 
 
 if __name__ == "__main__":

@@ -210,9 +210,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     names = ("size", "images", "rounds", "seed", "threads")
     setting = Setting(**{name: getattr(options, name) for name in names})
     measured = measure.record("image_decoding", argv, setting, run(setting))
-    path = measure.write(measured, "image_decoding", options.out)
-    print(f"\n{report(measured)}\n\nwritten to {path}")
-    return measured
+    return measure.conclude(measured, "image_decoding", options.out, report)
 
 
 if __name__ == "__main__":

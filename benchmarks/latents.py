@@ -208,9 +208,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     setting = Setting(**{name: getattr(options, name) for name in names})
     measured = measure.record("latents", argv, setting, run(setting, options.folder))
     name = "latents" if setting.kind == "image" else f"latents-{setting.kind}"
-    path = measure.write(measured, name, options.out)
-    print(f"\n{report(measured)}\n\nwritten to {path}")
-    return measured
+    return measure.conclude(measured, name, options.out, report)
 
 
 if __name__ == "__main__":

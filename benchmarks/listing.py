@@ -143,9 +143,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         parser.error(f"--files is {options.files}; of fewer than {LEAST_FILES} no list is kept")
     setting = Setting(options.files, options.rounds)
     measured = measure.record("listing", argv, setting, run(setting))
-    path = measure.write(measured, "listing", options.out)
-    print(f"\n{report(measured)}\n\nwritten to {path}")
-    return measured
+    return measure.conclude(measured, "listing", options.out, report)
 
 
 if __name__ == "__main__":

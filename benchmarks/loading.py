@@ -27,6 +27,7 @@ from core.storage.weights import load_into, load_safetensors
 from core.train.ema import EMA, EMAConfig
 
 AIM, AIM_COPIES = 1 / 3, 2.0
+LIMITS = ("copy",)
 WAYS, CASES = ("drawn", "without"), ("sample", "resume")
 
 DESCRIPTION = """\
@@ -116,11 +117,14 @@ def run(setting: Setting, say: Callable[[str], None] = print) -> dict[str, Any]:
         file = Path(folder) / "weights.safetensors"
         mib = write_weights(setting.size, file) / 2**20
         cases = {case: run_case(setting, case, file, say) for case in setting.cases}
+    torch.set_num_threads(setting.threads)
+    limits = measure.interleave(measure.limit_turns(LIMITS), setting.rounds)
     for case in cases.values():
         case["copies"] = {way: found["mib"]["median"] / mib for way, found in case["ways"].items()}
     return {
         "weights_mib": mib,
         "cases": cases,
+        "limits": {name: measure.spread(rates) for name, rates in limits.items()},
         "aim": {"time_ratio": AIM, "copies": AIM_COPIES},
         "time_met": all(case["time_ratio"]["median"] <= AIM for case in cases.values()),
         "copies_met": "sample" not in cases or cases["sample"]["copies"]["without"] <= AIM_COPIES + 0.05,
@@ -150,6 +154,7 @@ def report(measured: Mapping[str, Any]) -> str:
             measure.table(["case", "CPU s (low-high)", "of it building", "memory / weights", "time ratio"], rows),
             "",
             f"aim: a third of the time: {verdicts['time']}; sampling at most one copy more: {verdicts['copies']}",
+            measure.limits_line(results["limits"]),
         ]
     )
 
@@ -172,9 +177,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = make_parser().parse_args(argv)
     setting = Setting(options.size, options.cases, options.rounds, options.threads)
     measured = measure.record("loading", argv, setting, run(setting))
-    path = measure.write(measured, f"loading-{options.size.replace('/', '')}", options.out)
-    print(f"\n{report(measured)}\n\nwritten to {path}")
-    return measured
+    return measure.conclude(measured, f"loading-{options.size.replace('/', '')}", options.out, report)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -26,6 +27,7 @@ import torch
 from core.precision import DTYPES
 from core.storage.atomic import write_atomic
 from core.storage.provenance import ROOT, git
+from core.train.flops import matmul_peak
 
 RESULTS = ROOT / "benchmarks" / "results"
 MIB = 2**20
@@ -170,6 +172,56 @@ def revision() -> dict[str, Any]:
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
+# Its limits
+
+LIMIT_BYTES = 2**28
+LIMIT_UNITS = {
+    "copy": "GB/s copied within memory",
+    "hash": "GB/s through SHA-256",
+    "disk": "GB/s to the disk, synced",
+    "float32": "GFLOP/s of products in float32",
+    "float64": "GFLOP/s of products in float64",
+}
+
+
+def limit_turns(names: Sequence[str], folder: Path | None = None) -> dict[str, Callable[[], float]]:
+    """What the machine can do at best, by keys of `LIMIT_UNITS`: functions that measure it once, in those units.
+
+    folder: on the disk. On the CPU, with the threads that PyTorch has; SHA-256 and the disk with one.
+    """
+    source = torch.randint(0, 256, (LIMIT_BYTES,), dtype=torch.uint8)
+    target = source.clone()
+
+    def written() -> None:
+        file = folder / "limit"
+        with file.open("wb", buffering=0) as stream:
+            stream.write(memoryview(source.numpy()))
+            os.fsync(stream.fileno())
+        file.unlink()
+
+    moved = {
+        "copy": lambda: target.copy_(source),
+        "hash": lambda: hashlib.sha256(source.numpy()),
+        "disk": written,
+    }
+    rates = {name: (lambda move=move: LIMIT_BYTES / seconds(move) / 1e9) for name, move in moved.items()}
+    cpu = torch.device("cpu")
+    rates |= {each: (lambda each=each: matmul_peak(cpu, getattr(torch, each)) / 1e9) for each in ("float32", "float64")}
+    return {name: rates[name] for name in names}
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """How long a call takes."""
+    begun = time.perf_counter()
+    function()
+    return time.perf_counter() - begun
+
+
+def limits_line(taken: Mapping[str, Mapping[str, float]]) -> str:
+    """The limits as a report says them; taken: the spread of each."""
+    return "limits: " + ", ".join(f"{spread_cell(each, 1)} {LIMIT_UNITS[name]}" for name, each in taken.items())
+
+
 # The record
 
 
@@ -227,6 +279,15 @@ def write(measured: Mapping[str, Any], name: str, out: str | None) -> Path:
     path = Path(out) if out else RESULTS / f"{day}-{name}-{device}.json"
     write_atomic(path, json.dumps(measured, indent=1) + "\n")
     return shown(path)
+
+
+def conclude(
+    measured: dict[str, Any], name: str, out: str | None, report: Callable[[Mapping[str, Any]], str]
+) -> dict[str, Any]:
+    """Write the record and print its report, the last thing that a benchmark does; returns the record."""
+    path = write(measured, name, out)
+    print(f"\n{report(measured)}\n\nwritten to {path}")
+    return measured
 
 
 def shown(path: Path) -> Path:

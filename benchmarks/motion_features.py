@@ -140,9 +140,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     names = ("skeleton", "hours", "clip", "rounds", "seed", "threads")
     setting = Setting(**{name: getattr(options, name) for name in names})
     measured = measure.record("motion_features", argv, setting, run(setting))
-    path = measure.write(measured, "motion_features", options.out)
-    print(f"\n{report(measured)}\n\nwritten to {path}")
-    return measured
+    return measure.conclude(measured, "motion_features", options.out, report)
 
 
 if __name__ == "__main__":

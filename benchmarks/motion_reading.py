@@ -221,9 +221,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     names = ("motions", "different", "items", "rounds", "seed", "threads")
     setting = Setting(**{name: getattr(options, name) for name in names})
     measured = measure.record("motion_reading", argv, setting, run(setting))
-    path = measure.write(measured, "motion_reading", options.out)
-    print(f"\n{report(measured)}\n\nwritten to {path}")
-    return measured
+    return measure.conclude(measured, "motion_reading", options.out, report)
 
 
 if __name__ == "__main__":

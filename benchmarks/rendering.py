@@ -87,9 +87,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = make_parser().parse_args(argv)
     setting = Setting(options.batch, options.batches, options.rounds)
     measured = measure.record("rendering", argv, setting, run(setting))
-    path = measure.write(measured, "rendering", options.out)
-    print(f"\n{report(measured)}\n\nwritten to {path}")
-    return measured
+    return measure.conclude(measured, "rendering", options.out, report)
 
 
 if __name__ == "__main__":

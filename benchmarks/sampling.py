@@ -283,9 +283,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     except ValueError as error:
         parser.error(str(error))
     measured = measure.record("sampling", argv, setting, run(setting))
-    path = measure.write(measured, f"sampling-{setting.size.replace('/', '')}-{setting.precision}", options.out)
-    print(f"\n{report(measured)}\n\nwritten to {path}")
-    return measured
+    name = f"sampling-{setting.size.replace('/', '')}-{setting.precision}"
+    return measure.conclude(measured, name, options.out, report)
 
 
 if __name__ == "__main__":

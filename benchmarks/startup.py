@@ -111,9 +111,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = make_parser().parse_args(argv)
     setting = Setting(options.commands, options.rounds)
     measured = measure.record("startup", argv, setting, run(setting))
-    path = measure.write(measured, "startup", options.out)
-    print(f"\n{report(measured)}\n\nwritten to {path}")
-    return measured
+    return measure.conclude(measured, "startup", options.out, report)
 
 
 if __name__ == "__main__":

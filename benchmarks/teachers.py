@@ -20,6 +20,8 @@ from core.alignment.teacher import Teacher
 from core.nets.layers import TRAINING_FACTOR
 
 AIM = 0.25
+LIMITS = ("float32",)
+HEAD = ["alignment", "CPU s a step (low-high)", "over none", "its teacher's pass", "FLOPs", "GFLOP/s"]
 # (student, teacher) by depth, as in core/conf/alignment
 PAIRS = {2: ((1, 2), (1, 2)), 8: ((2, 5), (2, 5)), 12: ((3, 8), (4, 8)), 24: ((7, 17), (7, 17)), 28: ((8, 20), (8, 20))}
 
@@ -90,12 +92,15 @@ def run(setting: Setting, say: Callable[[str], None] = print) -> dict[str, Any]:
     measure.interleave(runs, 1)
     passes = {name: time_passes(step.loss.teacher) for name, step in steps.items() if step.loss.teacher is not None}
     taken = measure.interleave(runs, setting.rounds)
+    limits = measure.interleave(measure.limit_turns(LIMITS), setting.rounds)
     ratios = {name: measure.spread(measure.pair_ratios(each, taken["none"])) for name, each in taken.items()}
     shares = {name: measure.spread(measure.pair_ratios(each, taken["none"])) for name, each in passes.items()}
     return {
         "cpu_seconds": {name: measure.spread(each) for name, each in taken.items()},
         "ratio": ratios,
         "teacher": shares,
+        "gflops": {name: (whole + extra[name]) * setting.batch / 1e9 for name in steps},
+        "limits": {name: measure.spread(rates) for name, rates in limits.items()},
         "flops_ratio": {name: 1 + each / whole for name, each in extra.items()},
         "aim": AIM,
         "met": all(each["median"] <= AIM for each in shares.values()),
@@ -112,6 +117,7 @@ def report(measured: Mapping[str, Any]) -> str:
             measure.spread_cell(results["ratio"][name], 3),
             measure.spread_cell(results["teacher"][name], 3) if name in results["teacher"] else "-",
             f"{results['flops_ratio'][name]:.3f}",
+            f"{results['gflops'][name] / each['median']:.1f}",
         ]
         for name, each in results["cpu_seconds"].items()
     ]
@@ -120,9 +126,10 @@ def report(measured: Mapping[str, Any]) -> str:
             measure.headline(measured),
             f"SiT-{setting['size']}, batch {setting['batch']}, fp32",
             "",
-            measure.table(["alignment", "CPU s a step (low-high)", "over none", "its teacher's pass", "FLOPs"], rows),
+            measure.table(HEAD, rows),
             "",
             f"aim: a pass of at most {results['aim']:g} of a step without: {'met' if results['met'] else 'not met'}",
+            measure.limits_line(results["limits"]),
         ]
     )
 
@@ -145,9 +152,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = make_parser().parse_args(argv)
     setting = Setting(options.size, options.batch, options.rounds, options.threads)
     measured = measure.record("teachers", argv, setting, run(setting))
-    path = measure.write(measured, f"teachers-{options.size.replace('/', '')}", options.out)
-    print(f"\n{report(measured)}\n\nwritten to {path}")
-    return measured
+    return measure.conclude(measured, f"teachers-{options.size.replace('/', '')}", options.out, report)
 
 
 if __name__ == "__main__":

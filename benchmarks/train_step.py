@@ -293,9 +293,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         parser.error(str(error))
     measured = measure.record("train_step", argv, setting, run(setting))
     name = f"train_step-{setting.size.replace('/', '')}-b{setting.batch}-{setting.precision}"
-    path = measure.write(measured, name, options.out)
-    print(f"\n{report(measured)}\n\nwritten to {path}")
-    return measured
+    return measure.conclude(measured, name, options.out, report)
 
 
 if __name__ == "__main__":

@@ -206,9 +206,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     names = ("frames", "size", "gop", "clips", "rounds", "seed", "threads")
     setting = Setting(tuple(options.seconds), **{name: getattr(options, name) for name in names})
     measured = measure.record("video_decoding", argv, setting, run(setting))
-    path = measure.write(measured, "video_decoding", options.out)
-    print(f"\n{report(measured)}\n\nwritten to {path}")
-    return measured
+    return measure.conclude(measured, "video_decoding", options.out, report)
 
 
 if __name__ == "__main__":

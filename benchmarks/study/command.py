@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.measure import shown, write
 from benchmarks.study.networks import Network, find_networks
-from benchmarks.study.plan import CHOICE, PILOT, RunConfigs, Study, StudyConfig
+from benchmarks.study.plan import CHOICE, PILOT, TOKENIZER, RunConfigs, Study, StudyConfig
 from benchmarks.study.record import THREADS, find_complete, record_file, study_record
 from eval.methods.matched import MatchedRuns
 from eval.methods.plan import RunPlan, sweep_content, write_sweep
@@ -43,14 +44,14 @@ def make_study(study: Study, argv: Sequence[str], deadline: float | None) -> boo
     reading = study.config.runs is not None
     queue = RunQueue(study.folder / "logs", study.config.parallel, say, deadline, forgiving=True)
     left_out = study.left_out()  # what does not fit is told before anything is made
-    done = reading or all(queue.make(jobs) for jobs in study.pilot_jobs())
+    done = reading or all(queue.make(jobs) for jobs in study.first_jobs())
     left_out = study.left_out() if study.needs_pair else left_out
     plan = study.plan(left_out)
     configs = plan.check(study.folder)
     for name, reason in left_out.items():
         say(f"{study.network.name}: no run of {name}, {reason}")
     try:
-        if not reading:
+        if not reading and TOKENIZER not in queue.failed:
             done = done and queue.make(study.jobs(plan, configs)) and queue.make(likeness(study, plan, configs))
     finally:
         reasons = {**left_out, **failures(study, queue.failed)}
@@ -70,7 +71,12 @@ def likeness(study: Study, plan: RunPlan, configs: RunConfigs) -> list[QueuedRun
 
 
 def failures(study: Study, failed: Mapping[str, str]) -> dict[str, str]:
-    """The last words of runs that failed, by method; without the pilot the methods of the measured pair have none."""
+    """The last words of runs that failed, by method.
+
+    Without the tokenizer no method has any, without the pilot those of the measured pair have none.
+    """
+    if TOKENIZER in failed:
+        return dict.fromkeys(study.methods, f"failed: {failed[TOKENIZER]}")
     found = {}
     for name, words in failed.items():
         own = [name.rpartition("-seed")[0]] if name != CHOICE else []
@@ -93,6 +99,8 @@ def write_study_sweep(study: Study) -> None:
     write_sweep(file, sweep_content(plan, study.label, study.config.runs_dir, None))
     for name, reason in left_out.items():
         say(f"{study.network.name}: no run of {name}, {reason}")
+    if study.tokenizer_words():
+        say(f"first      python {shlex.join(study.tokenizer_words())}")
     say(f"written    {file}; its resources are yours to set")
     say(f"start      python slurm/launch.py {file}")
     place = Path(study.config.runs_dir) / "sweeps" / study.label

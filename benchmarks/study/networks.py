@@ -17,6 +17,7 @@ FOLDER = Path(__file__).parent / "networks"
 METHODS = "methods"
 MEASURED = "measured"  # of alignment.pairs: what eval.choose_pair finds in the short baseline run
 PAIRS = "alignment.pairs"
+LEFT_OUT: dict[str, Any] = {"changes": {}, "tokenizer": {}, "varies": None}  # of a file that does not say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class Network:
     name       of its file; the domain's, then its own
     overrides  keys of every run;  changes: method -> keys that are another's than in networks/methods.yaml
     every      steps between two evaluations;  pilot_steps: of the short baseline run that chooses the measured pair
+    tokenizer  keys of the domain's `train_tokenizer`, which makes the tokenizer of all runs before them; {}: none
     varies     the network whose file has all that this one's leaves out, its `overrides` key by key; None: none
     """
 
@@ -40,6 +42,7 @@ class Network:
     methods: list[str]
     overrides: dict
     changes: dict = field(default_factory=dict)
+    tokenizer: dict = field(default_factory=dict)
     varies: str | None = None
 
     @property
@@ -74,7 +77,7 @@ def known_methods() -> Mapping[str, dict[str, Any]]:
 def known_networks() -> list[Network]:
     """Every network of every domain, in the order of their names."""
     files = sorted(file for file in FOLDER.glob("*.yaml") if file.stem != METHODS)
-    return [strict(Network, {"name": file.stem, "changes": {}, "varies": None, **_content(file)}) for file in files]
+    return [strict(Network, {**LEFT_OUT, "name": file.stem, **_content(file)}) for file in files]
 
 
 def _content(file: Path) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def section(found: Found, image: str) -> list[str]:
     text = (
         f"{first['metric']} ({first['better']} is better) of {first['num_samples']} samples, {setting['depth']} blocks "
     )
-    text += f"of width {setting['hidden_size']}, {setting['steps']} steps. {place}."
+    text += f"of width {setting['hidden_size']}, {setting['steps']} steps{latents(found.content)}. {place}."
     table = markdown([HEAD, *(row(found, name) for name in found.methods)])
     return [
         title,
@@ -120,6 +120,14 @@ def section(found: Found, image: str) -> list[str]:
         f'<img src="{image}" alt="{found.network.title}: curves" width="560">',
         f"<details><summary>Every method</summary>\n\n{table}\n\n</details>",
     ]
+
+
+def latents(content: Mapping[str, Any]) -> str:
+    """What is said of the tokenizer that a study made for its runs."""
+    facts = content["results"].get("tokenizer")
+    if facts is None:
+        return ""
+    return f", in latents of a tokenizer of ours (PSNR {facts['psnr_db']:.1f} dB)"
 
 
 def row(found: Found, name: str) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ from layersync.pairs import rule_pair
 
 RunConfigs = Mapping[tuple[str, int], Any]  # by method and seed
 PILOT, CHOICE = "pilot", "choose_pair"  # the short baseline run, and what asks it
+TOKENIZER = "tokenizer"  # the training of one
+TOKENIZER_PATH = "tokenizer.path"
 LOSS_BINS, LOSS_ROWS = 5, 64
 LIKENESS = "similarity"  # what says how alike a baseline's blocks are, which no loss of its own records
 LIKENESS_TIMES = [0.1, 0.3, 0.5, 0.7, 0.9]
@@ -62,12 +64,18 @@ class StudyConfig:
             raise ValueError(f"methods is {self.methods}; the first is 'baseline', which the others are compared with")
 
 
+def tokenizer_path(config: StudyConfig, network: Network) -> Path:
+    """Where the tokenizer of a network's runs is."""
+    return Path(config.runs_dir) / "tokenizer" / network.name
+
+
 def common_words(config: StudyConfig, network: Network) -> list[str]:
     """What all runs of a network share, the command's own keys last and instead of the network's."""
     every = config.every or network.every
     own = {
         "experiment": network.experiment,
         **network.overrides,
+        **({TOKENIZER_PATH: str(tokenizer_path(config, network))} if network.tokenizer else {}),
         "trainer.preview_every": 0,
         "trainer.checkpoint_every": every,
         "trainer.keep_checkpoints": 1,
@@ -127,6 +135,17 @@ class Study:
         own = Path(self.config.runs_dir) / "compare" / self.label
         return own if self.config.runs is None else Path(self.config.runs)
 
+    # The tokenizer
+
+    def tokenizer_words(self) -> list[str]:
+        """The arguments of Python that train the tokenizer; [] where it is there, or none is needed."""
+        path = tokenizer_path(self.config, self.network)
+        if not self.network.tokenizer or path.is_dir():
+            return []
+        own = {**self.network.tokenizer, "runs_dir": self.config.runs_dir, "name": path.name}
+        device = [word for word in self.config.overrides if key_of(word) == "device"]
+        return ["-m", f"{self.network.domain}.train_tokenizer", *(override(*each) for each in own.items()), *device]
+
     # The pair
 
     @property
@@ -160,9 +179,14 @@ class Study:
         pairs = read_mapping(self.pair_file)["results"]["pairs"]
         return (pairs[0]["weak"], pairs[0]["strong"]) if pairs else None
 
-    def pilot_jobs(self) -> list[list[QueuedRun]]:
-        """What is left to do until the pair is known, one after the other: the short run, then choosing."""
-        if not self.needs_pair or self.pair_file.is_file() or self.config.runs is not None:
+    def first_jobs(self) -> list[list[QueuedRun]]:
+        """What is left to do before the runs, one after the other: the tokenizer, the short run, choosing a pair."""
+        words = self.tokenizer_words()
+        tokenizer = QueuedRun(TOKENIZER, tokenizer_path(self.config, self.network), tuple(words))
+        return [*([[tokenizer]] if words else []), *self._pair_jobs()]
+
+    def _pair_jobs(self) -> list[list[QueuedRun]]:
+        if not self.needs_pair or self.pair_file.is_file():
             return []
         steps = override("trainer.steps", self.config.pilot_steps or self.network.pilot_steps)
         common = [*common_words(self.config, self.network), steps, "trainer.log_every=20"]

@@ -18,7 +18,8 @@ import torch
 
 from benchmarks.measure import record, versions
 from benchmarks.study.networks import Network
-from benchmarks.study.plan import LOSS_ROWS, RunConfigs, Study, likeness_file
+from benchmarks.study.plan import LOSS_ROWS, TOKENIZER_PATH, RunConfigs, Study, likeness_file, tokenizer_path
+from core.commands.train_tokenizer import METRICS_FILE
 from core.schema import plain
 from core.storage.json_files import read_mapping
 from core.storage.lines import curve, read_lines
@@ -26,7 +27,7 @@ from core.storage.run_folder import RunDirectory
 from core.train.tracking import BY_TIME_EMA, METRICS, SPEED
 from eval.methods.matched import MatchedRuns, read_evaluations, value_at
 from eval.methods.numbers import direction, mean_over_seeds, relative_gain
-from eval.methods.plan import RunPlan, is_complete
+from eval.methods.plan import RunPlan, is_complete, key_of
 from eval.methods.result import as_numbers, make_comparison
 
 PLACES = re.compile(r"(runs_dir|runs|results|sweep)=.*")  # words that belong to a machine, not to a measurement
@@ -45,6 +46,7 @@ class StudySetting:
     title: str
     experiment: str
     overrides: list[str]
+    tokenizer: dict[str, Any]
     depth: int | None
     hidden_size: int | None
     steps: int
@@ -80,7 +82,8 @@ def study_record(
         domain=study.network.domain,
         title=study.network.title,
         experiment=study.network.experiment,
-        overrides=plan.common,
+        overrides=[word for word in plan.common if key_of(word) != TOKENIZER_PATH],
+        tokenizer=study.network.tokenizer,
         depth=value_at(first, "backbone.depth"),
         hidden_size=value_at(first, "backbone.hidden_size"),
         steps=value_at(first, "trainer.steps"),
@@ -92,6 +95,7 @@ def study_record(
     pairs = dict.fromkeys(pair for each in methods.values() for pair in each.get("similarity", ()))
     likeness = baseline_likeness(study, complete[baseline], list(pairs))
     results = {"methods": methods, "pair": pair_facts(study), "baseline_similarity": likeness}
+    results["tokenizer"] = tokenizer_facts(study)
     words = [word for word in argv if not PLACES.fullmatch(word)]
     return {**record("study", words, setting, results), "versions": versions(torch.device(device))}
 
@@ -185,6 +189,14 @@ def peak_memory(runs: MatchedRuns, method: str, first: int) -> float | None:
         lines = [line for line in read_lines(run.path / SPEED) if line["step"] <= first and "peak_memory_mib" in line]
         peaks += [max(line["peak_memory_mib"] for line in lines)] if lines else []
     return float(np.median(peaks)) if peaks else None
+
+
+def tokenizer_facts(study: Study) -> dict[str, Any] | None:
+    """The numbers of the tokenizer that all runs have; None where the study makes none."""
+    file = tokenizer_path(study.config, study.network) / METRICS_FILE
+    if not study.network.tokenizer or not file.is_file():
+        return None
+    return {key: value for key, value in read_mapping(file).items() if key != "config"}
 
 
 def pair_facts(study: Study) -> dict[str, Any] | None:

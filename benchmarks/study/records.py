@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.study.networks import Network, known_networks
-from benchmarks.study.record import MEASURED
+from benchmarks.study.record import MEASURED, NOT_RUN
 from core.storage.json_files import read_mapping
 from eval.methods.numbers import relative_gain
 from eval.methods.result import as_numbers
@@ -29,8 +29,10 @@ class Found:
 
     @property
     def methods(self) -> Mapping[str, Mapping[str, Any]]:
-        """Every method of the record, with its state."""
-        return self.content["results"]["methods"]
+        """Every method of the record, with its state, and the network's others, which it left out."""
+        network = self.network
+        rest = {name: {"keys": network.method(name), "state": NOT_RUN, "reason": ""} for name in network.methods}
+        return {**rest, **self.content["results"]["methods"]}
 
     @property
     def baseline(self) -> str:

@@ -241,4 +241,3 @@ class Sampler:
     def times(self, count: int, x: Tensor) -> Tensor:
         """The times (count,) that a solver with fixed steps goes through, like x: equally far from each other."""
         return torch.linspace(*self.interval, count, device=x.device, dtype=x.dtype)
-

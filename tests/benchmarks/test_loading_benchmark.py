@@ -3,8 +3,9 @@
 import json
 
 import pytest
+import torch
 
-from benchmarks import loading, teachers
+from benchmarks import loading, measure, teachers
 from benchmarks.gpu.throughput import busy_microseconds
 from tests.rows import every_row
 
@@ -12,6 +13,7 @@ from tests.rows import every_row
 def test_loading_is_measured_in_both_ways(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(loading, "alone", lambda function: function())  # processes of their own take seconds to start
     out = tmp_path / "record.json"
+    monkeypatch.setattr(measure, "LIMIT_BYTES", 2**16)
     loading.main(["--size", "tiny", "--rounds", "2", "--out", str(out)])
     results = json.loads(out.read_text())["results"]
     assert list(results["cases"]) == ["sample", "resume"]
@@ -19,10 +21,13 @@ def test_loading_is_measured_in_both_ways(tmp_path, capsys, monkeypatch):
         assert set(case["ways"]) == {"drawn", "without"}
         assert all(way["seconds"]["low"] >= way["build_seconds"]["low"] > 0 for way in case["ways"].values())
     assert results["time_met"] == all(each["time_ratio"]["median"] <= 1 / 3 for each in results["cases"].values())
-    assert "aim: a third of the time" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "aim: a third of the time" in printed
+    assert f"limits: {results['limits']['copy']['median']:.1f} (" in printed
 
 
-def test_teachers_are_measured_beside_a_step_without(tmp_path, capsys):
+def test_teachers_are_measured_beside_a_step_without(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(measure, "matmul_peak", lambda device, dtype: 5e9 if dtype == torch.float32 else 0.0)
     out = tmp_path / "record.json"
     teachers.main(["--size", "tiny", "--rounds", "1", "--out", str(out)])
     results = json.loads(out.read_text())["results"]
@@ -31,7 +36,9 @@ def test_teachers_are_measured_beside_a_step_without(tmp_path, capsys):
     assert set(results["teacher"]) == {"sra", "self_flow"}
     assert all(0 < each["median"] < results["ratio"][name]["median"] for name, each in results["teacher"].items())
     assert results["met"] == all(each["median"] <= 0.25 for each in results["teacher"].values())
-    assert "aim: a pass of at most 0.25 of a step" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "aim: a pass of at most 0.25 of a step" in printed
+    assert "limits: 5.0 (5.0-5.0) GFLOP/s of products in float32" in printed
 
 
 @every_row(

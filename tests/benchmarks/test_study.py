@@ -139,8 +139,8 @@ def test_the_measured_pair_comes_of_a_short_run_of_its_own(here: Path):
     config = ENTRY.config([*words, "methods=[baseline,measured_pair]", f"runs_dir={here}"])
     study = Study(config, find_networks("image", ["digits"])[0])
     assert study.left_out() == {"measured_pair": "the short baseline run is not done"}
-    assert all(HereQueue(forgiving=True).make(jobs) for jobs in study.pilot_jobs())
-    assert HereQueue.made == ["pilot-seed0", "choose_pair"] and study.pilot_jobs() == []
+    assert all(HereQueue(forgiving=True).make(jobs) for jobs in study.first_jobs())
+    assert HereQueue.made == ["pilot-seed0", "choose_pair"] and study.first_jobs() == []
     facts, pair = pair_facts(study), study.pair()
     assert facts["step"] == 4 and (facts["rule"]["weak"], facts["rule"]["strong"]) == (2, 3)
     assert [pair] == [(each["weak"], each["strong"]) for each in facts["pairs"][:1]] or (
