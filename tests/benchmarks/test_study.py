@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -131,6 +132,48 @@ def the_page_is_that_of_the_record(folder: Path, record: dict) -> None:
     assert "Not run: baseline, layersync" in text  # the networks of other data
     assert (out.parent / "results-image-digits.png").read_bytes().startswith(b"\x89PNG")
     assert page(read_studies(folder), out) == text
+
+
+def in_latents(folder: Path) -> Study:
+    """The toy study of one seed, in latents of a tokenizer that it trains first."""
+    words = [word for word in TOY if not word.startswith("seeds=")]
+    config = ENTRY.config([*words, "seeds=1", f"runs_dir={folder}", f"results={folder}"])
+    (network,) = find_networks("image", ["digits"])
+    tokenizer = {"data": "digits", "steps": 1, "autoencoder.width": 4, "autoencoder.latent_channels": 3}
+    return Study(config, replace(network, tokenizer=tokenizer, overrides={"tokenizer": "conv_kl"}))
+
+
+def test_a_tokenizer_is_trained_once_and_all_runs_have_it(here: Path):
+    whole = in_latents(here)
+    assert command.make_study(whole, ["image", f"runs_dir={here}"], None)
+    assert HereQueue.made == ["tokenizer", "baseline-seed0", "layersync-seed0", "similarity-baseline-seed0"]
+    (file,) = here.glob("*.json")
+    record = json.loads(file.read_text())
+    facts = record["results"]["tokenizer"]
+    assert record["settings"]["tokenizer"] == whole.network.tokenizer and facts["parameters"] > 0
+    assert str(here) not in file.read_text()
+    weights = here / "tokenizer/image-digits"
+    run = here / "compare/study-image-digits/image/baseline-seed0"
+    assert f"path: {weights}" in (run / "config.yaml").read_text()
+    assert f", in latents of a tokenizer of ours (PSNR {facts['psnr_db']:.1f} dB)." in page(
+        read_studies(here), here / "results.md"
+    )
+    HereQueue.made.clear()
+    assert command.make_study(in_latents(here), ["image"], None) and HereQueue.made == []
+
+
+def test_without_its_tokenizer_no_run_begins(here: Path, monkeypatch: pytest.MonkeyPatch):
+    def failing(self: HereQueue, jobs: Sequence[QueuedRun]) -> bool:
+        HereQueue.made += [job.name for job in jobs]
+        self.failed = {job.name: "error: disk full" for job in jobs}
+        return True
+
+    monkeypatch.setattr(HereQueue, "make", failing)
+    command.make_study(in_latents(here), ["image"], None)
+    assert HereQueue.made == ["tokenizer"]
+    (file,) = here.glob("*.json")
+    methods = json.loads(file.read_text())["results"]["methods"]
+    assert {(each["state"], each["reason"]) for each in methods.values()} == {("failed", "error: disk full")}
 
 
 def test_the_measured_pair_comes_of_a_short_run_of_its_own(here: Path):
