@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.measure import headline
 from benchmarks.study.answers import OF_VARIATIONS, QUESTIONS
 from benchmarks.study.record import MEASURED
 from benchmarks.study.records import Found, read_studies
 from core.storage.atomic import write_atomic
 from core.storage.yaml_files import read_yaml
+from eval.methods.numbers import mean_over_seeds
+from eval.methods.result import as_numbers
 from eval.methods.text import draw_comparison, gain_text, mean_text, number
 
 PUBLISHED = Path(__file__).parent / "published.yaml"
@@ -22,9 +26,10 @@ INTRODUCTION = """\
 Made by `python -m benchmarks.study page` from the records in [benchmarks/results](../benchmarks/results), whose runs
 [benchmarks/README.md](../benchmarks/README.md#the-study) explains. Small stand-ins on deep and narrow networks:
 they say what a method does there, and nothing of ImageNet. Runs of a seed share weights, data, noise and times.
-Gain: mean over seeds of (baseline - method) over the baseline's mean, turned so that positive is better, with Student's
-95 % interval. Of ten intervals without any effect at least one leaves out 0 in four tables of ten. Samples are made by
-the averaged weights, without guidance, and by the last output layer alone, also of internal_guidance."""
+Gain: mean, over the seeds that both have, of (baseline - method) over the baseline's mean, turned so that positive is
+better, with Student's 95 % interval; curves are of the seeds that all methods have. Of ten intervals without any effect
+at least one leaves out 0 in four tables of ten. Samples are made by the averaged weights, without guidance, and by the
+last output layer alone, also of internal_guidance."""
 HEAD = ("method", "seeds", "final", "gain", "steps", "s", "TFLOP", "MiB", "parameters", "alike", "its paper")
 LEGEND = """\
 In the tables: steps, s, TFLOP until the mean curve has the baseline's final value, s of the main process; MiB,
@@ -188,17 +193,19 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def curves(found: Found) -> dict[str, Any]:
-    """What the chart of a comparison draws: every measured method; bands for the baseline and LayerSync alone."""
+    """What the chart of a comparison draws: every measured method, over the seeds that all of them have.
+
+    Bands are of the baseline and LayerSync alone.
+    """
     names = [found.baseline, *found.measured]
-    first = found.comparison(found.baseline)
-    means = {name: found.comparison(name)["mean"][name] for name in names}
-    plain = {
-        name: each
-        if name in (found.baseline, "layersync")
-        else [{**point, "low": None, "high": None} for point in each]
-        for name, each in means.items()
-    }
-    return {**first, "methods": names, "mean": plain}
+    seeds = [seed for seed in found.curves(found.baseline) if all(seed in found.curves(name) for name in names)]
+    means = {}
+    for name in names:
+        values = np.array([found.curves(name)[seed] for seed in seeds])
+        points = [as_numbers(mean_over_seeds(column)) for column in values.T]
+        banded = name in (found.baseline, "layersync")
+        means[name] = points if banded else [{**point, "low": None, "high": None} for point in points]
+    return {**found.comparison(found.baseline), "methods": names, "seeds": seeds, "mean": means}
 
 
 @functools.cache

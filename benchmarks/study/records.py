@@ -67,15 +67,15 @@ class Found:
         """The gain at the end of one method over another, of the seeds that both have; None where none is known."""
         if not {name, other} <= {*self.measured, self.baseline}:
             return None
-        ends = {each: self._ends(each) for each in (name, other)}
-        seeds = [seed for seed in ends[name] if seed in ends[other]]
-        mine, theirs = (np.array([ends[each][seed] for seed in seeds]) for each in (name, other))
+        curves = {each: self.curves(each) for each in (name, other)}
+        seeds = [seed for seed in curves[name] if seed in curves[other]]
+        mine, theirs = (np.array([curves[each][seed][-1] for seed in seeds]) for each in (name, other))
         gain = relative_gain(theirs, mine, self.comparison(name)["better"]) if seeds else None
         return None if gain is None else as_numbers(gain)
 
-    def _ends(self, name: str) -> dict[int, float]:
-        rows = self.comparison(name)["values"][name]
-        return {seed: row[-1] for seed, row in zip(self.methods[name]["seeds"], rows, strict=True)}
+    def curves(self, name: str) -> dict[int, list[float]]:
+        """What a method that has numbers reached at each evaluation, by seed."""
+        return dict(zip(self.methods[name]["seeds"], self.comparison(name)["values"][name], strict=True))
 
 
 def verdict(gain: Numbers | None) -> str:

@@ -15,7 +15,7 @@ from benchmarks.measure import RESULTS
 from benchmarks.study import command
 from benchmarks.study.__main__ import ENTRY, PAGE
 from benchmarks.study.networks import find_networks, known_methods, known_networks
-from benchmarks.study.page import page
+from benchmarks.study.page import curves, page
 from benchmarks.study.plan import Study
 from benchmarks.study.record import pair_facts
 from benchmarks.study.records import read_studies
@@ -222,6 +222,20 @@ def test_every_network_has_methods_that_are_known():
         find_networks("pictures", None)
     with pytest.raises(ValueError, match="networks holds x; allowed of image: digits"):
         find_networks("image", ["x"])
+
+
+def test_curves_are_of_the_seeds_that_all_methods_have(here: Path):
+    study(here, "seeds=2")
+    (file,) = here.glob("*.json")
+    record = json.loads(file.read_text())
+    kept = study(here, "seeds=1")["results"]["methods"]["layersync"]
+    record["results"]["methods"]["layersync"] = kept
+    file.write_text(json.dumps(record))
+    (found,) = (each for each in read_studies(here) if each.has_numbers)
+    drawn, own = curves(found), record["results"]["methods"]["baseline"]["comparison"]["values"]["baseline"]
+    assert len(own) == 2 and drawn["seeds"] == [0]
+    assert [point["value"] for point in drawn["mean"]["baseline"]] == own[0]
+    assert [point["value"] for point in drawn["mean"]["layersync"]] == kept["comparison"]["values"]["layersync"][0]
 
 
 def test_the_published_page_is_made_of_the_published_records():
