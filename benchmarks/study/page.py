@@ -18,7 +18,7 @@ from core.storage.atomic import write_atomic
 from core.storage.yaml_files import read_yaml
 from eval.methods.numbers import mean_over_seeds
 from eval.methods.result import as_numbers
-from eval.methods.text import draw_comparison, gain_text, mean_text, number
+from eval.methods.text import draw_comparison, gain_text, mean_text, number, percent
 
 PUBLISHED = Path(__file__).parent / "published.yaml"
 TITLE = "# Results: methods beside each other"
@@ -117,7 +117,9 @@ def section(found: Found, image: str) -> list[str]:
     text = (
         f"{first['metric']} ({first['better']} is better) of {first['num_samples']} samples, {setting['depth']} blocks "
     )
-    text += f"of width {setting['hidden_size']}, {setting['steps']} steps{latents(found.content)}. {place}."
+    text += (
+        f"of width {setting['hidden_size']}, {setting['steps']} steps{latents(found.content)}{still(first)}. {place}."
+    )
     table = markdown([HEAD, *(row(found, name) for name in found.methods)])
     return [
         title,
@@ -125,6 +127,15 @@ def section(found: Found, image: str) -> list[str]:
         f'<img src="{image}" alt="{found.network.title}: curves" width="560">',
         f"<details><summary>Every method</summary>\n\n{table}\n\n</details>",
     ]
+
+
+def still(comparison: Mapping[str, Any]) -> str:
+    """How far the baseline is from its end, which decides what a gain there says."""
+    (baseline,) = comparison["methods"]
+    *_, before, last = (None, *(point["value"] for point in comparison["mean"][baseline]))
+    if not before:
+        return ""
+    return f"; the baseline's last evaluation is {percent(last / before - 1)} % from the one before"
 
 
 def latents(content: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from core.commands.entry import compose_config
 from core.storage.lines import read_lines
 from core.storage.provenance import ROOT
 from eval.methods.queue import QueuedRun
-from eval.methods.text import gain_text
+from eval.methods.text import gain_text, percent
 from image.train import ENTRY as TRAIN
 from slurm.sweep import load_sweep
 from tests.end_to_end.commands import told_to_stop
@@ -127,6 +127,8 @@ def the_page_is_that_of_the_record(folder: Path, record: dict) -> None:
     text = out.read_text()
     comparison = record["results"]["methods"]["layersync"]["comparison"]
     assert f"| layersync | 2 | {comparison['mean']['layersync'][-1]['value']:.4g} ± " in text
+    before, last = (point["value"] for point in comparison["mean"]["baseline"])
+    assert f"; the baseline's last evaluation is {percent(last / before - 1)} % from the one before. study on " in text
     gain = comparison["gain"]["layersync"][-1]
     assert abs(gain["value"]) > 1e-3 and text.count(gain_text(gain)) == 3  # the first answer, the sizes, the table
     assert "Not run: baseline, layersync" in text  # the networks of other data
