@@ -157,7 +157,7 @@ def test_a_tokenizer_is_trained_once_and_all_runs_have_it(here: Path):
     weights = here / "tokenizer/image-digits"
     run = here / "compare/study-image-digits/image/baseline-seed0"
     assert f"path: {weights}" in (run / "config.yaml").read_text()
-    assert f", in latents of a tokenizer of ours (PSNR {facts['psnr_db']:.1f} dB)." in page(
+    assert f", in latents of a tokenizer of ours (PSNR {facts['psnr_db']:.1f} dB); " in page(
         read_studies(here), here / "results.md"
     )
     HereQueue.made.clear()
