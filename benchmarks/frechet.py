@@ -116,11 +116,11 @@ def run(setting: Setting, say: Callable[[str], None] = print) -> dict[str, Any]:
     torch.set_num_threads(setting.threads)
     with threadpool_limits(setting.threads):
         cases = {str(samples): run_case(samples, setting, say) for samples in (setting.samples, setting.few)}
-        limits = measure.interleave(measure.limit_turns(LIMITS), setting.rounds)
+        limits = measure.limits(LIMITS, setting.rounds)
     full = cases[str(setting.samples)]
     return {
         "cases": cases,
-        "limits": {name: measure.spread(rates) for name, rates in limits.items()},
+        "limits": limits,
         "aim": {"speedup": AIM_SPEEDUP, "relative_difference": AIM_DIFFERENCE},
         "speedup_met": full["speedup"]["sqrtm"]["median"] >= AIM_SPEEDUP,
         "difference_met": full["relative_difference"]["sqrtm"] < AIM_DIFFERENCE,

@@ -118,13 +118,13 @@ def run(setting: Setting, say: Callable[[str], None] = print) -> dict[str, Any]:
         mib = write_weights(setting.size, file) / 2**20
         cases = {case: run_case(setting, case, file, say) for case in setting.cases}
     torch.set_num_threads(setting.threads)
-    limits = measure.interleave(measure.limit_turns(LIMITS), setting.rounds)
+    limits = measure.limits(LIMITS, setting.rounds)
     for case in cases.values():
         case["copies"] = {way: found["mib"]["median"] / mib for way, found in case["ways"].items()}
     return {
         "weights_mib": mib,
         "cases": cases,
-        "limits": {name: measure.spread(rates) for name, rates in limits.items()},
+        "limits": limits,
         "aim": {"time_ratio": AIM, "copies": AIM_COPIES},
         "time_met": all(case["time_ratio"]["median"] <= AIM for case in cases.values()),
         "copies_met": "sample" not in cases or cases["sample"]["copies"]["without"] <= AIM_COPIES + 0.05,

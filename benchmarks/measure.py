@@ -210,6 +210,11 @@ def limit_turns(names: Sequence[str], folder: Path | None = None) -> dict[str, C
     return {name: rates[name] for name in names}
 
 
+def limits(names: Sequence[str], rounds: int) -> dict[str, dict[str, float]]:
+    """The spread of each of these limits over some rounds."""
+    return {name: spread(rates) for name, rates in interleave(limit_turns(names), rounds).items()}
+
+
 def seconds(function: Callable[[], Any]) -> float:
     """How long a call takes."""
     begun = time.perf_counter()

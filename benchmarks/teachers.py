@@ -92,7 +92,7 @@ def run(setting: Setting, say: Callable[[str], None] = print) -> dict[str, Any]:
     measure.interleave(runs, 1)
     passes = {name: time_passes(step.loss.teacher) for name, step in steps.items() if step.loss.teacher is not None}
     taken = measure.interleave(runs, setting.rounds)
-    limits = measure.interleave(measure.limit_turns(LIMITS), setting.rounds)
+    limits = measure.limits(LIMITS, setting.rounds)
     ratios = {name: measure.spread(measure.pair_ratios(each, taken["none"])) for name, each in taken.items()}
     shares = {name: measure.spread(measure.pair_ratios(each, taken["none"])) for name, each in passes.items()}
     return {
@@ -100,7 +100,7 @@ def run(setting: Setting, say: Callable[[str], None] = print) -> dict[str, Any]:
         "ratio": ratios,
         "teacher": shares,
         "gflops": {name: (whole + extra[name]) * setting.batch / 1e9 for name in steps},
-        "limits": {name: measure.spread(rates) for name, rates in limits.items()},
+        "limits": limits,
         "flops_ratio": {name: 1 + each / whole for name, each in extra.items()},
         "aim": AIM,
         "met": all(each["median"] <= AIM for each in shares.values()),

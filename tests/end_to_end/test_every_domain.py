@@ -25,15 +25,7 @@ from core.storage.checkpoint import read_checkpoint
 from core.storage.lines import read_lines
 from eval.measure.record import read_records
 from tests.core.processes.started import Launched
-from tests.end_to_end.commands import (
-    newest,
-    one_line_error,
-    same_bytes,
-    same_run,
-    same_weights,
-    steps_of,
-    told_to_stop,
-)
+from tests.end_to_end.commands import newest, one_line_error, same_bytes, same_run, same_weights, steps_of, told_to_stop
 from tests.end_to_end.toys.contract import BLOCKS, SMALL, User, changed
 from tests.end_to_end.toys.every import ROOT, TOYS
 from tests.end_to_end.zygote import SPARED
@@ -353,7 +345,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(toy, filed, user):
     wrong = [refused(user, user.on_stand_in(*method, *bad), parts) for bad, parts in toy.bad]
     wrong += [refused(user, user.on_files(*method, *bad), parts) for bad, parts in toy.bad_files]
     late = user.on_stand_in(*method, "sampler.guidance_channels=999", "trainer.preview_every=0")  # read by no step
-    wrong += [refused(user, late, ["sampler.guidance_channels is 999", "channels"])]
+    wrong.append(refused(user, late, ["sampler.guidance_channels is 999", "channels"]))
     assert not any(wrong), [each for each in wrong if each]
 
 
