@@ -38,7 +38,7 @@ from image.datasets.files import FolderConfig, ParquetConfig
 from image.media import open_images
 from slurm.sweep import load_sweep
 from tests.audio.audio_files import music, write_sound
-from tests.core.latents.test_cache import MAKE, make
+from tests.core.latents.caches import MAKE, make
 from tests.end_to_end.damages import DAMAGES
 from tests.video.video_files import numbered_frames, write_frames, write_video
 from video.datasets.clips import ClipConfig

@@ -11,7 +11,7 @@ from core.latents.cache import StoredFeatures, damaged_files, missing_shards
 from core.latents.features import cached_encoder, check_cached
 from core.latents.writer import Source, encode_shards
 from image.train import ENTRY as TRAIN
-from tests.core.latents.test_cache import PER_SHARD, ROWS, SOURCE, files, make, moments, read, spec, writer
+from tests.core.latents.caches import PER_SHARD, ROWS, SOURCE, files, make, moments, read, spec, writer
 
 SHAPE = (3, 2)
 STORED = StoredFeatures("eye", "abc", SHAPE, "float16")
