@@ -51,21 +51,22 @@ def shade(scenes: Scenes, tracer: Tracer) -> list[np.ndarray]:
 
 
 def _background(scenes: Scenes, seen: Seen, dark: np.ndarray, count: int) -> list[np.ndarray]:
-    """Sky and ground, under everything."""
+    """Ground and, of the few rays that see it, sky; under everything."""
     stage = scenes.stage
-    upwards = seen.towards[2].reshape(-1, count)
     far = np.minimum(seen.distance * np.float32(HAZE), ONE).reshape(-1, count)
     far = far * far
-    height = np.minimum(np.maximum(upwards, ZERO) * np.float32(2.2), ONE)
     sun = (ONE - dark.reshape(-1, count)) * stage.light[:, 2:]
-    is_sky = seen.place.reshape(-1, count) == SKY
+    where = np.flatnonzero(seen.place == SKY)
+    row = where // count
+    height = np.minimum(np.maximum(seen.towards[2].take(where), ZERO) * np.float32(2.2), ONE)
     colours = []
     for channel in range(3):
-        horizon, zenith = stage.horizon[:, channel, None], stage.zenith[:, channel, None]
-        ground = stage.ground[:, channel, None]
+        horizon, zenith, ground = (each[:, channel, None] for each in (stage.horizon, stage.zenith, stage.ground))
         near = ground * stage.ambient[:, channel, None] + (ground * stage.sun[:, channel, None]) * sun
-        sky = horizon + (zenith - horizon) * height
-        colours.append(np.where(is_sky, sky, near + (horizon * np.float32(0.8) - near) * far).ravel())
+        values = (near + (horizon * np.float32(0.8) - near) * far).ravel()
+        low = horizon[row, 0]
+        values[where] = low + (zenith[row, 0] - low) * height
+        colours.append(values)
     return colours
 
 

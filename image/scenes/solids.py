@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -24,11 +25,10 @@ TINY = np.float32(1e-8)
 class Solid(ABC):
     """A solid: `inside` says between which distances along a ray it is, `normal` is for points on its surface.
 
-    centre, radius  of the sphere around it, the centre at (0, 0, centre)
+    hull  (M, 3) float32 points whose convex hull contains it
     """
 
-    centre: float
-    radius: float
+    hull: np.ndarray
 
     @abstractmethod
     def inside(self, origin: Vector, towards: Vector) -> Interval:
@@ -43,15 +43,16 @@ class Solid(ABC):
 class Sphere(Solid):
     """A ball of radius 1."""
 
-    centre: float = 1.0
-    radius: float = 1.0
+    @cached_property
+    def hull(self) -> np.ndarray:
+        return _points(_octagon(1, 0), _octagon(1, 2))
 
     def inside(self, origin: Vector, towards: Vector) -> Interval:
-        x, y, z = origin[0], origin[1], origin[2] - np.float32(self.centre)
+        x, y, z = origin[0], origin[1], origin[2] - np.float32(1)
         return _between_roots(_one(towards), dot((x, y, z), towards), dot((x, y, z), (x, y, z)) - np.float32(1))
 
     def normal(self, point: Vector) -> Vector:
-        return unit((point[0], point[1], point[2] - np.float32(self.centre)))
+        return unit((point[0], point[1], point[2] - np.float32(1)))
 
 
 @dataclass(frozen=True)
@@ -61,20 +62,16 @@ class Box(Solid):
     half: float = 0.85
     height: float = 1.7
 
-    @property
-    def centre(self) -> float:
-        return self.height / 2
-
-    @property
-    def radius(self) -> float:
-        return (2 * self.half**2 + self.centre**2) ** 0.5
+    @cached_property
+    def hull(self) -> np.ndarray:
+        return _points(_square(self.half, 0), _square(self.half, self.height))
 
     def inside(self, origin: Vector, towards: Vector) -> Interval:
         sides = [_slab(origin[axis], towards[axis], -self.half, self.half) for axis in (0, 1)]
         return _both(_both(*sides), _slab(origin[2], towards[2], 0, self.height))
 
     def normal(self, point: Vector) -> Vector:
-        half = np.float32(self.half), np.float32(self.half), np.float32(self.centre)
+        half = np.float32(self.half), np.float32(self.half), np.float32(self.height / 2)
         scaled = [(point[0]) / half[0], point[1] / half[1], (point[2] - half[2]) / half[2]]
         x, y, z = (np.abs(each) for each in scaled)
         faces = (x >= y) & (x >= z), (y > x) & (y >= z), (z > x) & (z > y)
@@ -88,13 +85,9 @@ class Cylinder(Solid):
     across: float = 0.85
     height: float = 1.7
 
-    @property
-    def centre(self) -> float:
-        return self.height / 2
-
-    @property
-    def radius(self) -> float:
-        return (self.across**2 + self.centre**2) ** 0.5
+    @cached_property
+    def hull(self) -> np.ndarray:
+        return _points(_octagon(self.across, 0), _octagon(self.across, self.height))
 
     def inside(self, origin: Vector, towards: Vector) -> Interval:
         return _both(_tube(origin, towards, self.across), _slab(origin[2], towards[2], 0, self.height))
@@ -102,10 +95,11 @@ class Cylinder(Solid):
     def normal(self, point: Vector) -> Vector:
         x, y, z = point
         out = np.sqrt(x * x + y * y) / np.float32(self.across)
-        up = np.abs(z / np.float32(self.centre) - np.float32(1))
+        middle = np.float32(self.height / 2)
+        up = np.abs(z / middle - np.float32(1))
         cap = up > out
         side = unit((x, y, np.zeros_like(z)))
-        return [*(np.where(cap, np.float32(0), each) for each in side[:2]), np.where(cap, _sign_of(z, self.centre), 0)]
+        return [*(np.where(cap, np.float32(0), each) for each in side[:2]), np.where(cap, np.sign(z - middle), 0)]
 
 
 @dataclass(frozen=True)
@@ -114,8 +108,10 @@ class Cone(Solid):
 
     across: float = 1.0
     height: float = 1.9
-    centre: float = 0.7
-    radius: float = 1.23
+
+    @cached_property
+    def hull(self) -> np.ndarray:
+        return _points(_octagon(self.across, 0), [(0, 0, self.height)])
 
     def inside(self, origin: Vector, towards: Vector) -> Interval:
         slope = np.float32(self.across / self.height)
@@ -147,8 +143,10 @@ class Pyramid(Solid):
 
     half: float = 0.95
     height: float = 1.7
-    centre: float = 0.55
-    radius: float = 1.45
+
+    @cached_property
+    def hull(self) -> np.ndarray:
+        return _points(_square(self.half, 0), [(0, 0, self.height)])
 
     @property
     def _plane(self) -> tuple[np.float32, np.float32]:
@@ -185,23 +183,21 @@ class Ring(Solid):
     thickness: float = 0.36
     steps: int = 12
 
-    @property
-    def centre(self) -> float:
-        return self.thickness
-
-    @property
-    def radius(self) -> float:
-        return self.middle + self.thickness
+    @cached_property
+    def hull(self) -> np.ndarray:
+        across = self.middle + self.thickness
+        return _points(_octagon(across, 0), _octagon(across, 2 * self.thickness))
 
     def inside(self, origin: Vector, towards: Vector) -> Interval:
-        hull = _both(_tube(origin, towards, self.radius), _slab(origin[2], towards[2], 0, 2 * self.thickness))
-        at, close = np.maximum(hull[0], np.float32(0)), np.float32(0.02)
+        tube = _tube(origin, towards, self.middle + self.thickness)
+        around = _both(tube, _slab(origin[2], towards[2], 0, 2 * self.thickness))
+        at, close = np.maximum(around[0], np.float32(0)), np.float32(0.02)
         away = np.full_like(at, FAR)
         for _ in range(self.steps):
             x, y, z = (o + at * d for o, d in zip(origin, towards, strict=True))
             away = self._distance(x, y, z)
             at = at + np.maximum(away, np.float32(0))
-        hit = (away < close) & (at < hull[1])
+        hit = (away < close) & (at < around[1])
         return at, np.where(hit, FAR, -FAR)
 
     def _distance(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -234,12 +230,23 @@ def unit(vector: Vector) -> Vector:
     return [each / length for each in vector]
 
 
+def _square(half: float, height: float) -> list[tuple[float, float, float]]:
+    return [(x, y, height) for x in (-half, half) for y in (-half, half)]
+
+
+def _octagon(radius: float, height: float) -> list[tuple[float, float, float]]:
+    """Corners of the octagon around a circle."""
+    angles = (np.arange(8) + 0.5) * np.pi / 4
+    reach = radius / np.cos(np.pi / 8)
+    return [(reach * np.cos(angle), reach * np.sin(angle), height) for angle in angles]
+
+
+def _points(*parts: Sequence[tuple[float, float, float]]) -> np.ndarray:
+    return np.array([point for part in parts for point in part], np.float32)
+
+
 def _one(towards: Vector) -> np.ndarray:
     return dot(towards, towards)
-
-
-def _sign_of(z: np.ndarray, middle: float) -> np.ndarray:
-    return np.sign(z - np.float32(middle))
 
 
 def _between_roots(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> Interval:

@@ -17,8 +17,8 @@ from image.scenes.layout import PLACES, Scenes
 from image.scenes.solids import FAR, SOLIDS, Vector
 
 SKY, GROUND = -2, -1  # beside the numbers of places
-LONGEST_SHADOW = 9.0
-CLOSEST = 0.5  # of what is projected, before the camera
+CLOSEST = np.float32(0.3)  # a thing that comes so near the camera can be anywhere in the picture
+MARGIN = np.float32(0.01)  # of a thing's rectangle, for what rounding does to its corners
 SKIN = np.float32(2e-3)  # shadows of a surface begin so far above it
 
 
@@ -134,39 +134,38 @@ class Tracer:
         which = found // inside.shape[1]
         return which, found - which * inside.shape[1]
 
-    def _ball(self, number: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Centres (n, 3) and radii (n,) of the balls around things."""
-        things = self.scenes.things
-        solid, size = things.solid[rows, number], things.size[rows, number]
-        heights, radii = (
-            np.array([getattr(each, name) for each in SOLIDS], np.float32) for name in ("centre", "radius")
-        )
-        centre = things.base[rows, number].copy()
-        centre[:, 2] += heights[solid] * size
-        return centre, radii[solid] * size
-
     def _window(self, number: int, rows: np.ndarray) -> np.ndarray:
-        return self._project(*self._ball(number, rows), rows)
+        """The rectangle around a thing."""
+        return self._around(self._corners(number, rows), rows)
 
     def _shadow_window(self, number: int, rows: np.ndarray) -> np.ndarray:
-        """The rectangle around a thing and its shadow: around the ball as it moves away from the sun to the ground."""
-        centre, radius = self._ball(number, rows)
-        light = self.scenes.stage.light[rows]
-        path = np.minimum((centre[:, 2] + radius) / light[:, 2], np.float32(LONGEST_SHADOW))
-        ends = [self._project(at, radius, rows) for at in (centre, centre - path[:, None] * light)]
-        return np.concatenate([np.minimum(ends[0], ends[1])[:, ::2], np.maximum(ends[0], ends[1])[:, 1::2]], 1)[
-            :, [0, 2, 1, 3]
-        ]
+        """The rectangle around a thing and its shadow: its corners, and where the light takes them on the ground."""
+        corners, light = self._corners(number, rows), self.scenes.stage.light[rows, None]
+        on_ground = corners - corners[..., 2:] / light[..., 2:] * light
+        return self._around(np.concatenate([corners, on_ground], 1), rows)
 
-    def _project(self, centre: np.ndarray, radius: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """The rectangle (n, 4) of a ball in the picture, of -1 to 1: left, right, low, high; a little too large."""
+    def _corners(self, number: int, rows: np.ndarray) -> np.ndarray:
+        """Points (n, M, 3) with each thing inside their convex hull; the things are of one solid."""
+        things = self.scenes.things
+        x, y, z = SOLIDS[things.solid[rows[0], number]].hull.T
+        cos, sin = things.turn[rows, number].T[..., None]
+        turned = np.stack([cos * x - sin * y, sin * x + cos * y, np.broadcast_to(z, (len(rows), len(z)))], 2)
+        return turned * things.size[rows, number, None, None] + things.base[rows, number, None]
+
+    def _around(self, points: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The rectangle (n, 4) of points (n, M, 3) in the picture, of -1 to 1: left, right, low, high."""
         stage = self.scenes.stage
-        x, y, z = (centre - stage.eye[rows]).T
-        cos, sin = stage.tilt[rows].T
-        depth, up = np.maximum(cos * y - sin * z, np.float32(CLOSEST)), sin * y + cos * z
-        reach = np.float32(1.12) * radius / (np.maximum(depth - radius, np.float32(CLOSEST)) * stage.spread[rows])
-        across, upwards = x / (depth * stage.spread[rows]), up / (depth * stage.spread[rows])
-        return np.stack([across - reach, across + reach, upwards - reach, upwards + reach], 1)
+        x, y, z = np.moveaxis(points - stage.eye[rows, None], 2, 0)
+        cos, sin = stage.tilt[rows].T[..., None]
+        depth = cos * y - sin * z
+        reach = np.maximum(depth, CLOSEST) * stage.spread[rows, None]
+        across, upwards = x / reach, (sin * y + cos * z) / reach
+        aside = MARGIN + np.abs(self.shifts[0])  # rays stand beside the middles of their pixels
+        lows = across.min(1) - aside, upwards.min(1) - MARGIN
+        highs = across.max(1) + aside, upwards.max(1) + MARGIN
+        window = np.stack([lows[0], highs[0], lows[1], highs[1]], 1)
+        window[depth.min(1) < CLOSEST] = -1, 1, -1, 1
+        return window
 
 
 def _middles(count: int) -> np.ndarray:
