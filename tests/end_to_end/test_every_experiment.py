@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from core.commands.entry import compose_config
+from core.commands.entry import compose_config, config_groups
 from core.schema import changed_keys, plain, strict
 from core.storage.lines import read_lines
 from tests.end_to_end.toys.contract import SMALL, User
@@ -81,3 +81,18 @@ def test_a_typo_in_any_node_is_refused_with_its_key(domain):
         except ValueError as error:
             missed += [] if f"unknown config key '{key}' (value 1); allowed: " in str(error) else [str(error)]
     assert not missed, missed
+
+
+@pytest.mark.parametrize("domain", TOYS)
+def test_the_default_experiment_leaves_no_key_to_another_choice(domain):
+    """A user who takes another backbone is not refused for a key that they never gave."""
+    entry, groups = importlib.import_module(f"{domain}.train").ENTRY, config_groups(f"{domain}.conf")
+    asked = {"backbone", "data", "tokenizer", "conditioning"} & set(groups)
+    assert {"backbone", "data", "tokenizer"} <= asked
+    parts = [(group, name) for group in sorted(asked) for name in groups[group]]
+    for group, name in parts:
+        values = compose_config(f"{domain}.conf", "train", [f"{group}={name}"], complete=False)
+        try:
+            strict(entry.schema, values)
+        except ValueError as error:
+            assert "unknown config key" not in str(error), f"{group}={name}: {error}"
