@@ -259,7 +259,14 @@ class Preview(Protocol):
 
 
 class Evaluator(Protocol):
-    """Measures samples of the default task at the end of a run."""
+    """Measures samples of the default task at the end of a run.
+
+    More members are used where an evaluator has them:
+
+    measure_heldout(num, change)  the metrics of `num` real pieces of media that nothing was trained on, or of all
+                                  where there are fewer, with `num_samples`; `change` gets them, (n, *media) in [-1, 1],
+                                  and gives what is measured in their place
+    """
 
     num_samples: int
 

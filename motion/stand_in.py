@@ -128,6 +128,14 @@ class Moves:
         """Clips (C, F) of their lengths."""
         return [clip[:, :length] for clip, length in zip(self.clips, self.lengths.tolist(), strict=True)]
 
+    def first(self, num: int) -> Moves:
+        """The first clips, or all where there are fewer."""
+        return replace(self, clips=self.clips[:num], lengths=self.lengths[:num], rows=self.rows[: num + 1])
+
+    def first_captions(self) -> list[str]:
+        """The first caption of each clip."""
+        return [self.captions[row] for row in self.rows[:-1]]
+
 
 class MovesFeatures(TrainedExtractor, TextExtractor):
     """The evaluator of moves: motion (B, 64), and the skate ratio (B, 1); texts by the same space.
@@ -236,7 +244,7 @@ class MovesEvaluator:
                 f"data.num_clips is {extractor.data.num_clips}, of which {len(heldout.clips)} clips are held out; "
                 f"evaluation=moves needs {POOL} for a pool"
             )
-        self.real = self.measure(heldout.cut(), [heldout.captions[first] for first in heldout.rows[:-1]])
+        self.real = self.measure(heldout.cut(), heldout.first_captions())
         self.num_samples = extractor.options.num_samples or len(heldout.clips)
 
     def evaluate(self, media: Tensor, condition: Condition | Requests) -> Mapping[str, float]:
@@ -245,6 +253,12 @@ class MovesEvaluator:
         texts = [self.prompts[number % len(self.prompts)] for number in range(len(clips))]
         found = self.measure(clips, texts)
         return {**found, **{real_name(name): value for name, value in self.real.items()}, "num_samples": len(clips)}
+
+    def measure_heldout(self, num: int, change: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """The metrics of the first `num` held-out clips, changed; of all where there are fewer."""
+        heldout = self.extractor.split("heldout").first(num)
+        clips = replace(heldout, clips=change(heldout.clips)).cut()
+        return {**self.measure(clips, heldout.first_captions()), "num_samples": len(clips)}
 
     def measure(self, clips: list[Tensor], texts: list[str]) -> dict[str, float]:
         """The metrics of clips (C, F) and their texts."""

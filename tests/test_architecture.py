@@ -49,6 +49,7 @@ ENTRIES = {
     "convert_lora.py",
     "launch.py",
     "reconstruct_ema.py",
+    "reconstruction.py",
     "weights.py",
     "probe.py",
     "similarity.py",
@@ -285,7 +286,12 @@ def test_every_yaml_key_says_what_the_schema_says():
         name = module.split(".")[-1]
         run = ["run=some-run"]
         required = {"sample": run, "probe": run, "similarity": run, "reconstruct_ema": [*run, "width=0.1"]}
-        required |= {"choose_pair": run, "compare": ["domain=image"], "report": ["runs=[some-run]"]}
+        required |= {
+            "choose_pair": run,
+            "reconstruction": run,
+            "compare": ["domain=image"],
+            "report": ["runs=[some-run]"],
+        }
         required |= {"finetune": ["model=some-folder", "data.root=some-folder"]}
         required |= {"convert_lora": ["source=some-file", "format=kohya"], "verify": ["root=some-folder"]}
         required |= {"prepare": ["out=some-folder", "source.root=some-folder", "source.body_models=some-folder"]}

@@ -52,7 +52,7 @@ def make_study(study: Study, argv: Sequence[str], deadline: float | None) -> boo
         say(f"{study.network.name}: no run of {name}, {reason}")
     try:
         if not reading and TOKENIZER not in queue.failed:
-            done = done and queue.make(study.jobs(plan, configs)) and queue.make(likeness(study, plan, configs))
+            done = done and queue.make(study.jobs(plan, configs)) and queue.make(questions(study, plan, configs))
     finally:
         reasons = {**left_out, **failures(study, queue.failed)}
         content = study_record(study, plan, configs, reasons, argv)
@@ -63,11 +63,12 @@ def make_study(study: Study, argv: Sequence[str], deadline: float | None) -> boo
     return done
 
 
-def likeness(study: Study, plan: RunPlan, configs: RunConfigs) -> list[QueuedRun]:
+def questions(study: Study, plan: RunPlan, configs: RunConfigs) -> list[QueuedRun]:
     """What is left to ask of the baselines that are complete."""
     baseline = study.methods[0]
     runs = MatchedRuns(study.folder, plan.domain, [baseline], find_complete(study, plan, configs)[baseline])
-    return study.likeness_jobs([run.path for run in runs.runs(baseline)])
+    paths = [run.path for run in runs.runs(baseline)]
+    return [*study.likeness_jobs(paths), *study.floor_jobs(paths)]
 
 
 def failures(study: Study, failed: Mapping[str, str]) -> dict[str, str]:

@@ -117,9 +117,8 @@ def section(found: Found, image: str) -> list[str]:
     text = (
         f"{first['metric']} ({first['better']} is better) of {first['num_samples']} samples, {setting['depth']} blocks "
     )
-    text += (
-        f"of width {setting['hidden_size']}, {setting['steps']} steps{latents(found.content)}{still(first)}. {place}."
-    )
+    told = latents(found.content, first["metric"])
+    text += f"of width {setting['hidden_size']}, {setting['steps']} steps{told}{still(first)}. {place}."
     table = markdown([HEAD, *(row(found, name) for name in found.methods)])
     return [
         title,
@@ -138,12 +137,16 @@ def still(comparison: Mapping[str, Any]) -> str:
     return f"; the baseline's last evaluation is {percent(last / before - 1)} % from the one before"
 
 
-def latents(content: Mapping[str, Any]) -> str:
+def latents(content: Mapping[str, Any], metric: str) -> str:
     """What is said of the tokenizer that a study made for its runs."""
     facts = content["results"].get("tokenizer")
     if facts is None:
         return ""
-    return f", in latents of a tokenizer of ours (PSNR {facts['psnr_db']:.1f} dB)"
+    text, floor = f", in latents of a tokenizer of ours (PSNR {facts['psnr_db']:.1f} dB", facts.get("floor")
+    if floor is None:
+        return f"{text})"
+    data, through = (number(floor[name][metric]) for name in ("data", "reconstruction"))
+    return f"{text}; held-out data have {data}, and {through} through the tokenizer, as samples come)"
 
 
 def row(found: Found, name: str) -> tuple[str, ...]:

@@ -24,11 +24,17 @@ TOKENIZER_PATH = "tokenizer.path"
 LOSS_BINS, LOSS_ROWS = 5, 64
 LIKENESS = "similarity"  # what says how alike a baseline's blocks are, which no loss of its own records
 LIKENESS_TIMES = [0.1, 0.3, 0.5, 0.7, 0.9]
+FLOOR = "reconstruction"  # what says how far real data are from themselves once the tokenizer had them
 
 
 def likeness_file(run: Path) -> Path:
     """What `eval.similarity` found in a run."""
     return run / "inside" / f"{LIKENESS}.json"
+
+
+def floor_file(run: Path) -> Path:
+    """What `eval.reconstruction` found of a run's tokenizer."""
+    return run / "inside" / f"{FLOOR}.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +245,11 @@ class Study:
             QueuedRun(f"{LIKENESS}-{path.name}", path, ("-m", f"eval.{LIKENESS}", override("run", str(path)), *words))
             for path in left
         ]
+
+    def floor_jobs(self, baselines: Sequence[Path]) -> list[QueuedRun]:
+        """What the tokenizer of the study's own loses, asked of the first of these complete runs where nobody did."""
+        left = [path for path in baselines[:1] if self.network.tokenizer and not floor_file(path).is_file()]
+        return [QueuedRun(FLOOR, path, ("-m", f"eval.{FLOOR}", override("run", str(path)))) for path in left]
 
     def _job(self, plan: RunPlan, method: str, seed: int) -> QueuedRun:
         path = MatchedRuns(self.folder, plan.domain, [method], [seed]).path(method, seed)

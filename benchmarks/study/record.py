@@ -18,7 +18,15 @@ import torch
 
 from benchmarks.measure import record, versions
 from benchmarks.study.networks import Network
-from benchmarks.study.plan import LOSS_ROWS, TOKENIZER_PATH, RunConfigs, Study, likeness_file, tokenizer_path
+from benchmarks.study.plan import (
+    LOSS_ROWS,
+    TOKENIZER_PATH,
+    RunConfigs,
+    Study,
+    floor_file,
+    likeness_file,
+    tokenizer_path,
+)
 from core.commands.train_tokenizer import METRICS_FILE
 from core.schema import plain
 from core.storage.json_files import read_mapping
@@ -95,7 +103,7 @@ def study_record(
     pairs = dict.fromkeys(pair for each in methods.values() for pair in each.get("similarity", ()))
     likeness = baseline_likeness(study, complete[baseline], list(pairs))
     results = {"methods": methods, "pair": pair_facts(study), "baseline_similarity": likeness}
-    results["tokenizer"] = tokenizer_facts(study)
+    results["tokenizer"] = tokenizer_facts(study, complete[baseline])
     words = [word for word in argv if not PLACES.fullmatch(word)]
     return {**record("study", words, setting, results), "versions": versions(torch.device(device))}
 
@@ -191,12 +199,19 @@ def peak_memory(runs: MatchedRuns, method: str, first: int) -> float | None:
     return float(np.median(peaks)) if peaks else None
 
 
-def tokenizer_facts(study: Study) -> dict[str, Any] | None:
-    """The numbers of the tokenizer that all runs have; None where the study makes none."""
+def tokenizer_facts(study: Study, seeds: Sequence[int]) -> dict[str, Any] | None:
+    """The numbers of the tokenizer that all runs have, and of real data through it; None where the study makes none."""
     file = tokenizer_path(study.config, study.network) / METRICS_FILE
     if not study.network.tokenizer or not file.is_file():
         return None
-    return {key: value for key, value in read_mapping(file).items() if key != "config"}
+    found = {key: value for key, value in read_mapping(file).items() if key != "config"}
+    runs = MatchedRuns(study.folder, study.network.domain, study.methods[:1], list(seeds[:1]))
+    floors = [
+        read_mapping(floor_file(run.path))["results"]
+        for run in runs.runs(study.methods[0])
+        if floor_file(run.path).is_file()
+    ]
+    return {**found, "floor": floors[0] if floors else None}
 
 
 def pair_facts(study: Study) -> dict[str, Any] | None:

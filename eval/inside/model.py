@@ -123,10 +123,12 @@ def open_run(
     *,
     checkpoint: str | None = None,
     data: Mapping[str, Any] | None = None,
+    evaluate: bool = False,
 ) -> TrainedModel:
     """The model of a run with the `weights` of its newest sound checkpoint, or of `checkpoint`, in eval mode.
 
-    data  keys of the run's data node to change: another split, or another place. Random mirrors are always off
+    data      keys of the run's data node to change: another split, or another place. Random mirrors are always off
+    evaluate  with the run's evaluator, whose networks and reference may take minutes
 
     Raises ValueError naming the key for a folder that is no run, missing weights or data, or an unknown domain.
     """
@@ -138,7 +140,7 @@ def open_run(
     folder.checked_config(module.ENTRY.schema)
     config = strict(module.ENTRY.schema, _values(folder, data or {}))
     with weights_expected():
-        domain = module.build_domain(config, place, evaluate=False)
+        domain = module.build_domain(config, place, evaluate=evaluate)
     give_memory(domain.backbone, place)
     load_into(domain.backbone, load_weights(source, prefer=weights), str(source))
     check_finite_weights(domain.backbone, str(source))

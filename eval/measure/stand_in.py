@@ -23,6 +23,7 @@ import torch.nn.functional as F  # noqa: N812, the customary name
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from core.data.pixels import from_uint8
 from core.draws import StepRandom, fold_seed
 from core.storage.atomic import write_atomic
 from core.storage.weights import check_finite_weights, load_safetensors
@@ -178,7 +179,7 @@ class StandInExtractor(TrainedExtractor):
 
     @abstractmethod
     def split(self, name: str) -> tuple[Tensor, Tensor]:
-        """Media (n, *media) float32 in [-1, 1] and labels (n,) of the split "train" or "heldout"."""
+        """Media (n, *media) in [-1, 1], or as bytes, and labels (n,) of the split "train" or "heldout"."""
 
     @abstractmethod
     def network(self) -> Classifier:
@@ -276,6 +277,12 @@ class StandInEvaluator:
             **self.beside,
             "num_samples": len(media),
         }
+
+    def measure_heldout(self, num: int, change: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """The metrics of the first `num` held-out pieces of media, changed; of all where there are fewer."""
+        media, labels = (each[:num] for each in self.extractor.split("heldout"))
+        media = media if media.is_floating_point() else from_uint8(media)
+        return {**self.measure(change(media), labels), "num_samples": len(labels)}
 
     def measure(self, media: Tensor, labels: Tensor) -> dict[str, float]:
         """The metrics of media (n, *media) of classes (n,)."""

@@ -23,7 +23,7 @@ from core.commands.entry import compose_config
 from core.storage.lines import read_lines
 from core.storage.provenance import ROOT
 from eval.methods.queue import QueuedRun
-from eval.methods.text import gain_text, percent
+from eval.methods.text import gain_text, number, percent
 from image.train import ENTRY as TRAIN
 from slurm.sweep import load_sweep
 from tests.end_to_end.commands import told_to_stop
@@ -148,7 +148,8 @@ def in_latents(folder: Path) -> Study:
 def test_a_tokenizer_is_trained_once_and_all_runs_have_it(here: Path):
     whole = in_latents(here)
     assert command.make_study(whole, ["image", f"runs_dir={here}"], None)
-    assert HereQueue.made == ["tokenizer", "baseline-seed0", "layersync-seed0", "similarity-baseline-seed0"]
+    runs, asked = ["baseline-seed0", "layersync-seed0"], ["similarity-baseline-seed0", "reconstruction"]
+    assert HereQueue.made == ["tokenizer", *runs, *asked]
     (file,) = here.glob("*.json")
     record = json.loads(file.read_text())
     facts = record["results"]["tokenizer"]
@@ -157,7 +158,10 @@ def test_a_tokenizer_is_trained_once_and_all_runs_have_it(here: Path):
     weights = here / "tokenizer/image-digits"
     run = here / "compare/study-image-digits/image/baseline-seed0"
     assert f"path: {weights}" in (run / "config.yaml").read_text()
-    assert f", in latents of a tokenizer of ours (PSNR {facts['psnr_db']:.1f} dB); " in page(
+    data, through = (facts["floor"][name]["frechet_distance"] for name in ("data", "reconstruction"))
+    assert through > data > 0  # after one step
+    told = f"(PSNR {facts['psnr_db']:.1f} dB; held-out data have {number(data)}, and {number(through)} through the"
+    assert f", in latents of a tokenizer of ours {told} tokenizer, as samples come); " in page(
         read_studies(here), here / "results.md"
     )
     HereQueue.made.clear()

@@ -303,6 +303,9 @@ def test_its_blocks_are_probed_and_compared_and_its_report_shows_samples(toy, wh
     assert (probe["domain"], probe["depth"]) == (toy.domain, 3)
     user.does("eval.similarity", run, "num=16", "shown=2", "t=[0.5]", "measures.neighbours=4", *small)
     assert (user.place / "inside" / "pca_t0.50.png").exists()
+    told = user.does("eval.reconstruction", run, "num=32", *small)
+    found = json.loads((user.place / "inside" / "reconstruction.json").read_text())["results"]
+    assert toy.numbers[0] in told and set(toy.numbers) <= set(found["data"]) == set(found["reconstruction"])
     user.does("eval.report", f"runs=[{user.run()}]", "out=report")
     assert toy.sight in (user.place / "report" / "index.html").read_text()
 

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from core.data.pixels import from_uint8, to_uint8
 from core.storage.atomic import sha256_file
 from eval.measure.stand_in import Classifier, ClassifierOptions, StandInEvaluator, StandInExtractor
 from eval.statistics.frechet import frechet_distance, moments
@@ -100,6 +101,32 @@ def test_aspects_of_classes_and_controls_have_numbers_of_their_own(tmp_path):
     assert set(StandInEvaluator(WaveFeatures(options(), tmp_path, CPU)).evaluate(media, labels)) == {
         *("frechet_distance", "frechet_floor", "class_accuracy", "classifier_accuracy", "num_samples")
     }
+
+
+def test_heldout_media_are_measured_as_they_are_and_changed(tmp_path):
+    evaluator = StandInEvaluator(WaveFeatures(options(), tmp_path, CPU))
+    same = evaluator.measure_heldout(100, lambda media: media)
+    assert same.pop("num_samples") == 40  # all that there are
+    assert same == {"frechet_distance": evaluator.floor, "class_accuracy": evaluator.classifier_accuracy}
+    worse = evaluator.measure_heldout(25, drowned)
+    assert worse["num_samples"] == 25 and worse["frechet_distance"] > same["frechet_distance"]
+    media, labels = (each[:25] for each in waves(40, 1))
+    assert worse.items() >= evaluator.measure(drowned(media), labels).items()
+
+
+class AsBytes(WaveFeatures):
+    def split(self, name):
+        media, labels = super().split(name)
+        return (to_uint8(media) if name == "heldout" else media), labels
+
+    def take(self, media):
+        return super().take(media if media.is_floating_point() else from_uint8(media))
+
+
+def test_heldout_bytes_are_changed_as_numbers(tmp_path):
+    evaluator, seen = StandInEvaluator(AsBytes(options(), tmp_path, CPU)), []
+    evaluator.measure_heldout(3, lambda media: seen.append(media) or media)
+    assert seen[0].is_floating_point() and seen[0].shape == (3, 1, LENGTH) and -1 <= seen[0].min() < 0 < seen[0].max()
 
 
 def test_how_many_the_network_is_given_at_once_moves_nothing(tmp_path, monkeypatch):
