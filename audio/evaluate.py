@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ from audio.conditioning import TextConfig
 from audio.data import clip_format
 from audio.datasets.notes import NotesConfig
 from audio.encoders.protocols import FADTK, PROTOCOLS
-from audio.encoders.tables import MS_CLAP, NO_MS_CLAP, TABLES
+from audio.encoders.tables import TABLES
 from audio.extractors import ExtractorSource
 from audio.media import (
     KEY,
@@ -46,7 +45,6 @@ from eval.measure.metrics import Metric
 from eval.measure.reference import Reference, Size
 from eval.weights import weights_root
 
-log = logging.getLogger(__name__)
 NUM_SAMPLES = 10_000  # of a run
 REFERENCES = f"a folder of audio files, saved statistics, {', '.join(NOTES)}"
 
@@ -65,6 +63,7 @@ class AudioEvaluateConfig(EvaluateConfig):
     clap: str | None = None
     clap_music: str | None = None
     clap_audio: str | None = None
+    ms_clap: str | None = None
     tokenizer: str | None = None
     vggish: str | None = None
     classifier: str | None = None
@@ -77,19 +76,14 @@ class AudioEvaluateConfig(EvaluateConfig):
                 raise ValueError(f"{key} is {getattr(self, key)!r}, which asks for samples of a run; none are made")
         if self.prompts is not None and not (self.prompts and all(prompt.strip() for prompt in self.prompts)):
             raise ValueError(f"prompts is {self.prompts}; needed: one text or more, none of them empty, or null")
-        absent = [name for name in self.metrics or () if name.startswith(f"{MS_CLAP}/")]
-        if absent:
-            raise ValueError(f"config key 'metrics' has {absent[0]!r}: {NO_MS_CLAP}")
         if self.table is not None and self.metrics != list(TABLES[self.table].metrics):
             TABLES[self.table].check(vars(self), self.sampler)
 
     def completed(self) -> AudioEvaluateConfig:
-        """The config with what its table decides; a log line for each number of the table that cannot be measured."""
+        """The config with what its table decides."""
         if self.table is None:
             return self
         table = TABLES[self.table]
-        for name, why in table.absent.items():
-            log.warning("table %s: %s is not measured: %s", table.name, name, why)
         sampler = {**self.sampler, **table.sampler} if self.makes_samples else self.sampler
         return replace(self, metrics=list(table.metrics), features="clap_music", num=table.num, sampler=sampler)
 
@@ -172,7 +166,7 @@ class AudioEvaluation(Evaluation):
         """The places of the extractors' weights, and how clips are cut for them."""
         config = self.config
         claps = {"clap_music": config.clap_music, "clap_audio": config.clap_audio}
-        names = ("clap", "tokenizer", "vggish", "classifier")
+        names = ("clap", "ms_clap", "tokenizer", "vggish", "classifier")
         paths = {name: None if (path := getattr(config, name)) is None else Path(path).expanduser() for name in names}
         return ExtractorSource(
             weights_root(self.config.weights_dir),

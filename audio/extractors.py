@@ -14,6 +14,9 @@ import torch
 
 from audio.encoders.clap import ClapFeatures, ClapSource
 from audio.encoders.classes import ClassifierFeatures, read_front, window_seconds
+from audio.encoders.ms_clap import NAME as MS_CLAP
+from audio.encoders.ms_clap import SECONDS as MS_CLAP_SECONDS
+from audio.encoders.ms_clap import MsClapFeatures
 from audio.encoders.protocols import ONE_WINDOW, WindowProtocol
 from audio.encoders.vggish import VggishFeatures
 from eval.measure.extractor import Extractor
@@ -28,6 +31,7 @@ class ExtractorSource:
     root        the weights folder; null: its default
     clap        a file or directory to take instead of the registry's
     claps       the same of several, by the extractors' names
+    ms_clap     a file of Microsoft's CLAP, to take instead of the registry's
     tokenizer   a folder with CLAP's tokenizer
     vggish      a file to take instead of the registry's
     classifier  the directory of an audio classifier
@@ -37,6 +41,7 @@ class ExtractorSource:
     root: Path | None = None
     clap: Path | None = None
     claps: Mapping[str, Path] = field(default_factory=dict)
+    ms_clap: Path | None = None
     tokenizer: Path | None = None
     vggish: Path | None = None
     classifier: Path | None = None
@@ -57,14 +62,17 @@ class ExtractorSource:
         """The seconds of a longer clip that an extractor takes, its central part; None where it takes all of a clip."""
         if features == "classifier":
             return window_seconds(read_front(self.classifier))
-        one = features in CLAPS and self.protocol.hop_seconds is None
-        return self.protocol.seconds if one else None
+        if self.protocol.hop_seconds is not None:
+            return None
+        return {**dict.fromkeys(CLAPS, self.protocol.seconds), MS_CLAP: MS_CLAP_SECONDS}.get(features)
 
     def extractor(self, name: str, device: torch.device) -> Extractor:
         """The extractor of that name on `device`; ValueError where its weights are absent, ImportError for an extra."""
         if name in CLAPS:
             place = ClapSource(CLAPS[name], self.claps.get(name, self.clap), self.tokenizer, self.root)
             return ClapFeatures(place, self.protocol, device)
+        if name == MS_CLAP:
+            return MsClapFeatures(self.ms_clap, self.protocol, device, self.root)
         if name == "vggish":
             return VggishFeatures(self.vggish, self.protocol, device, self.root)
         return ClassifierFeatures(self.classifier, device)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from audio.encoders.protocols import FADTK, clap_score, kl_of_classes, kl_of_mean_classes
-from audio.extractors import CLAPS
+from audio.extractors import CLAPS, MS_CLAP
 from audio.media import UNIT
 from eval.measure.extractor import ExtractedFeatures
 from eval.measure.media import Media
@@ -28,7 +28,7 @@ from eval.measure.table import Table, of_each
 from eval.statistics.estimate import Estimate
 from eval.statistics.frechet import frechet_infinity
 
-EMBEDDINGS = (*CLAPS, "vggish")
+EMBEDDINGS = (*CLAPS, MS_CLAP, "vggish")
 ANY = (*EMBEDDINGS, "notes")
 CLASSES = ("classifier", "notes")
 
@@ -156,7 +156,7 @@ TABLE = Table(
         *stand_in_metrics("notes", labels_from="a run with conditioning=labels, or what python -m audio.sample wrote"),
     ),
     defaults={
-        **{name: (f"{name}/fad", f"{name}/fad_infinity") for name in CLAPS},
+        **{name: (f"{name}/fad", f"{name}/fad_infinity") for name in (*CLAPS, MS_CLAP)},
         "vggish": ("vggish/fad",),
         "classifier": ("classifier/kl",),
         "notes": ("frechet_distance", "class_accuracy"),

@@ -1,7 +1,8 @@
-"""LAION's CLAP file as transformers' ClapModel: the sizes that its tensors tell, and each tensor's other name.
+"""A published CLAP file as transformers has it: the sizes that its tensors tell, and each tensor's other name.
 
-The file is a training checkpoint: a state dict under `state_dict`, each name after `module.`, with HTSAT (a Swin
+LAION's is a training checkpoint: a state dict under `state_dict`, each name after `module.`, with HTSAT (a Swin
 transformer on a mel spectrogram) as audio_branch and RoBERTa as text_branch; the optimizer's state is left alone.
+Microsoft's file has the same HTSAT under another name.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ DROPPED = (
     re.compile(r"audio_branch\.layers\.\d+\.blocks\.\d+\.attn_mask$"),
     re.compile(r"text_branch\.embeddings\.(position_ids|token_type_ids)$"),
 )
+LAION_BRANCH, MS_BRANCH = "audio_branch.", "audio_encoder.base.htsat."  # where HTSAT is
 MEL_FILTERS = "audio_branch.logmel_extractor.melW"  # (frequencies, mels)
 NAMES = (
     (re.compile(r"^(text|audio)_projection\.0\."), r"\1_projection.linear1."),
@@ -71,30 +73,36 @@ def read_laion(path: Path) -> State:
 
 def laion_config(state: State, path: Path) -> dict[str, Any]:
     """ClapConfig's arguments, by the sizes in a state dict of `read_laion`; ValueError where one is absent."""
-    sizes = _Sizes(state, path)
-    layers = sizes.count("audio_branch.layers.{}.")
-    depths = [sizes.count(f"audio_branch.layers.{layer}.blocks.{{}}.") for layer in range(layers)]
-    tables = [
-        sizes.of(f"audio_branch.layers.{layer}.blocks.0.attn.relative_position_bias_table") for layer in range(layers)
-    ]
-    width, _, patch, _ = sizes.of("audio_branch.patch_embed.proj.weight")
-    audio = {
+    sizes = _Sizes(state, path, "CLAP of LAION")
+    return {
+        "audio_config": htsat_config(state, path, LAION_BRANCH, sizes.whose),
+        "text_config": _text_config(sizes),
+        "projection_dim": sizes.of("text_projection.2.weight")[0],
+    }
+
+
+def htsat_config(state: State, path: Path, branch: str, whose: str) -> dict[str, Any]:
+    """ClapAudioConfig's arguments, by the sizes of the tensors under `branch`; ValueError where one is absent.
+
+    whose: which network's file it should be, for the error.
+    """
+    sizes = _Sizes(state, path, whose)
+    layers = sizes.count(f"{branch}layers.{{}}.")
+    depths = [sizes.count(f"{branch}layers.{layer}.blocks.{{}}.") for layer in range(layers)]
+    tables = [sizes.of(f"{branch}layers.{layer}.blocks.0.attn.relative_position_bias_table") for layer in range(layers)]
+    width, _, patch, _ = sizes.of(f"{branch}patch_embed.proj.weight")
+    return {
         "patch_embeds_hidden_size": width,
         "patch_size": patch,
         "patch_stride": [patch, patch],
-        "num_mel_bins": sizes.of("audio_branch.bn0.weight")[0],
-        "hidden_size": sizes.of("audio_branch.norm.weight")[0],
+        "num_mel_bins": sizes.of(f"{branch}bn0.weight")[0],
+        "hidden_size": sizes.of(f"{branch}norm.weight")[0],
         "depths": depths,
         "num_attention_heads": [table[1] for table in tables],
         "num_hidden_layers": layers,
         "window_size": (round(tables[0][0] ** 0.5) + 1) // 2,
-        "mlp_ratio": sizes.of("audio_branch.layers.0.blocks.0.mlp.fc1.weight")[0] / width,
+        "mlp_ratio": sizes.of(f"{branch}layers.0.blocks.0.mlp.fc1.weight")[0] / width,
         "spec_size": SPEC_SIZE,
-    }
-    return {
-        "audio_config": audio,
-        "text_config": _text_config(sizes),
-        "projection_dim": sizes.of("text_projection.2.weight")[0],
     }
 
 
@@ -115,12 +123,12 @@ def _text_config(sizes: _Sizes) -> dict[str, Any]:
 class _Sizes:
     """Shapes of a state dict, by name."""
 
-    def __init__(self, state: State, path: Path):
-        self.state, self.path = state, path
+    def __init__(self, state: State, path: Path, whose: str):
+        self.state, self.path, self.whose = state, path, whose
 
     def of(self, name: str) -> tuple[int, ...]:
         if name not in self.state:
-            raise ValueError(f"{self.path} is no CLAP of LAION: it lacks {name}")
+            raise ValueError(f"{self.path} is no {self.whose}: it lacks {name}")
         return tuple(self.state[name].shape)
 
     def count(self, pattern: str) -> int:
@@ -129,7 +137,7 @@ class _Sizes:
         while any(name.startswith(pattern.format(found)) for name in self.state):
             found += 1
         if not found:
-            raise ValueError(f"{self.path} is no CLAP of LAION: it lacks {pattern.format(0)}*")
+            raise ValueError(f"{self.path} is no {self.whose}: it lacks {pattern.format(0)}*")
         return found
 
 

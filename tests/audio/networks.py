@@ -15,6 +15,7 @@ from tokenizers import ByteLevelBPETokenizer, Tokenizer, decoders, models, pre_t
 from audio.encoders.clap import LAION_PREPROCESSOR
 from audio.encoders.vggish import VggishNetwork
 from audio.sounds.sound import Sound
+from tests.golden_files import load_golden, with_prefix
 
 TEXTS = ["a dog barks twice", "slow piano with rain", "a very fast drum solo", "birds"]
 ROBERTA_SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -199,3 +200,19 @@ class Other:
 
     def __reduce__(self):
         return exec, ("raise SystemExit('executed')",)
+
+
+def ms_clap_state() -> dict[str, torch.Tensor]:
+    """The recorded small network of Microsoft's CLAP as its file has it, with what is not read of it."""
+    tensors, _ = load_golden("ms_clap")
+    state = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+    unread = {"logit_scale": torch.zeros(()), "caption_encoder.base.wte.weight": torch.zeros(3, 2)}
+    unread["audio_encoder.base.htsat.spectrogram_extractor.stft.conv_real.weight"] = torch.zeros(513, 1, 1024)
+    return {**with_prefix(state, "state."), **unread}
+
+
+def save_ms_clap(path: Path, **changes: torch.Tensor | None) -> Path:
+    """It in a file as published; `changes` are other tensors under a name, None for none."""
+    state = {name: value for name, value in {**ms_clap_state(), **changes}.items() if value is not None}
+    torch.save({"model": state}, path)
+    return path

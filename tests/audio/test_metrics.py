@@ -7,7 +7,7 @@ import pytest
 
 from audio.encoders.protocols import FADTK, ONE_WINDOW, WindowProtocol
 from audio.extractors import CLAPS
-from audio.metrics import TABLE
+from audio.metrics import EMBEDDINGS, TABLE
 from eval.measure.extractor import ExtractedFeatures
 from eval.measure.media import Media, PlannedSamples
 from eval.measure.metrics import ReferenceStatistics
@@ -103,7 +103,7 @@ def test_what_samples_lack_is_said_before_they_are_made():
         planned = PlannedSamples(count, "clip", None, labelled, texts)
         return {metric.name: metric.missing(planned) for metric in TABLE.metrics if metric.missing(planned)}
 
-    claps, infinity = {f"{name}/clap_score" for name in CLAPS}, {f"{name}/fad_infinity" for name in (*CLAPS, "vggish")}
+    claps, infinity = {f"{name}/clap_score" for name in CLAPS}, {f"{name}/fad_infinity" for name in EMBEDDINGS}
     assert set(lacking(SMALLEST)) == claps | infinity
     assert set(lacking(SMALLEST + 1, labelled=False)) == claps | {"class_accuracy"}
     assert set(lacking(1, texts=["rain"])) == infinity
