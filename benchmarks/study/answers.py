@@ -15,7 +15,7 @@ WORDS = {
     OPEN: "no gain shown, the interval includes 0",
     ALONE: "one seed, no interval",
 }
-LATER = "Does it turn into a loss later?"
+GAINS, LATER = "Is there a gain?", "Does it turn into a loss later?"
 LAYERSYNC, MATCHED = "layersync", "gradient_matched"
 
 
@@ -109,11 +109,11 @@ def costs(found: Found) -> str:
 
 
 QUESTIONS: dict[str, Callable[[Found], str | None]] = {
-    "Is there a gain?": is_there_a_gain,
+    GAINS: is_there_a_gain,
     "Where: at which noise level?": by_noise_level,
     "Is it more than a larger gradient?": larger_gradient,
     LATER: later,
     "Which pair?": which_pair,
     "What does each method cost?": costs,
 }
-OF_VARIATIONS = (LATER,)  # asked also of networks that vary another; all are in the table of sizes
+OF_VARIATIONS = (GAINS, LATER)  # asked also of networks that vary another; all are in the table of sizes

@@ -90,18 +90,21 @@ def questions(studies: Sequence[Found]) -> list[str]:
 
 def sizes(studies: Sequence[Found]) -> str:
     """Depth, width and data of each network beside LayerSync's gain: what there is to say of them."""
-    rows = [("network", "blocks", "width", "batch x steps", "baseline", "layersync", "its gain", "record")]
+    rows = [("network", "blocks", "width", "batch x steps", "baseline", "its last step", "layersync", "gain", "record")]
     for found in studies:
         if not found.has_numbers or "layersync" not in found.measured:
-            rows.append((found.network.title, "-", "-", "-", "-", "not run", "-", "-"))
+            rows.append((found.network.title, *["-"] * 5, "not run", "-", "-"))
             continue
         setting, comparison = found.content["settings"], found.comparison("layersync")
         words = [word for word in setting["overrides"] if word.startswith("trainer.batch_size=")]
         batch = words[-1].partition("=")[2] if words else "the experiment's"
         size = (str(setting["depth"]), str(setting["hidden_size"]), f"{batch} x {setting['steps']}")
-        ends = (mean_text(comparison["mean"][name][-1]) for name in (found.baseline, "layersync"))
-        rows.append((found.network.title, *size, *ends, gain_text(found.gains("layersync")[-1]), f"`{found.file}`"))
-    return markdown(rows)
+        own, other = (mean_text(comparison["mean"][name][-1]) for name in (found.baseline, "layersync"))
+        moved = last_change(found.comparison(found.baseline))
+        gain = gain_text(found.gains("layersync")[-1])
+        rows.append((found.network.title, *size, own, moved or "-", other, gain, f"`{found.file}`"))
+    note = "Its last step: from the evaluation before to the last; near 0, a gain is one of finished runs."
+    return f"{markdown(rows)}\n\n{note}"
 
 
 def section(found: Found, image: str) -> list[str]:
@@ -129,12 +132,16 @@ def section(found: Found, image: str) -> list[str]:
 
 
 def still(comparison: Mapping[str, Any]) -> str:
-    """How far the baseline is from its end, which decides what a gain there says."""
+    """How far the baseline is from its end, in words."""
+    moved = last_change(comparison)
+    return f"; the baseline's last evaluation is {moved} from the one before" if moved else ""
+
+
+def last_change(comparison: Mapping[str, Any]) -> str:
+    """The baseline's last evaluation from the one before, which decides what a gain there says; "" where it is none."""
     (baseline,) = comparison["methods"]
     *_, before, last = (None, *(point["value"] for point in comparison["mean"][baseline]))
-    if not before:
-        return ""
-    return f"; the baseline's last evaluation is {percent(last / before - 1)} % from the one before"
+    return f"{percent(last / before - 1)} %" if before else ""
 
 
 def latents(content: Mapping[str, Any], metric: str) -> str:
