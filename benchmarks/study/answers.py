@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from benchmarks.study.networks import MEASURED as MEASURED_PAIR
 from benchmarks.study.networks import PAIRS
 from benchmarks.study.records import ALONE, GAIN, LOSS, OPEN, Found, Numbers, verdict
-from eval.methods.text import gain_text, number
+from eval.methods.text import gain_text, number, percent
 
 WORDS = {
     GAIN: "gain shown",
@@ -34,9 +34,13 @@ def by_noise_level(found: Found) -> str | None:
     """Where in t LayerSync changes the flow loss."""
     if LAYERSYNC not in found.measured:
         return None
-    bins = found.methods[LAYERSYNC]["loss_by_time"]
-    shown = [f"t {name}: {gain_text(each['gain'])}" for name, each in bins.items()]
-    return f"flow loss of layersync by noise level (t = 1 is data), gain over the baseline: {', '.join(shown)}"
+    gains = {name: each["gain"] for name, each in found.methods[LAYERSYNC]["loss_by_time"].items()}
+    shown = [f"t {name}: {gain_text(gain)}" for name, gain in gains.items() if verdict(gain) != OPEN]
+    others = [gain["value"] for gain in gains.values() if verdict(gain) == OPEN]
+    if others:
+        means = f"{percent(min(others))} to {percent(max(others))} %"
+        shown.append(f"no difference shown in {'the other' if shown else 'any of the'} {len(others)} bins, {means}")
+    return ", ".join(shown)
 
 
 def larger_gradient(found: Found) -> str | None:
@@ -105,15 +109,15 @@ def costs(found: Found) -> str:
         ratio = each[name][clock or "cpu_seconds_per_step"] / each[found.baseline][clock or "cpu_seconds_per_step"]
         flops = each[name]["flops_per_step"] / each[found.baseline]["flops_per_step"]
         texts.append(f"{name} {ratio:.2f} ({flops:.2f})")
-    return f"seconds (FLOPs) of a step over the baseline's: {', '.join(texts)}"
+    return ", ".join(texts)
 
 
 QUESTIONS: dict[str, Callable[[Found], str | None]] = {
     GAINS: is_there_a_gain,
-    "Where: at which noise level?": by_noise_level,
+    "Where: at which noise level, by the gain in flow loss of layersync (t = 1 is data)?": by_noise_level,
     "Is it more than a larger gradient?": larger_gradient,
     LATER: later,
     "Which pair?": which_pair,
-    "What does each method cost?": costs,
+    "What does each method cost, in seconds (FLOPs) of a step over the baseline's?": costs,
 }
 OF_VARIATIONS = (GAINS, LATER)  # asked also of networks that vary another; all are in the table of sizes
