@@ -24,7 +24,7 @@ from audio.encoders.clap_keys import (
     transformers_name,
     transformers_state,
 )
-from audio.encoders.protocols import ONE_WINDOW, WindowProtocol, laion_int16
+from audio.encoders.protocols import MAX_WINDOWS, ONE_WINDOW, WindowProtocol, laion_int16
 from audio.sounds.sound import Sound
 from core.data.captions import composed
 from core.extras import import_transformers
@@ -65,7 +65,6 @@ LAION_PREPROCESSOR = {
 HTSAT = {"clap-music": (128, [2, 2, 12, 2]), "clap-audio": (96, [2, 2, 6, 2])}
 TOKENIZER_FILES = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})  # either set does
 MAX_TOKENS = 77  # of LAION's training; longer texts are cut
-MAX_WINDOWS = 16  # through the network at once
 
 
 @dataclass(frozen=True)

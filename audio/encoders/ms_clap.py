@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from audio.encoders.clap_keys import MS_BRANCH, State, check_names, htsat_config, transformers_state
-from audio.encoders.protocols import ONE_WINDOW, WindowProtocol
+from audio.encoders.protocols import MAX_WINDOWS, ONE_WINDOW, WindowProtocol
 from audio.sounds.sound import Sound
 from core.extras import import_transformers
 from core.storage.weights import check_finite_weights, load_weights
@@ -31,7 +31,6 @@ FILTER_RATE, LOWEST, HIGHEST = 32_000, 50.0, 14_000.0  # of the mel filters
 LEAST_POWER = 1e-10
 PROJECTION = "audio_encoder.projection."
 MEL_FILTERS = f"{MS_BRANCH}logmel_extractor.melW"  # (frequencies, mels)
-MAX_WINDOWS = 16  # through the network at once
 
 
 class Projection(nn.Module):

@@ -21,6 +21,8 @@ from audio.sounds.sound import Sound
 from eval.statistics.arrays import Features, as_array, check_finite, check_width
 from eval.statistics.estimate import Estimate
 
+MAX_WINDOWS = 16  # of all clips together, through a network at once
+
 
 @dataclass(frozen=True)
 class WindowProtocol:

@@ -84,7 +84,7 @@ def refused(out, message, *words):
             r"music\.pt is refused, it holds more than tensors",
         ),
         ("metrics=[ms_clap/fad] ms_clap={0}/nowhere.pth", r"there is no file .*nowhere\.pth"),
-        ("metrics=[ms_clap/clap_score]", "ms_clap"),
+        ("metrics=[ms_clap/clap_score]", "'metrics' has 'ms_clap/clap_score'; allowed: fad, "),
         ("metrics=[fad,classifier/kl]", "features is 'classifier' and classifier is null"),
         ("table=self_flow num=5", "table is 'self_flow', which decides num; allowed there: null"),
         ("table=self_flow sampler.num_steps=250", "table is 'self_flow', which decides sampler.num_steps"),

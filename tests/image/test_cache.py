@@ -1,21 +1,12 @@
 """`python -m image.cache` on real files: the moments are the tokenizer's, a run from them is the run from pixels."""
 
 import dataclasses
-import os
-import re
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from core.commands.cache import workers
-from core.commands.entry import compose_config, run_entry
+from core.commands.entry import compose_config
 from core.data.stream import StepPositions, fingerprint, on_device, step_batches
 from core.draws import SampleRandom, StepRandom, numpy_rng
 from core.flow.objective import FlowMatching
@@ -24,41 +15,14 @@ from core.latents.tokenizer import FromMoments
 from core.schema import strict
 from core.step import TrainingLoss
 from image.cache import ImageCacheConfig, main
-from image.codecs.autoencoder import AutoencoderConfig, ConvKL, save_autoencoder
-from image.data import LatentsConfig
 from image.datasets.digits import DigitsConfig
 from image.datasets.files import FolderConfig
 from image.tokenizer import AutoencoderKLConfig, ConvKLConfig, PixelsConfig
 from image.train import ImageConfig, build_domain
 from image.train_tokenizer import ImageTrainTokenizerConfig
+from tests.image.caches import IMAGES, SIZE, config, files, latents, save_conv_kl
 
-SIZE, IMAGES, PER_SHARD = 16, 11, 4
-ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Eleven PNGs of noise in two classes."""
-    root = tmp_path_factory.mktemp("pictures")
-    for number in range(IMAGES):
-        folder = root / ("cat" if number < 6 else "dog")
-        folder.mkdir(exist_ok=True)
-        pixels = np.random.default_rng(number).integers(0, 256, (SIZE + number, SIZE + 3, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
-    return root
-
-
-def save_conv_kl(path, channels=3, seed=0, latent_std=1.3):
-    path.mkdir(exist_ok=True)
-    torch.manual_seed(seed)
-    save_autoencoder(path, ConvKL(AutoencoderConfig(width=8), channels), latent_mean=0.1, latent_std=latent_std)
-    return path
-
-
-@pytest.fixture(scope="module")
-def conv_kl(tmp_path_factory):
-    return save_conv_kl(tmp_path_factory.mktemp("conv_kl"))
 
 
 @pytest.fixture(scope="module")
@@ -77,34 +41,6 @@ def autoencoder_kl(tmp_path_factory):
         shift_factor=0.1,
     ).save_pretrained(path)
     return path
-
-
-def config(pictures, tokenizer_path, out, **changes):
-    values = {
-        "data": FolderConfig(root=str(pictures), size=SIZE),
-        "tokenizer": ConvKLConfig(path=str(tokenizer_path)),
-        "out": str(out),
-        "rows_per_shard": PER_SHARD,
-        "dtype": "float32",
-        "batch_size": 3,
-        "num_workers": 0,
-        "device": "cpu",
-    }
-    return ImageCacheConfig(**{**values, **changes})
-
-
-@pytest.fixture
-def cache(pictures, conv_kl, tmp_path):
-    main(config(pictures, conv_kl, tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-def latents(root, **changes):
-    return LatentsConfig(root=str(root), **{"size": SIZE, **changes})
-
-
-def files(root):
-    return {file.name: file.read_bytes() for file in sorted(root.iterdir())}
 
 
 def test_the_yaml_file_and_the_dataclass_agree():
@@ -326,104 +262,3 @@ def test_another_job_in_the_same_folder_is_refused(pictures, conv_kl, cache, cha
     with pytest.raises(ValueError, match=message):
         main(other)
     assert files(cache) == before
-
-
-# --- the command
-
-
-def command(config, *more):
-    return [
-        "data=folder",
-        f"data.root={config.data.root}",
-        f"data.size={SIZE}",
-        "tokenizer=conv_kl",
-        f"tokenizer.path={config.tokenizer.path}",
-        f"out={config.out}",
-        f"rows_per_shard={PER_SHARD}",
-        "dtype=float32",
-        "batch_size=3",
-        "num_workers=0",
-        "device=cpu",
-        *more,
-    ]
-
-
-def call(arguments):
-    run_entry(main, config_module="image.conf", config_name="cache", schema=ImageCacheConfig, argv=arguments)
-
-
-def test_it_says_what_it_wrote_and_how_to_use_it(pictures, conv_kl, tmp_path, capsys):
-    call(command(config(pictures, conv_kl, tmp_path / "c")))
-    said = capsys.readouterr().out
-    assert "encoded           11 images, " in said and "images/s" in said and "3 of 3 shards" in said
-    words = re.search(r"python -m image\.train (.*)", said)[1].split()
-    train = strict(ImageConfig, compose_config("image.conf", "train", words))
-    assert train.data == latents(tmp_path / "c")
-    assert build_domain(train, CPU, evaluate=False).latent_shape == (4, 8, 8)
-    call(command(config(pictures, conv_kl, tmp_path / "c")))
-    assert "encoded           0 images\n" in capsys.readouterr().out
-
-
-def test_two_processes_write_what_one_writes(pictures, conv_kl, cache, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    for rank, left in (("1", "left              2 shards"), ("0", "use  ")):
-        monkeypatch.setenv("RANK", rank)
-        main(config(pictures, conv_kl, tmp_path / "two"))
-        assert left in capsys.readouterr().out
-    assert files(tmp_path / "two") == files(cache)
-
-
-def test_verify_finds_the_damaged_file(pictures, cache, capsys):
-    call([f"out={cache}", "verify=true"])
-    assert "3 shards" in capsys.readouterr().out
-    content = bytearray((cache / "shard_00002.npy").read_bytes())
-    content[-1] ^= 1
-    (cache / "shard_00002.npy").write_bytes(content)
-    with pytest.raises(SystemExit) as stopped:
-        call([f"out={cache}", "verify=true"])
-    said = capsys.readouterr().err
-    assert stopped.value.code == 2 and "1 files" in said and "shard_00002.npy; delete them" in said
-    with pytest.raises(SystemExit):
-        call([f"out={pictures}", "verify=true"])
-    assert "holds no latent cache" in capsys.readouterr().err
-
-
-def test_a_broken_image_stops_it_by_name(pictures, conv_kl, tmp_path):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "cat").symlink_to(pictures / "cat")
-    (tmp_path / "data" / "eel").mkdir()
-    (tmp_path / "data" / "eel" / "torn.png").write_bytes(b"\x89PNG")
-    with pytest.raises(ValueError, match=r"broken image .*torn\.png"):
-        main(config(tmp_path / "data", conv_kl, tmp_path / "c"))
-    assert (tmp_path / "c" / "shard_00000.npy").exists() and not (tmp_path / "c" / "shard_00001.npy").exists()
-
-
-def test_killed_and_started_again(pictures, conv_kl, cache, tmp_path):
-    slow = (
-        "import time, image.cache as c\nfrom image.datasets.files import FileDataset\npixels = FileDataset.pixels\n"
-        "def slow(self, *args):\n    time.sleep(0.1)\n    return pixels(self, *args)\n"
-        "FileDataset.pixels = slow\n"
-        "c.ENTRY.run()\n"
-    )
-    root = tmp_path / "killed"
-    arguments = command(config(pictures, conv_kl, root))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-c", slow, *arguments], env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (root / "shard_00001.json").exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not (root / "shard_00002.npy").exists()
-    call(arguments)
-    assert files(root) == files(cache)
-
-
-def test_workers_share_the_machine(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(12))
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    assert (workers(None), workers(3), workers(0)) == (8, 3, 0)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert workers(None) == 3
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
-    assert workers(None) == 1
