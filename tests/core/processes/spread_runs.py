@@ -155,11 +155,11 @@ def lines_of(trainer) -> list[dict[str, float]]:
     return [json.loads(line) for line in (trainer.run.path / "metrics.jsonl").read_text().splitlines()]
 
 
-def state_of(trainer) -> dict[str, dict[str, torch.Tensor]]:
-    """Weights, averages and optimizer state, whole; a collective."""
+def part_of(trainer) -> dict[str, dict[str, torch.Tensor]]:
+    """This process's part of weights, averages and optimizer state."""
     groups = {"model": trainer.model.state_dict(), **trainer.ema.state_dicts()}
     groups["optimizer"] = trainer.optimizer.state_dict()
-    return {name: {key: whole(value).clone() for key, value in state.items()} for name, state in groups.items()}
+    return {name: {key: local(value).clone() for key, value in state.items()} for name, state in groups.items()}
 
 
 def fitted(world, case, runs_dir) -> dict:
@@ -167,10 +167,10 @@ def fitted(world, case, runs_dir) -> dict:
     trainer = build(case, world, runs_dir)
     gradients = weak_gradients(trainer)
     assert fit(trainer)
-    state = state_of(trainer)
+    weights = {name: whole(value).clone() for name, value in trainer.model.state_dict().items()}
     if not world.is_main:
         return {}
-    return {"lines": lines_of(trainer), "gradients": gradients, "weights": state["model"]}
+    return {"lines": lines_of(trainer), "gradients": gradients, "weights": weights}
 
 
 # what happens in the middle of a run
@@ -222,9 +222,9 @@ def previewed(world, case, runs_dir) -> dict:
     losses, moved = [], []
     for a, b in zip(plain._batches(), showing._batches(), strict=True):
         losses.append([float(trainer.update(batch)[0].total) for trainer, batch in ((plain, a), (showing, b))])
-        before = state_of(showing)
+        before = part_of(showing)
         showing.preview()
-        moved += [group for group, state in state_of(showing).items() if not same(state, before[group])]
+        moved += [group for group, state in part_of(showing).items() if not same(state, before[group])]
     return {"losses": losses, "moved": moved, "training": showing.model.training}
 
 
@@ -266,9 +266,9 @@ def overflowing(world, case, runs_dir, where) -> dict:
 
     trainer._passes = spoilt if where == "pass" else spoilt_part
     for batch in trainer._batches():
-        before = state_of(trainer)["model"]
+        before = part_of(trainer)["model"]
         norm = trainer.update(batch)[1]
-        moved = not same(state_of(trainer)["model"], before)
+        moved = not same(part_of(trainer)["model"], before)
         seen.append({"finite": math.isfinite(norm), "moved": moved, "scale": trainer.scaler.get_scale()})
     return {"steps": seen, "skipped": trainer.skipped}
 
