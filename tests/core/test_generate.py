@@ -179,14 +179,16 @@ def over_time(**sampler):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_sample_of_a_given_length_is_the_same_whatever_is_beside_it(sampler):
+    """To rounding; where that sets the size of steps, as in dopri5, to a solver's own tolerance."""
     make = over_time(**sampler)
+    near = SamplerConfig().rtol if sampler.get("solver") == "dopri5" else 1e-4
     together, full = make(ASKED, 0, 4), make(ASKED.condition, 0, 4)
     for i, length in enumerate(LENGTHS.tolist()):
         alone = make.one_batch(ASKED[i : i + 1], 0, first=i)[0]
-        torch.testing.assert_close(alone, together[i], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(alone, together[i], atol=near, rtol=near)
         assert (together[i, :, length:] == 0).all() and (together[i, :, :length] != 0).all()
         change = (together[i, :, :length] - full[i, :, :length]).abs().max()
-        assert change < 1e-4 if length == 8 else change > 1e-2
+        assert change < near if length == 8 else change > 10 * near
 
 
 def test_what_a_network_gives_for_padding_reaches_no_sample():
