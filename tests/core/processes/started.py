@@ -40,6 +40,7 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.core.processes.spread_runs"])
 PATIENCE = datetime.timedelta(seconds=120)  # of one process for the others
 GRACE = 5  # seconds that a process has to end once another has failed
+CRASHES = (signal.SIGSEGV, signal.SIGABRT)  # of damaged memory; want of it is SIGKILL
 
 
 def forked(function, *args) -> multiprocessing.Process:
@@ -54,7 +55,7 @@ def together(size, calls, folder, timeout=300):
 
     It is `function(world, *args)` by name: tensors, numbers, text, in dicts and lists; what it writes goes into
     `folder`. Fails the test with what every process has to say when one fails, and when they take longer than `timeout`
-    seconds; none outlives this. Once, where a signal has ended a process, all begin again with the folder as it was.
+    seconds; none outlives this. Once, after a crash, all begin again with the folder as it was.
     """
     with tempfile.TemporaryDirectory() as kept:
         before = shutil.copytree(folder, Path(kept) / "folder", symlinks=True)
@@ -71,7 +72,7 @@ def together(size, calls, folder, timeout=300):
 
 
 class CrashError(Exception):
-    """A signal ended one of several processes.
+    """A process ended by one of the signals CRASHES.
 
     That is not of this code, which is Python: gloo of PyTorch 2.11 damages its heap now and then (SIGSEGV of a thread
     pt_gloo_runloop in malloc, where another such thread had just ended an all-gather; seen twice in some 4,000 steps
@@ -97,7 +98,7 @@ def _together(size, calls, folder, timeout):
             member.join()
     if any(end != 0 for end in ends):
         words = "\n".join(_last_words(folder, rank, end) for rank, end in enumerate(ends))
-        if any(end is not None and end < 0 for end in ends):
+        if any(-number in ends for number in CRASHES):
             raise CrashError(words)
         pytest.fail(words)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(size)]

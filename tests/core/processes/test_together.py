@@ -9,8 +9,8 @@ import pytest
 from tests.core.processes.started import together
 
 
-def crashing(world, folder, times):
-    """Which files of `folder` this process finds; the last process crashes the first `times` times."""
+def crashing(world, folder, times, number=signal.SIGSEGV):
+    """Which files of `folder` this process finds; a signal ends the last process the first `times` times."""
     found = sorted(path.name for path in folder.iterdir() if path.is_file())
     world.barrier()
     if not world.is_main:
@@ -20,7 +20,7 @@ def crashing(world, folder, times):
         if crashes.stat().st_size < times:
             with crashes.open("a") as file:
                 file.write("x")
-            os.kill(os.getpid(), signal.SIGSEGV)
+            os.kill(os.getpid(), number)
     world.barrier()
     return found
 
@@ -50,6 +50,12 @@ def test_after_a_crash_all_begin_again_with_the_folder_as_it_was(folder, caplog)
 def test_a_second_crash_fails_the_test(folder):
     with pytest.raises(pytest.fail.Exception, match=r"process 1 ended with -11\nFatal Python error"):
         together(2, {"crash": (crashing, folder, 2)}, folder)
+
+
+def test_a_process_that_was_killed_is_not_tried_again(folder, caplog):
+    with pytest.raises(pytest.fail.Exception, match="process 1 ended with -9\n"):
+        together(2, {"kill": (crashing, folder, 1, signal.SIGKILL)}, folder)
+    assert caplog.messages == []
 
 
 def test_what_every_process_has_to_say_is_told_and_an_error_is_not_tried_again(folder, caplog):
